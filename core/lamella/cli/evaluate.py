@@ -1,0 +1,38 @@
+"""``lamella evaluate``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lamella.cli.tables import results_table
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="run folder")],
+    checkpoint: Annotated[str | None, typer.Option(help="best or last; default best where there is one")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, with the figures of every class")] = False,
+) -> None:
+    """Measure a trained run on the test sets its experiment names."""
+    
+    from lamella.engine.checkpoint import json_text
+    from lamella.engine.evaluate import evaluate as measure
+    from lamella.engine.run import open_run
+    from lamella.engine.session import make_accelerator
+    from lamella.errors import RunError
+
+    experiment, trainer, modality, _ = open_run(run, checkpoint)
+    accelerator = make_accelerator(experiment.fit.precision)
+    trainer.to(accelerator.device)
+    roles = experiment.tests()
+    if not roles:
+        raise RunError(f"{run}: its experiment names no test set; add [data.test] to {run / 'experiment.toml'}")
+    with accelerator.autocast():
+        sets = {
+            role: measure(
+                trainer, experiment.open(role), modality, device=accelerator.device, batch_size=8,
+                tile=experiment.fit.tile,
+            )
+            for role in roles
+        }  # fmt: skip
+    print(json_text(sets) if as_json else results_table({"sets": sets}))

@@ -1,0 +1,135 @@
+"""``lamella init``."""
+
+import glob
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lamella.data.survey import Survey, class_table, name_groups, survey
+from lamella.errors import ConfigError, DataError
+from lamella.registry.registry import Registry, current
+
+
+def init(
+    images: Annotated[Path, typer.Argument(help="folder of images (PNG, JPEG, TIFF)")],
+    labels: Annotated[Path | None, typer.Option("--labels", help="folder of masks, paired with images by stem")] = None,
+    unlabelled: Annotated[Path | None, typer.Option("--unlabelled", help="folder of images without masks")] = None,
+    out: Annotated[Path, typer.Option("--out", help="experiment file to write")] = Path("experiment.toml"),
+    modality: Annotated[str, typer.Option(help="imaging technique")] = "tem",
+    trainer: Annotated[str, typer.Option(help="way to learn")] = "supervised",
+    backbone: Annotated[str, typer.Option(help="network")] = "deeplabv3plus",
+) -> None:
+    """Look at your images and masks, say what is there, and write an experiment file that runs as it is."""
+    registry = current()
+    for kind, name in (("modality", modality), ("trainer", trainer), ("backbone", backbone)):
+        registry.get(kind, name)
+    if out.exists():
+        raise ConfigError(f"{out} exists; choose another with --out, or move it away")
+    found = survey(images, labels)
+    extra = None if unlabelled is None else survey(unlabelled)
+    print(_said(found, extra))
+    if labels is None:
+        print("\nno masks: nothing to train on yet; run again with --labels MASKS for an experiment file")
+        return
+    if len(found.labelled) < 2:
+        raise DataError(f"{labels}: {len(found.labelled)} usable pairs are too few; it takes 2, one to test on")
+    text = _draft(found, unlabelled, registry, modality, trainer, backbone)
+    out.write_text(text, encoding="utf-8")
+    print(f"\nwrote {out}; look it over, then: lamella train {out}")
+
+
+def _said(found: Survey, extra: Survey | None) -> str:
+    """What a person wants to know of the folders."""
+    pixels = sum(found.marks.values()) or 1
+    lines = [f"{len(found.pairs)} images, {len(found.labelled)} of them with a mask"]
+    lines.append("sizes: " + ", ".join(f"{h}×{w} ({n})" for (h, w), n in found.sizes.most_common(5)))
+    lines.append("pixels: " + ", ".join(f"{kind} ({n})" for kind, n in found.kinds.most_common()))
+    lines += ["classes:"] if found.marks else []
+    for name, mark in class_table(found).items():
+        lines.append(f"    {name:<14} {mark!s:<8} {found.marks[mark] / pixels:8.3%} of the pixels")
+    grouped = name_groups(list(found.pairs))
+    if grouped is not None:
+        lines.append(f"groups by file name: {', '.join(f'{name} ({len(stems)})' for name, stems in grouped.items())}")
+    if extra is not None:
+        lines.append(f"{len(extra.pairs)} unlabelled images")
+    problems = [*found.problems, *([] if extra is None else extra.problems)]
+    if problems:
+        lines.append(f"{len(problems)} to look at:")
+        lines += [f"    {problem}" for problem in problems[:20]]
+        lines += [f"    … and {len(problems) - 20} more"] if len(problems) > 20 else []
+    return "\n".join(lines)
+
+
+def _draft(
+    found: Survey, unlabelled: Path | None, registry: Registry, modality: str, trainer: str, backbone: str
+) -> str:
+    """The experiment file: held-out groups where the names show any, else every fifth image."""
+    assert found.masks is not None
+    root = Path(os.path.commonpath([found.images.resolve(), found.masks.resolve()]))
+    test, rule = _held_out(found.labelled)
+    eight_bit = all(kind.startswith("uint8") for kind in found.kinds)
+    lines = [
+        "# Written by `lamella init`; every key is explained in docs/experiments.md.",
+        f"modality = {{ name = {_text(modality)}, intensity = {_text('dtype' if eight_bit else 'data')} }}",
+        "",
+        f"# Held out for the test: {rule}.",
+    ]
+    for role, stems in (("labelled", [s for s in found.labelled if s not in test]), ("test", sorted(test))):
+        pairs = [found.pairs[stem] for stem in stems]
+        lines += [
+            f"[data.{role}]",
+            f"source = {_text(str(root))}",
+            f"images = {_files(root, [image for image, _ in pairs])}",
+            f"labels = {_files(root, [mask for _, mask in pairs if mask is not None])}",
+            f"classes = {_table(class_table(found))}",
+            "",
+        ]
+    if unlabelled is not None:
+        lines += ["# For trainers that learn from unlabelled images too.", "[data.unlabelled]"]
+        lines += [f"source = {_text(str(unlabelled.resolve()))}", ""]
+    lines += ["[trainer]", f"name = {_text(trainer)}", f"backbone = {{ name = {_text(backbone)} }}"]
+    lines += ['augment = "weak"'] if "weak" in registry.sets else []
+    lines += ["", "[fit]", "steps = 1000", f"batch_size = {min(4, max(2, len(found.labelled) - len(test)))}"]
+    lines += [f"crop = {crop}" for crop in _crop(found)]
+    lines += ["evaluate_every = 200", "warmup = 20", "optimizer = { lr = 1e-3 }", ""]
+    return "\n".join(lines)
+
+
+def _crop(found: Survey) -> list[int]:
+    """The side of training crops, or nothing where whole images of one small size will do."""
+    side = min(min(size) for size in found.sizes)
+    return [] if len(found.sizes) == 1 and side <= 256 else [min(256, max(side - side % 32, 32))]
+
+
+def _held_out(stems: Sequence[str]) -> tuple[set[str], str]:
+    """About a fifth of the images, whole groups where the names show any; and in words which."""
+    wanted, grouped = max(1, round(len(stems) / 5)), name_groups(stems)
+    if grouped is None:
+        return set(stems[:: len(stems) // wanted][:wanted]), "every fifth image; the file names show no groups"
+    test: set[str] = set()
+    names: list[str] = []
+    for name, members in sorted(grouped.items(), key=lambda item: (len(item[1]), item[0])):
+        if len(test) >= wanted or len(names) == len(grouped) - 1:
+            break
+        test |= set(members)
+        names.append(name)
+    return test, f"the group{'s' if len(names) > 1 else ''} {', '.join(names)}, by the beginning of the file name"
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _files(root: Path, paths: Sequence[Path]) -> str:
+    """File names as patterns that match themselves alone."""
+    names = sorted(glob.escape(path.resolve().relative_to(root).as_posix()) for path in paths)
+    return "[\n" + "".join(f"    {_text(name)},\n" for name in names) + "]"
+
+
+def _table(classes: dict[str, int | str]) -> str:
+    body = (f"{_text(name)} = {_text(mark) if isinstance(mark, str) else mark}" for name, mark in classes.items())
+    return f"{{ {', '.join(body)} }}"

@@ -1,0 +1,141 @@
+"""Random numbers that belong to an image, whatever batch, worker, process or order it comes in.
+
+An id of 64 bits names a stream. Small draws (`uniform`, `integers`) are an integer hash of the id and are
+equal on every device. Noise for every pixel (`rand`, `normal`) is exact within one device type and equal in
+distribution across types: on the CPU each image has its own Mersenne twister, elsewhere (and inside
+``torch.compile``) every pixel is hashed, which needs neither a loop over images nor a host sync.
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK64 = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    """The 64-bit pattern of ``value`` as the signed integer that torch's int64 holds."""
+    value &= _MASK64
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's shift of int64 drags the sign along."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix64(x: Tensor) -> Tensor:
+    """Scramble int64 values one to one (the finaliser of SplitMix64; wraps around).
+
+    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    """
+    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift(x, 31)
+
+
+def _mix32(x: Tensor) -> Tensor:
+    """Scramble int32 values one to one.
+
+    Source: "lowbias32", Chris Wellons' hash prospector (bias 0.107 of the ideal's 0).
+    """
+    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * -2073254261  # 0x846CA68B as int32
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def _word(name: str) -> int:
+    """A fixed 64-bit number for a name: the same in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+class Streams:
+    """A batch of independent random streams, one per image.
+
+    What a stream yields depends on its id and on the calls made so far, never on the rest of the batch.
+
+    >>> a, b = Streams(torch.tensor([5, 6])), Streams(torch.tensor([6]))
+    >>> bool(a.uniform(0, 1)[1] == b.uniform(0, 1)[0])
+    True
+    """
+
+    def __init__(self, ids: Tensor):
+        """``ids``: (B,) int64 on the device where the numbers are wanted."""
+        self.ids = ids
+        self._calls = 0
+
+    @classmethod
+    def root(cls, seed: int, key: Tensor, visit: Tensor, view: str) -> "Streams":
+        """The streams of (run seed, sample key (B,), visit (B,), view name)."""
+        ids = mix64(key + _signed(_word(f"seed {seed}")))
+        ids = mix64(ids + visit * _signed(_GOLDEN))
+        return cls(mix64(ids ^ _signed(_word(view))))
+
+    @classmethod
+    def drawn(cls, count: int) -> "Streams":
+        """``count`` streams whose ids come from torch's generator on the CPU."""
+        return cls(torch.randint(-(1 << 62), 1 << 62, (count,), dtype=torch.int64))
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def child(self, name: str) -> "Streams":
+        """Streams for a named part; they depend on this stream's id and the name alone."""
+        return Streams(mix64(self.ids ^ _signed(_word(name))))
+
+    def to(self, device: torch.device) -> "Streams":
+        """The same streams from their beginning, on another device."""
+        return Streams(self.ids.to(device, non_blocking=True))
+
+    def _next(self) -> Tensor:
+        self._calls += 1
+        return mix64(self.ids + _signed(self._calls * _GOLDEN))
+
+    def _bits(self, shape: tuple[int, ...]) -> Tensor:
+        """(B, *shape) int64: hashed words, equal on every device."""
+        index = torch.arange(math.prod(shape), device=self.ids.device).view(1, *shape)
+        return mix64(self._next().view(-1, *(1 for _ in shape)) + index * _signed(_GOLDEN))
+
+    def uniform(self, low: float | Tensor, high: float | Tensor, *shape: int) -> Tensor:
+        """(B, *shape) float32 in [low, high), equal on every device; meant for parameters, not pixels."""
+        unit = _shift(self._bits(shape), 40).to(torch.float32) * 2.0**-24
+        return low + (high - low) * unit
+
+    def integers(self, low: int, high: int, *shape: int) -> Tensor:
+        """(B, *shape) int64 in [low, high), equal on every device."""
+        return low + _shift(self._bits(shape), 33) % (high - low)
+
+    def rand(self, *shape: int) -> Tensor:
+        """(B, *shape) float32, uniform in [0, 1): noise for every pixel."""
+        if self._per_image():
+            return self._each(shape, "uniform_")
+        return self._hashed(shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """(B, *shape) float32, standard normal: noise for every pixel."""
+        if self._per_image():
+            return self._each(shape, "normal_")
+        radius = torch.sqrt(-2.0 * torch.log1p(-self._hashed(shape)))
+        return radius * torch.cos((2.0 * math.pi) * self._hashed(shape))
+
+    def _per_image(self) -> bool:
+        return self.ids.device.type == "cpu" and not torch.compiler.is_compiling()
+
+    def _each(self, shape: tuple[int, ...], fill: str) -> Tensor:
+        out = torch.empty(len(self), *shape)
+        generator = torch.Generator()
+        for image, seed in zip(out, self._next().tolist()):
+            generator.manual_seed(seed)
+            getattr(image, fill)(generator=generator)
+        return out
+
+    def _hashed(self, shape: tuple[int, ...]) -> Tensor:
+        """(B, *shape) float32 in [0, 1): each pixel's index hashed with the two halves of the image's word."""
+        word = self._next().view(-1, *(1 for _ in shape))
+        index = torch.arange(math.prod(shape), dtype=torch.int32, device=self.ids.device).view(1, *shape)
+        x = _mix32(index ^ word.to(torch.int32))
+        x = _mix32(x + _shift(word, 32).to(torch.int32))
+        return ((x >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24

@@ -1,0 +1,1 @@
+"""From a Hub id, a folder or a plugin to batches."""

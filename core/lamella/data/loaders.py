@@ -1,0 +1,155 @@
+"""Batches of a role, in an order that is a function of (seed, position) alone.
+
+The samples a run reads form one endless sequence: epoch after epoch of seeded permutations. Step t reads the
+t-th stretch of it, process r its share of that stretch. A resumed run therefore needs no saved loader state.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lamella.contracts.batch import IGNORE, Batch
+from lamella.contracts.data import Modality, Sample
+from lamella.data.samples import SampleTable
+from lamella.errors import ConfigError
+
+
+class Order:
+    """Which row comes at which position of the endless sequence, and for which time.
+
+    >>> order = Order(3, seed=0)
+    >>> sorted(order.at(p)[0] for p in range(3)), order.at(4)[1]
+    ([0, 1, 2], 1)
+    """
+
+    def __init__(self, count: int, seed: int):
+        self.count, self.seed = count, seed
+        self._epoch, self._permutation = -1, np.empty(0, np.int64)
+
+    def at(self, position: int) -> tuple[int, int]:
+        """(row, visit) at a position."""
+        epoch, place = divmod(position, self.count)
+        if epoch != self._epoch:
+            self._permutation = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+            self._epoch = epoch
+        return int(self._permutation[place]), epoch
+
+
+class _Visits(Dataset):
+    """Samples by (row, visit), cropped."""
+
+    def __init__(self, table: SampleTable, crop: int | None, seed: int):
+        self.table, self.crop, self.seed = table, crop, seed
+
+    def __getitem__(self, where: tuple[int, int]) -> Sample:
+        sample = self.table.read(*where)
+        return sample if self.crop is None else cropped(sample, self.crop, self.seed)
+
+
+class _Steps:
+    """The (row, visit) pairs of every step for one process: a batch sampler."""
+
+    def __init__(self, order: Order, batch_size: int, steps: range, rank: int, world: int):
+        self.order, self.batch_size, self.steps = order, batch_size, steps
+        self.share = range(rank * batch_size // world, (rank + 1) * batch_size // world)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in self.steps:
+            yield [self.order.at(step * self.batch_size + i) for i in self.share]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def training_loader(
+    table: SampleTable,
+    modality: Modality,
+    *,
+    batch_size: int,
+    crop: int | None,
+    seed: int,
+    steps: range,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+) -> DataLoader:
+    """Batches for ``steps``, this process's share of a global ``batch_size``.
+
+    Raises:
+        ConfigError: a batch that does not divide among the processes.
+    """
+    if batch_size % world:
+        raise ConfigError(f"batch_size = {batch_size} does not divide among {world} processes")
+    return DataLoader(
+        _Visits(table, crop, seed),
+        batch_sampler=_Steps(Order(len(table), seed), batch_size, steps, rank, world),
+        collate_fn=_Collate(modality),
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context="spawn" if workers else None,
+    )
+
+
+class _Collate:
+    """The modality's collate, with a sentence where sizes differ; a class, so that workers can be spawned."""
+
+    def __init__(self, modality: Modality):
+        self.modality = modality
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch | dict[str, Batch]:
+        sizes = {sample.image.shape[:2] for sample in samples}
+        if len(sizes) > 1:
+            listed = ", ".join(f"{h}×{w}" for h, w in sorted(sizes))
+            raise ConfigError(f"images of different sizes ({listed}) cannot share a batch; set crop in [fit]")
+        return self.modality.collate(samples)
+
+
+def evaluation_batches(table: SampleTable, modality: Modality, batch_size: int) -> Iterator[tuple[Batch, list[str]]]:
+    """Every sample once, in order, whole; neighbours of one size share a batch. Yields (batch, names)."""
+    waiting: list[Sample] = []
+    for index in range(len(table)):
+        sample = table.read(index)
+        if waiting and (len(waiting) == batch_size or waiting[0].image.shape != sample.image.shape):
+            yield _collated(modality, waiting)
+            waiting = []
+        waiting.append(sample)
+    if waiting:
+        yield _collated(modality, waiting)
+
+
+def _collated(modality: Modality, samples: list[Sample]) -> tuple[Batch, list[str]]:
+    batch = modality.collate(samples)
+    if isinstance(batch, dict):
+        raise ConfigError("a modality with several views cannot be evaluated for segmentation")
+    return batch, [sample.name for sample in samples]
+
+
+def cropped(sample: Sample, size: int, seed: int) -> Sample:
+    """A square of ``size`` pixels at a place keyed by (seed, sample, visit); small images are padded by mirroring.
+
+    Padding is labelled ``IGNORE``.
+    """
+    height, width = sample.image.shape[:2]
+    # A hash of its own, not `Streams`: a few tensors of one element cost more than reading the crop.
+    digest = hashlib.blake2b(f"crop {seed} {sample.key} {sample.visit}".encode(), digest_size=16).digest()
+    top = int.from_bytes(digest[:8], "little") % (max(height - size, 0) + 1)
+    left = int.from_bytes(digest[8:], "little") % (max(width - size, 0) + 1)
+    pad = ((0, max(size - height, 0)), (0, max(size - width, 0)))
+
+    def cut(array: np.ndarray, outside: int | None) -> np.ndarray:
+        array = array[top : top + size, left : left + size]
+        padding = (*pad, *((0, 0) for _ in range(array.ndim - 2)))
+        if not any(after for _, after in pad):
+            return array
+        if outside is None:
+            return np.pad(array, padding, mode="symmetric")
+        return np.pad(array, padding, constant_values=outside)
+
+    return sample._replace(
+        image=cut(sample.image, None),
+        label=cut(sample.label, IGNORE) if isinstance(sample.label, np.ndarray) else sample.label,
+        instance=None if sample.instance is None else cut(sample.instance, 0),
+    )

@@ -1,0 +1,145 @@
+"""A set of samples that are read when they are asked for, and where their pixels are."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from lamella.contracts.data import Sample
+from lamella.data.classes import Classes
+from lamella.data.files import checked, pixels, read_image, read_mask
+from lamella.errors import ConfigError, DataError, LamellaError
+
+
+class SampleTable:
+    """A set of samples that are read when they are asked for."""
+
+    def __init__(self, rows: Sequence[Row], classes: Classes | None, origin: str):
+        self.rows, self.classes, self.origin = list(rows), classes, origin
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its samples have labels."""
+        return bool(self.rows) and self.rows[0].labelled
+
+    def keys(self) -> list[int]:
+        """The stable identity of every row."""
+        return [row.key for row in self.rows]
+
+    def read(self, index: int, visit: int = 0) -> Sample:
+        """Row ``index`` decoded; raises `DataError` naming the file."""
+        return self.rows[index].read(self.classes, visit)
+
+    def take(self, indices: Sequence[int]) -> SampleTable:
+        """The rows at ``indices``, in that order."""
+        return SampleTable([self.rows[i] for i in indices], self.classes, self.origin)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample before it is read."""
+
+    name: str
+    key: int
+    groups: Mapping[str, str]
+    pixel_nm: tuple[float, float]
+    origin: Origin
+    labelled: bool
+
+    def read(self, classes: Classes | None, visit: int) -> Sample:
+        """The sample, decoded."""
+        image, mask, instance, pixel_nm, meta = self.origin.arrays()
+        label: np.ndarray | int | None = mask if isinstance(mask, int) else None
+        if isinstance(mask, np.ndarray) and self.origin.decoded:
+            label = mask
+        elif isinstance(mask, np.ndarray):
+            if classes is None:
+                raise ConfigError(f"{self.name}: it has a mask, but the classes are not named; write classes = [ … ]")
+            label = classes.ids(mask, self.name)
+        for what, array in (("mask", label), ("instance map", instance)):
+            if isinstance(array, np.ndarray) and array.shape != image.shape[:2]:
+                raise DataError(
+                    f"{self.name}: the {what} is {array.shape[0]}×{array.shape[1]} pixels, "
+                    f"its image {image.shape[0]}×{image.shape[1]}"
+                )
+        known = self.pixel_nm if math.isnan(pixel_nm[0]) else pixel_nm  # what the file says comes first
+        return Sample(image, label, instance, self.key, visit, known, meta, self.name)
+
+
+UNKNOWN_NM = (math.nan, math.nan)
+Arrays = tuple[np.ndarray, np.ndarray | int | None, np.ndarray | None, tuple[float, float], dict[str, float]]
+
+
+class Origin(Protocol):
+    """Where a sample's pixels are."""
+
+    decoded: ClassVar[bool]
+    """Whether its mask holds class ids already."""
+
+    def arrays(self) -> Arrays:
+        """Image, mask, instances, pixel size and metadata, decoded."""
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """A sample in files."""
+
+    image: Path
+    label: Path | None
+    instance: Path | None
+
+    decoded: ClassVar[bool] = False
+
+    def arrays(self) -> Arrays:
+        """Image, mask, instances, pixel size and metadata, decoded."""
+        label = None if self.label is None else read_mask(self.label)
+        instance = None if self.instance is None else read_mask(self.instance).astype(np.int64)
+        return read_image(self.image), label, instance, UNKNOWN_NM, {}
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A sample in a ``datasets.Dataset``."""
+
+    dataset: Any
+    index: int
+    columns: Mapping[str, str]
+    name: str
+
+    decoded: ClassVar[bool] = False
+
+    def arrays(self) -> Arrays:
+        """Image, mask, instances, pixel size and metadata, decoded."""
+        try:
+            row = self.dataset[self.index]
+        except LamellaError:
+            raise
+        except Exception as error:  # the decoder's own, of many kinds
+            raise DataError(f"{self.name} (row {self.index}): it cannot be decoded ({error})") from error
+        label = row.get(self.columns["label"])
+        instance = row.get(self.columns["instance"])
+        size = row.get("pixel_nm")
+        meta = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
+        image = row[self.columns["image"]]
+        return (
+            checked(pixels(image) if hasattr(image, "mode") else np.asarray(image), self.name),
+            label if isinstance(label, int) or label is None else np.asarray(label),
+            None if instance is None else np.asarray(instance).astype(np.int64),
+            UNKNOWN_NM if size is None else (float(size[0]), float(size[1])),
+            meta,
+        )
+
+
+def sample_key(origin: str, name: str) -> int:
+    """A stable 63-bit identity for a sample of a named set."""
+    digest = hashlib.blake2b(f"{origin}\0{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

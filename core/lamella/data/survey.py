@@ -1,0 +1,151 @@
+"""What is in a folder of images and a folder of masks: pairs, sizes, bit depths, classes, groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lamella.contracts.batch import IGNORE
+from lamella.data.files import SUFFIXES, image_stem, read_image, read_mask
+from lamella.errors import DataError, LamellaError
+
+_MOST_COLOURS = 32
+_SEPARATORS = ("_", "-", " ", ".")
+
+
+@dataclass
+class Survey:
+    """What was found; `problems` is what a person should look at."""
+
+    images: Path
+    masks: Path | None
+    pairs: dict[str, tuple[Path, Path | None]] = field(default_factory=dict)
+    """Image and mask by stem; the mask is None where there is none."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    """How many images have which pixel type and channels, as ``uint8`` or ``uint8 × 3``."""
+    marks: Counter[int | str] = field(default_factory=Counter)
+    """Pixels of each grey value or colour of the masks; ``rest`` for the grey ground of an overlay."""
+    ignored: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def labelled(self) -> list[str]:
+        """The stems that have a mask, in order."""
+        return [stem for stem, (_, mask) in self.pairs.items() if mask is not None]
+
+
+def survey(images: Path, masks: Path | None = None) -> Survey:
+    """Look at every image, and at every mask if there are any; damaged files become problems, not ends.
+
+    Raises:
+        DataError: a folder that is missing or holds no image.
+    """
+    found = Survey(images, masks)
+    stems = _stems(images, found)
+    mask_stems = {} if masks is None else {image_stem(stem): path for stem, path in _stems(masks, found).items()}
+    if masks is not None:
+        stray = sorted(set(mask_stems) - set(stems))
+        found.problems += [f"{mask_stems[stem]}: no image has this stem" for stem in stray]
+    for stem, path in stems.items():
+        try:
+            image = read_image(path)
+        except DataError as error:
+            found.problems.append(str(error))
+            continue
+        mask = mask_stems.get(stem)
+        if masks is not None and mask is None:
+            found.problems.append(f"{path}: there is no mask of this stem; the image counts as unlabelled")
+        if mask is not None and not _count_mask(mask, image.shape[:2], found):
+            mask = None
+        found.sizes[image.shape[0], image.shape[1]] += 1
+        found.kinds[str(image.dtype) + (f" × {image.shape[2]}" if image.ndim == 3 else "")] += 1
+        found.pairs[stem] = (path, mask)
+    return found
+
+
+def _stems(folder: Path, found: Survey) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise DataError(f"{folder}: the folder holds no image ({', '.join(SUFFIXES)})")
+    stems: dict[str, Path] = {}
+    for path in files:
+        if path.stem in stems:
+            found.problems.append(f"{path}: {stems[path.stem].name} has the same stem; this one is left out")
+        else:
+            stems[path.stem] = path
+    return stems
+
+
+def _count_mask(path: Path, size: tuple[int, ...], found: Survey) -> bool:
+    """Add a mask's values to the survey; False, with a problem noted, where it cannot serve."""
+    try:
+        mask = read_mask(path)
+        if mask.shape[:2] != size:
+            raise DataError(f"{path}: the mask is {mask.shape[0]}×{mask.shape[1]}, its image {size[0]}×{size[1]}")
+        marks = _marks(mask, path)
+    except LamellaError as error:
+        found.problems.append(str(error))
+        return False
+    found.marks.update(marks)
+    return True
+
+
+def _marks(mask: np.ndarray, path: Path) -> Counter[int | str]:
+    """Pixels of each grey value, or of each colour."""
+    if mask.ndim == 3 and (mask[..., :3] == mask[..., :1]).all():
+        mask = mask[..., 0]
+    if mask.dtype.kind not in "iub":
+        raise DataError(f"{path}: a mask of type {mask.dtype} has no classes; use whole numbers or colours")
+    if mask.ndim == 2:
+        values, counts = np.unique(mask, return_counts=True)
+        if len(values) >= IGNORE:
+            raise DataError(f"{path}: {len(values)} different grey values are no classes; is this an image?")
+        return Counter({int(v): int(n) for v, n in zip(values, counts)})
+    rgb = mask[..., :3].reshape(-1, 3)
+    grey = (rgb == rgb[:, :1]).all(1)
+    colours, counts = np.unique(rgb[~grey], axis=0, return_counts=True)
+    if len(colours) > _MOST_COLOURS:
+        raise DataError(f"{path}: {len(colours)} different colours are no classes; is this an image, or a JPEG?")
+    found: Counter[int | str] = Counter({f"#{r:02x}{g:02x}{b:02x}": int(n) for (r, g, b), n in zip(colours, counts)})
+    if grey.any():
+        found["rest"] = int(grey.sum())
+    return found
+
+
+def class_table(found: Survey) -> dict[str, int | str]:
+    """A name for every value or colour: ``background`` for 0 or the rest, ``foreground`` for a lone other."""
+    marks = sorted((m for m in found.marks if m != IGNORE or set(found.marks) <= {0, IGNORE}), key=str)
+    marks.sort(key=lambda mark: (mark not in (0, "rest"), isinstance(mark, str), mark if isinstance(mark, int) else 0))
+    names = {}
+    for number, mark in enumerate(marks):
+        if mark in (0, "rest"):
+            name = "background"
+        else:
+            name = "foreground" if len(marks) == 2 else f"class-{number}"
+        names[name] = mark
+    return names
+
+
+def name_groups(stems: Sequence[str]) -> dict[str, list[str]] | None:
+    """The stems by what stands before their first separator, where that looks like a group; else None.
+
+    It looks like one (a specimen, a lot, a wafer) if it parts the stems into two groups or more, and fewer
+    than there are stems.
+
+    >>> name_groups(["a1_x", "a1_y", "b2_x"])
+    {'a1': ['a1_x', 'a1_y'], 'b2': ['b2_x']}
+    """
+    for separator in _SEPARATORS:
+        groups: dict[str, list[str]] = {}
+        for stem in stems:
+            groups.setdefault(stem.partition(separator)[0], []).append(stem)
+        if all(separator in stem for stem in stems) and 2 <= len(groups) < len(stems):
+            return groups
+    return None

@@ -1,0 +1,1 @@
+"""The only loops, on Accelerate; the run folder."""

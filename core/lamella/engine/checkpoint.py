@@ -1,0 +1,163 @@
+"""Checkpoints and the run folder: written beside, then renamed; loaded without executing anything."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lamella.errors import RunError
+
+FORMAT = 1
+"""The version of the run folder; a later version reads it or says what to do."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as `write_text` does."""
+    write_text(path, json_text(value) + "\n")
+
+
+def json_text(value: Any) -> str:
+    """``value`` as JSON that every reader takes: what is not finite becomes null."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class Checkpoints:
+    """The ``checkpoints`` folder of a run: one folder per saved step, and a pointer file per name.
+
+    A checkpoint is written into a folder of its own; only then does the pointer (``last.json``, ``best.json``)
+    come to name it, by an atomic rename. A run killed in between keeps the checkpoint before.
+    """
+
+    def __init__(self, run: Path):
+        self.folder = run / "checkpoints"
+
+    def save(
+        self,
+        name: str,
+        trainer: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        state: dict[str, Any],
+        *,
+        averaged: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Save weights, optimizer and ``state`` under a name; ``state["step"]`` counts the steps done.
+
+        ``averaged`` are the weights of an EMA; where there are any, a run is opened with them.
+        """
+        target = self.folder / f"{name}-{state['step']:08d}"
+        beside = self.folder / f".{target.name}.{os.getpid()}"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        save_file(_portable(trainer.state_dict()), beside / "trainer.safetensors")
+        if averaged is not None:
+            save_file(_portable(averaged), beside / "averaged.safetensors")
+        if optimizer is not None:
+            torch.save(optimizer.state_dict(), beside / "optimizer.pt")
+        write_json(beside / "state.json", {"format": FORMAT, **state})
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(beside, target)
+        write_json(self.folder / f"{name}.json", {"format": FORMAT, "folder": target.name, "step": state["step"]})
+        for old in self.folder.glob(f"{name}-*"):
+            if old != target:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a checkpoint of that name."""
+        return (self.folder / f"{name}.json").is_file()
+
+    def load(self, name: str, trainer: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
+        """Load weights (and optimizer) as they were in training, in place, and return the state.
+
+        Raises:
+            RunError: no such checkpoint, another format, or weights that do not fit the trainer.
+        """
+        folder, state = self._find(name)
+        try:
+            trainer.load_state_dict(load_file(folder / "trainer.safetensors"))
+            if optimizer is not None:
+                optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
+        except _DAMAGE as error:
+            raise _misfit(folder, error) from error
+        return state
+
+    def load_to_use(self, name: str, trainer: nn.Module) -> None:
+        """Load the weights to predict with: the averaged ones where the run kept any. Raises as `load`."""
+        folder, _ = self._find(name)
+        averaged = self.averaged(name)
+        try:
+            trainer.load_state_dict(averaged or load_file(folder / "trainer.safetensors"))
+        except _DAMAGE as error:
+            raise _misfit(folder, error) from error
+
+    def averaged(self, name: str) -> dict[str, Tensor] | None:
+        """The averaged weights of a checkpoint, or None where there are none."""
+        folder, _ = self._find(name)
+        path = folder / "averaged.safetensors"
+        return load_file(path) if path.is_file() else None
+
+    def load_pointer(self, name: str) -> str:
+        """The folder that holds the checkpoint of that name; raises as `load`."""
+        return self._find(name)[0].name
+
+    def _find(self, name: str) -> tuple[Path, dict[str, Any]]:
+        pointer = self.folder / f"{name}.json"
+        try:
+            where = json.loads(pointer.read_text(encoding="utf-8"))
+            folder = self.folder / where["folder"]
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(f"{self.folder}: there is no checkpoint {name!r} that can be read ({error})") from error
+        check_format(state.get("format"), folder)
+        return folder, state
+
+
+_DAMAGE = (OSError, EOFError, RuntimeError, ValueError, KeyError, SafetensorError, UnpicklingError)
+
+
+def _misfit(folder: Path, error: Exception) -> RunError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return RunError(f"{folder}: the weights do not fit this experiment: {reason}")
+
+
+def check_format(found: Any, where: Path) -> None:
+    """Raise `RunError` unless ``found`` is a run format this version reads."""
+    if found != FORMAT:
+        newer = isinstance(found, int) and found > FORMAT
+        advice = "install a newer Lamella to read it" if newer else "train it again, or use the version that wrote it"
+        raise RunError(f"{where}: written in run format {found}, this version reads {FORMAT}; {advice}")
+
+
+def _portable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, and tied weights copied apart: safetensors refuses tensors that share memory."""
+    seen: set[int] = set()
+    out = {}
+    for key, value in weights.items():
+        there = value.detach().cpu().contiguous()
+        out[key] = there.clone() if there.data_ptr() in seen else there
+        seen.add(there.data_ptr())
+    return out

@@ -1,0 +1,218 @@
+"""The training loop: the only one, on Accelerate."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+
+from lamella.data.loaders import training_loader
+from lamella.data.samples import SampleTable
+from lamella.engine.baseline import grey_level_baseline
+from lamella.engine.checkpoint import Checkpoints, write_json
+from lamella.engine.evaluate import evaluate
+from lamella.engine.experiment import Experiment
+from lamella.engine.meters import Meters
+from lamella.engine.progress import Progress
+from lamella.engine.report import Gallery, write_report
+from lamella.engine.session import Session, prepare
+from lamella.engine.update import update
+from lamella.errors import ConfigError, RunError
+
+
+def fit(experiment: Experiment, run: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Train an experiment into a run folder and return its results, as in ``results.json``.
+
+    A resumed run ends with the same weights as one that was never interrupted (on one CPU, to the bit).
+
+    Raises:
+        ConfigError: the data do not fit the trainer.
+        RunError: nothing to resume, or losses that stay not finite.
+        KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
+    """
+    session = prepare(experiment, run, resume=resume)
+    begun = time.monotonic()
+    with Progress("training", experiment.fit.steps, quiet=not session.main) as progress:
+        _loop(session, progress)
+    return _finish(session, time.monotonic() - begun)
+
+
+def _loop(session: Session, progress: Progress) -> None:
+    config = session.experiment.fit
+    checkpoint_every = config.checkpoint_every or max(config.steps // 10, 1)
+    meters = Meters(session.accelerator.device)
+    session.trainer.train()
+    with _interrupt() as interrupted:
+        for number, batches in _batches(session):
+            losses, finite = update(session, batches, number)
+            meters.add(number, losses, finite, batches)
+            done = number + 1
+            saving = done % checkpoint_every == 0 or done == config.steps or interrupted.is_set()
+            if saving or done % config.log_every == 0:
+                _log(session, progress, done, meters)
+            else:
+                progress.at(done)
+            if config.evaluate_every and (done % config.evaluate_every == 0 or done == config.steps):
+                _look(session, progress, done)
+            if saving:
+                session.save("last", done)
+            if interrupted.is_set():
+                progress.say(f"interrupted after step {done}; go on with: lamella train {session.run} --resume")
+                raise KeyboardInterrupt
+
+
+def _batches(session: Session) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(step, batches by role on the device) for every step that is still to do."""
+    config = session.experiment.fit
+    steps = range(session.start, config.steps)
+    loaders = {
+        role: training_loader(
+            session.tables[role],
+            session.modality,
+            batch_size=config.batch_of(role),
+            crop=config.crop,
+            seed=session.experiment.seed,
+            steps=steps,
+            rank=session.accelerator.process_index,
+            world=session.accelerator.num_processes,
+            workers=config.workers,
+        )
+        for role in session.roles
+    }
+    for number, batches in zip(steps, zip(*loaders.values())):
+        yield number, send_to_device(dict(zip(loaders, batches)), session.accelerator.device, non_blocking=True)
+
+
+@contextmanager
+def _interrupt() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, so that a step ends before the run does; a second Ctrl-C ends it at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _log(session: Session, progress: Progress, done: int, meters: Meters) -> None:
+    means, trouble = meters.read()
+    if trouble is not None:
+        progress.say(f"step {done}: {trouble}; these updates were left out")
+    if not means:
+        raise RunError(f"the losses stay not finite: {trouble}; lower the learning rate, or look at these images")
+    progress.at(done, means)
+    rate = session.optimizer.param_groups[0]["lr"]
+    session.write_log({"step": done, "lr": rate, **means, **({"trouble": trouble} if trouble else {})})
+
+
+def measure(session: Session, table: SampleTable, gallery: Gallery | None = None) -> dict[str, Any]:
+    """The trainer's figures on a labelled set, with averaged weights where the run keeps them."""
+    with session.accelerator.autocast(), session.averaged():
+        return evaluate(
+            session.trainer,
+            table,
+            session.modality,
+            device=session.accelerator.device,
+            batch_size=8,
+            tile=session.experiment.fit.tile,
+            watch=None if gallery is None else gallery.watch,
+        )
+
+
+def _look(session: Session, progress: Progress, done: int) -> None:
+    """Evaluate in between: figures where there is a validation set, and a picture in any case."""
+    if not session.main:
+        return
+    validation = session.tables.get("validation")
+    labelled = session.tables[session.roles[0]]
+    seen = validation or labelled.take(range(min(3, len(labelled))))
+    gallery = Gallery(session.modality, session.data["class_names"], len(seen))
+    figures = measure(session, seen, gallery)
+    if validation is not None:
+        name = session.experiment.fit.best
+        score = _score(figures, name)
+        session.write_log({"step": done, "validation": {k: v for k, v in figures.items() if isinstance(v, float)}})
+        if session.best is None or score > session.best:
+            session.best = score
+            session.save("best", done)
+        progress.say(f"step {done}: validation {name} {score:.4f}")
+    picture = gallery.save(session.run / "pictures" / f"step-{done:06d}.png")
+    progress.say(f"step {done}: picture {picture}")
+
+
+def _score(figures: Mapping[str, Any], name: str) -> float:
+    score = figures.get(name)
+    if not isinstance(score, float):
+        known = ", ".join(key for key, value in figures.items() if isinstance(value, float))
+        raise ConfigError(f"[fit] best = {name!r} is none of the figures {known}")
+    return score
+
+
+def _finish(session: Session, seconds: float) -> dict[str, Any]:
+    """Measure on the test sets; write results, TensorBoard and report. Only the first process does."""
+    if not session.main:
+        return {}
+    checkpoints, names = Checkpoints(session.run), session.data["class_names"]
+    chosen = "best" if checkpoints.has("best") else "last"
+    if chosen == "best":
+        checkpoints.load_to_use("best", session.trainer)
+        session.ema = None  # what is loaded is averaged already
+    sets, galleries = {}, {}
+    labelled = session.tables[session.roles[0]]
+    for role in [role for role in ("validation", *session.experiment.tests()) if role in session.tables]:
+        table = session.tables[role]
+        galleries[role] = Gallery(session.modality, names, len(table))
+        figures = measure(session, table, galleries[role])
+        if labelled.labelled and "miou_pooled" in figures:
+            figures["grey_level"] = grey_level_baseline(labelled, table, session.modality, names)
+        sets[role] = figures
+    results = {**_facts(session), "checkpoint": chosen, "seconds": round(seconds, 1), "sets": sets}
+    write_json(session.run / "results.json", results)
+    _tensorboard(session)
+    write_report(session.run, results, session.log, galleries)
+    return results
+
+
+def _facts(session: Session) -> dict[str, Any]:
+    """What a reader of the results needs to know of the run."""
+    experiment = session.experiment
+    return {
+        "experiment": experiment.name,
+        "trainer": experiment.trainer.component.full_name,
+        "seed": experiment.seed,
+        "steps": experiment.fit.steps,
+        "images": {role: len(table) for role, table in session.tables.items()},
+        "classes": session.data["class_names"],
+        "trainable_parameters": sum(p.numel() for p in session.trainer.parameters() if p.requires_grad),
+        "device": str(session.accelerator.device),
+        "processes": session.accelerator.num_processes,
+        "torch": torch.__version__,
+    }
+
+
+def _tensorboard(session: Session) -> None:
+    """The log as TensorBoard scalars: written at the end, since its import costs seconds."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(session.run / "tensorboard")) as writer:
+        for entry in session.log:
+            flat = {**{f"validation/{k}": v for k, v in entry.get("validation", {}).items()}, **entry}
+            for name, value in flat.items():
+                if isinstance(value, float):
+                    writer.add_scalar(name, value, entry["step"])

@@ -1,0 +1,128 @@
+"""Image, label, prediction and difference side by side, as an engineer would put them on a slide."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from lamella.contracts.batch import IGNORE
+
+PALETTE = (
+    "#4c6a92", "#e0a458", "#5b8e7d", "#bc4b51", "#8f6aae", "#c9c27b", "#3b9fbf", "#a05c34",
+    "#7f7f7f", "#d88fb5", "#9acd4e", "#2f4858",
+)  # fmt: skip
+"""Colours of classes 0, 1, …; they repeat after the twelfth. The class ``defect`` is always `DEFECT`."""
+DEFECT = "#ff2d2d"
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_UNKNOWN = (40, 40, 40)
+_GAP, _HEAD, _SIDE = 6, 22, 256
+
+
+def colours(classes: Sequence[str]) -> list[tuple[int, int, int]]:
+    """The colour of every class."""
+    codes = [DEFECT if name == "defect" else PALETTE[i % len(PALETTE)] for i, name in enumerate(classes)]
+    return [(int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)) for code in codes]
+
+
+def label_picture(label: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Class ids (H, W) as colours (H, W, 3) uint8; ignored pixels nearly black."""
+    table = np.full((256, 3), _UNKNOWN, np.uint8)
+    table[: len(classes)] = colours(classes)
+    return table[np.asarray(label, np.uint8)]
+
+
+def difference_picture(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The grey image (H, W, 3) dimmed, with every wrong pixel in red."""
+    wrong = (label != prediction) & (label != IGNORE)
+    out = (image * 0.45).astype(np.uint8)
+    out[wrong] = (255, 60, 40)
+    return out
+
+
+def overlay_picture(image: np.ndarray, label: np.ndarray, classes: Sequence[str], strength: float = 0.45) -> np.ndarray:
+    """The image (H, W, 3) with the classes' colours laid over it."""
+    mixed = image * (1 - strength) + label_picture(label, classes) * strength
+    return mixed.astype(np.uint8)
+
+
+def row(
+    image: np.ndarray,
+    label: np.ndarray | None,
+    prediction: np.ndarray,
+    classes: Sequence[str],
+    *,
+    name: str = "",
+    pixel_nm: float = math.nan,
+) -> Image.Image:
+    """One sample as a strip: image with a scale bar, label, prediction, difference.
+
+    Args:
+        image: (H, W, 3) uint8.
+        label: (H, W) classes, or None where there are none.
+        prediction: (H, W) classes.
+        pixel_nm: nm per pixel along x; nan draws no bar.
+    """
+    panels = [(name or "image", image)]
+    if label is not None:
+        panels.append(("label", label_picture(label, classes)))
+    panels.append(("prediction", label_picture(prediction, classes)))
+    if label is not None:
+        counted = label != IGNORE
+        share = float((label != prediction)[counted].mean()) if counted.any() else math.nan
+        panels.append((f"difference ({share:.1%} wrong)", difference_picture(image, label, prediction)))
+    else:
+        panels.append(("overlay", overlay_picture(image, prediction, classes)))
+    scale = _SIDE / max(image.shape[:2])
+    width, height = (max(1, round(n * scale)) for n in (image.shape[1], image.shape[0]))
+    strip = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, height + _HEAD), "white")
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(12)
+    for place, (title, pixels) in enumerate(panels):
+        left = place * (width + _GAP)
+        smooth = Image.Resampling.LANCZOS if place == 0 else Image.Resampling.NEAREST
+        strip.paste(Image.fromarray(pixels).resize((width, height), smooth), (left, _HEAD))
+        draw.text((left + 1, 3), _short(title, width), fill="black", font=font)
+    if 0 < pixel_nm < math.inf:  # nan is neither
+        _scale_bar(draw, font, pixel_nm / scale, width, height + _HEAD)
+    return strip
+
+
+def _short(title: str, width: int) -> str:
+    room = max(width // 7, 8)
+    return title if len(title) <= room else f"…{title[1 - room :]}"
+
+
+def _scale_bar(draw: ImageDraw.ImageDraw, font: Font, nm: float, width: int, bottom: int) -> None:
+    """A 1-2-5 bar of at most a quarter of the width, white on a dark ground."""
+    most = 0.25 * width * nm
+    power = 10 ** math.floor(math.log10(most))
+    length = max((m * power for m in (1, 2, 5) if m * power <= most), default=power / 2)
+    pixels = round(length / nm)
+    text = f"{length:g} nm" if length < 1000 else f"{length / 1000:g} um"  # the font has no µ
+    box = (6, bottom - 26, 6 + max(pixels, 7 * len(text)) + 8, bottom - 4)
+    draw.rectangle(box, fill=(0, 0, 0))
+    draw.rectangle((10, bottom - 10, 10 + pixels, bottom - 7), fill="white")
+    draw.text((10, bottom - 25), text, fill="white", font=font)
+
+
+def stack(strips: Sequence[Image.Image], classes: Sequence[str]) -> Image.Image:
+    """Strips under each other, with a legend of the classes below."""
+    width = max(strip.width for strip in strips)
+    font, entries, x, y = ImageFont.load_default(12), [], 4, 4
+    for name, colour in zip(classes, colours(classes)):
+        need = 30 + 7 * len(name)
+        if x + need > width:
+            x, y = 4, y + 20
+        entries.append((x, y, name, colour))
+        x += need
+    height = sum(strip.height + _GAP for strip in strips)
+    sheet = Image.new("RGB", (width, height + y + 22), "white")
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height + _GAP
+    draw = ImageDraw.Draw(sheet)
+    for x, y, name, colour in entries:
+        draw.rectangle((x, top + y + 1, x + 14, top + y + 13), fill=colour)
+        draw.text((x + 19, top + y), name, fill="black", font=font)
+    return sheet

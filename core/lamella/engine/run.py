@@ -1,0 +1,80 @@
+"""The run folder: what a finished or a running training leaves on disk, and how it is opened again."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lamella.contracts.data import Modality
+from lamella.contracts.model import Trainer
+from lamella.engine.checkpoint import FORMAT, Checkpoints, check_format, write_json, write_text
+from lamella.engine.experiment import Experiment, read_experiment
+from lamella.errors import RunError
+from lamella.registry.registry import Registry
+
+
+def new_folder(wanted: Path) -> Path:
+    """``wanted``, or ``wanted-2``, ``wanted-3`` … where that is taken."""
+    folder, number = wanted, 2
+    while folder.exists():
+        folder, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """The versions a result depends on."""
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for name in ("lamella", "torch", "kornia", "accelerate", "datasets", "timm", "segmentation-models-pytorch", "peft"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_header(run: Path, experiment: Experiment, data: dict[str, Any], modality: Modality) -> None:
+    """Write what is fixed before the first step: ``experiment.toml`` and ``run.json``."""
+    write_text(run / "experiment.toml", experiment.resolved())
+    header = {
+        "format": FORMAT,
+        "name": experiment.name,
+        "data": data,
+        "modality": modality.state(),
+        "plugins": {p.name: p.version for p in experiment.registry.plugins if p.status == "loaded"},
+        "versions": versions(),
+    }
+    write_json(run / "run.json", header)
+
+
+def read_header(run: Path) -> dict[str, Any]:
+    """``run.json``; raises `RunError` where the folder is no run or of another format."""
+    try:
+        header = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise RunError(f"{run}: this is no run folder; it has no run.json") from None
+    except ValueError as error:
+        raise RunError(f"{run / 'run.json'}: not JSON: {error}") from error
+    check_format(header.get("format") if isinstance(header, dict) else None, run)
+    return header
+
+
+def open_run(
+    run: Path, checkpoint: str | None = None, *, registry: Registry | None = None
+) -> tuple[Experiment, Trainer, Modality, dict[str, Any]]:
+    """A trained run: (experiment, trainer in eval mode, modality, header).
+
+    Args:
+        checkpoint: ``"best"`` or ``"last"``; by default best where there is one.
+    """
+    header = read_header(run)
+    experiment = read_experiment(run / "experiment.toml", registry=registry)
+    modality = experiment.modality.build(seed=experiment.seed)
+    modality.restore(header["modality"])
+    trainer = experiment.trainer.build(seed=experiment.seed, data=header["data"])
+    checkpoints = Checkpoints(run)
+    checkpoints.load_to_use(checkpoint or ("best" if checkpoints.has("best") else "last"), trainer)
+    trainer.eval()
+    return experiment, trainer, modality, header

@@ -1,0 +1,201 @@
+"""Everything one training has in its hands, built from an experiment and handed to Accelerate."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+import typing
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from lamella.contracts.data import Modality
+from lamella.contracts.model import Trainer
+from lamella.data.cache import cached
+from lamella.data.samples import SampleTable
+from lamella.engine.checkpoint import Checkpoints, write_text
+from lamella.engine.ema import Ema
+from lamella.engine.experiment import Experiment, OptimizerConfig
+from lamella.engine.run import read_header, write_header
+from lamella.errors import ConfigError
+
+
+@dataclass
+class Session:
+    """One training: its data, its trainer, where it stands, and where it writes."""
+
+    experiment: Experiment
+    run: Path
+    accelerator: Accelerator
+    tables: dict[str, SampleTable]
+    modality: Modality
+    data: dict[str, Any]
+    trainer: Trainer
+    wrapped: Any
+    """The trainer as Accelerate prepared it: what is called in training."""
+    optimizer: torch.optim.Optimizer
+    ema: Ema | None
+    start: int = 0
+    best: float | None = None
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.accelerator.is_main_process
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles the trainer reads."""
+        return tuple(type(self.trainer).roles)
+
+    def averaged(self) -> Any:
+        """A context in which the trainer has the weights to evaluate with."""
+        return nullcontext() if self.ema is None else self.ema.in_use()
+
+    def write_log(self, entry: dict[str, Any]) -> None:
+        """Add a line to ``log.jsonl``."""
+        self.log.append(entry)
+        if self.main:
+            with (self.run / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def save(self, name: str, done: int) -> None:
+        """Save a checkpoint after ``done`` steps."""
+        if self.main:
+            kept = {"step": done, "best": self.best}
+            averaged = None if self.ema is None else self.ema.weights
+            Checkpoints(self.run).save(name, self.trainer, self.optimizer, kept, averaged=averaged)
+
+
+def prepare(experiment: Experiment, run: Path, *, resume: bool = False) -> Session:
+    """Open the data, build modality and trainer, hand them to Accelerate, and pick up a checkpoint.
+
+    Raises:
+        ConfigError: the data do not fit the trainer.
+        RunError: nothing to resume.
+    """
+    config = experiment.fit
+    header = read_header(run) if resume else None
+    accelerator = make_accelerator(config.precision)
+    roles = _roles(experiment.trainer.component.resolve())
+    _check_roles(experiment, roles)
+    wanted = [*roles, *(role for role in ("validation", *experiment.tests()) if role in experiment.file.data)]
+    with accelerator.main_process_first():
+        tables = {role: experiment.open(role) for role in wanted}
+        if config.cache:
+            tables.update({role: cached(tables[role], tell=accelerator.print) for role in roles})
+    _check_labels(tables, roles)
+    modality = experiment.modality.build(seed=experiment.seed)
+    if header is None:
+        modality.calibrate(tables[roles[0]].read(i).image for i in range(len(tables[roles[0]])))
+    else:
+        modality.restore(header["modality"])
+    data = _facts(tables, roles, modality)
+    trainer: Trainer = experiment.trainer.build(seed=experiment.seed, data=data)
+    optimizer = build_optimizer(trainer, config.optimizer)
+    wrapped, prepared = accelerator.prepare(trainer, optimizer)
+    if config.compile and any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl")):
+        wrapped = torch.compile(wrapped)
+    elif config.compile:
+        accelerator.print("no C++ compiler was found: compile = true is left out")
+    session = Session(
+        experiment, run, accelerator, tables, modality, data, trainer, wrapped, prepared.optimizer,
+        None if config.ema is None else Ema(trainer, config.ema),
+    )  # fmt: skip
+    if header is not None:
+        _pick_up(session)
+    elif session.main:
+        write_header(run, experiment, data, modality)
+    return session
+
+
+def _roles(target: Any) -> tuple[str, ...]:
+    """The roles a trainer reads: of the class, or of the class its factory says it returns."""
+    made: Any = target if isinstance(target, type) else typing.get_type_hints(target).get("return", Trainer)
+    return tuple(made.roles)
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """An Accelerator of that precision, whatever precision an earlier run in this process had."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision)
+
+
+def _check_roles(experiment: Experiment, roles: tuple[str, ...]) -> None:
+    """Raise `ConfigError` for a ``[data.ROLE]`` that nothing would read: it is misspelt."""
+    known = {*roles, "labelled", "unlabelled", "validation", *experiment.tests()}
+    for role in experiment.file.data:
+        if role not in known:
+            close = difflib.get_close_matches(role, [*known, "test"], n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; it reads {', '.join(roles)}"
+            raise ConfigError(f"[data.{role}] is read by nothing{hint} (test sets are 'test' or 'test-NAME')")
+
+
+def _check_labels(tables: Mapping[str, SampleTable], roles: tuple[str, ...]) -> None:
+    """Raise `ConfigError` for a set to measure on that has no labels, or no names for them."""
+    for role, table in tables.items():
+        if role not in roles and not (table.labelled and table.classes is not None):
+            what = "names no classes" if table.labelled else "has no labels"
+            raise ConfigError(f"[data.{role}] {what}; a set to measure on needs both")
+
+
+def _facts(tables: Mapping[str, SampleTable], roles: tuple[str, ...], modality: Modality) -> dict[str, Any]:
+    """What the dataset fills in: parameters marked `FromData`."""
+    named = [table for table in tables.values() if table.classes is not None and table.labelled]
+    if not named or named[0].classes is None:
+        raise ConfigError(f"the data of {', '.join(roles)} name no classes; write classes = [ … ] in [data.{roles[0]}]")
+    names = named[0].classes.names
+    for role, table in tables.items():
+        if table.labelled and table.classes is not None and table.classes.names != names:
+            raise ConfigError(
+                f"[data.{role}] has the classes {', '.join(table.classes.names)}, [data.{roles[0]}] {', '.join(names)}"
+            )
+    return {"channels": modality.channels, "classes": len(names), "class_names": list(names)}
+
+
+def build_optimizer(trainer: Trainer, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer over the trainer's parameter groups; each keeps its peak rate under ``peak_lr``.
+
+    Fused: such an optimizer can leave out an update on the device's own word, without a host sync.
+    """
+    groups = [
+        {"params": list(group["params"]), "lr": config.lr * group.get("lr_scale", 1.0)}
+        for group in trainer.parameter_groups()
+    ]
+    for group in groups:
+        group["peak_lr"] = group["lr"]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+    betas = (config.betas[0], config.betas[1])
+    return torch.optim.AdamW(groups, betas=betas, weight_decay=config.weight_decay, fused=True)
+
+
+def _pick_up(session: Session) -> None:
+    """Go on from the last checkpoint, and cut the log back to it; from the start where there is none yet."""
+    checkpoints = Checkpoints(session.run)
+    if checkpoints.has("last"):
+        kept = checkpoints.load("last", session.trainer, session.optimizer)
+        session.start, session.best = kept["step"], kept["best"]
+        averaged = checkpoints.averaged("last")
+        if session.ema is not None and averaged is not None:
+            session.ema.restore(averaged)
+    session.log = [entry for entry in _log_lines(session.run / "log.jsonl") if entry["step"] <= session.start]
+    if session.main:
+        write_text(session.run / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in session.log))
+
+
+def _log_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; the last may have been cut short by a kill."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,1 @@
+"""How a name in a file becomes an object."""

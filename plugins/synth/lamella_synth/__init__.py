@@ -1,0 +1,1 @@
+"""Synthetic TEM and SEM devices of exactly known geometry."""

@@ -1,0 +1,1 @@
+"""Cross-sections as a transmission electron microscope sees them."""

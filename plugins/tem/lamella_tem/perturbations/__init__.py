@@ -1,0 +1,1 @@
+"""What spoils a TEM image, one file per perturbation, in the paper's families: sample, machine, post."""

@@ -1,0 +1,224 @@
+"""Camera: shot noise, gain, dark current and readout of one detector in one kernel."""
+
+from typing import Annotated, ClassVar
+
+import torch
+from lamella import About, Perturbation, Range, Streams, within
+from pydantic import Field
+from torch import Tensor
+
+from lamella_tem.perturbations.compiled import Compiled, Kernel, noise_source, uniform
+from lamella_tem.perturbations.dark_current import hot_pixels, hot_threshold
+from lamella_tem.perturbations.fixed_pattern import (
+    SIDE,
+    column_pattern,
+    offsets,
+    packed_patterns,
+    shifted_columns,
+    unpacked,
+)
+from lamella_tem.perturbations.parameters import Chance, Detector, log_uniform
+from lamella_tem.perturbations.poisson import normal_quantile, poisson
+from lamella_tem.perturbations.readout import EXACT_BITS, whole
+
+
+class Camera(Perturbation):
+    """Takes the image with a camera: the whole detector in one pass, with two random numbers per pixel.
+
+        λ = D·(b + (1−b)·x)·g + d·(1 + s·n_dark)             expected electrons, of beam and heat
+        n = Poisson(λ) + σ_r·n_read + σ_row·n_row + c·n_col
+        y = round(L·(K·(n − D·b − ρ·d) + hot)) / L,          K = 1/(D·(1−b)), L = 2^bits − 1
+
+    with g the gain of pixels, columns and quadrants. It is `ShotNoise`, `GainNoise`, `DarkCurrent` and
+    `Readout` with one dose D, in the order in which a detector does it: the Poisson noise of beam and heat is
+    one draw, that of the amplifier the other, and gain and dark patterns are drawn once per detector and
+    shifted for every image. On a flat image Var(y) = K²·(λ + d + σ_r²) + 1/(12·L²), the photon-transfer line.
+
+    At an infinite dose only gain, hot pixels and rounding remain.
+
+    Source: the camera model of EMVA 1288; the ranges are those of the four parts.
+
+    >>> noisy = Camera(dose=(100.0, 100.0))(torch.full((1, 1, 64, 64), 0.5))
+    >>> bool(noisy.std() > 0.05)
+    True
+    """
+
+    family = "machine"
+    identity: ClassVar = {
+        "dose": (float("inf"), float("inf")),
+        "gain": (0.0, 0.0),
+        "column_gain": (0.0, 0.0),
+        "quadrant_gain": (0.0, 0.0),
+        "hot": (0.0, 0.0),
+        "bits": (24.0, 24.0),
+    }
+
+    def __init__(
+        self,
+        *,
+        dose: Annotated[
+            Range, within(1e-3, float("inf")), Field(description="electrons per pixel at white, D (e⁻/px)")
+        ] = (10.0, 500.0),
+        pedestal: Annotated[
+            Range, within(0.0, 0.95), Field(description="share of the dose that black receives, b (0 to 1)")
+        ] = (0.0, 0.6),
+        gain: Annotated[
+            Range, within(0.0, 0.5), Field(description="standard deviation of the pixels' gain (relative)")
+        ] = (0.003, 0.03),
+        column_gain: Annotated[
+            Range, within(0.0, 0.3), Field(description="standard deviation of the columns' gain (relative)")
+        ] = (0.0, 0.01),
+        quadrant_gain: Annotated[
+            Range, within(0.0, 0.5), Field(description="largest deviation of a quadrant's gain (relative)")
+        ] = (0.0, 0.02),
+        dark: Annotated[
+            Range, within(0.0, 1e4), Field(description="mean dark count, d (e⁻/px)")
+        ] = (0.0, 10.0),
+        spread: Annotated[
+            Range, within(0.0, 1.0), Field(description="spread of the dark count, DSNU (relative)")
+        ] = (0.02, 0.2),
+        reference: Annotated[
+            Range, within(0.0, 2.0), Field(description="share the dark reference takes away, ρ")
+        ] = (0.8, 1.2),
+        hot: Annotated[Range, within(0.0, 0.1), Field(description="share of hot pixels")] = (1e-5, 1e-3),
+        column: Annotated[
+            Range, within(0.0, 1e3), Field(description="standard deviation of the column offsets, c (e⁻)")
+        ] = (0.0, 2.0),
+        read: Annotated[
+            Range, within(0.0, 1e4), Field(description="noise of reading a pixel, σ_r (e⁻)")
+        ] = (1.0, 10.0),
+        row: Annotated[
+            Range, within(0.0, 1e4), Field(description="noise common to a row, σ_row (e⁻)")
+        ] = (0.0, 1.0),
+        bits: Annotated[
+            Range, within(1.0, 24.0), Field(description="bits of the converter, rounded; 24 = not quantised")
+        ] = (6.0, 8.0),
+        detector: Detector = 0,
+        kernel: Kernel = "auto",
+        p: Chance = 1.0,
+    ):
+        super().__init__(p=p)
+        self.dose, self.pedestal = dose, pedestal
+        self.gain, self.column_gain, self.quadrant_gain = gain, column_gain, quadrant_gain
+        self.dark, self.spread, self.reference = dark, spread, reference
+        self.hot, self.column, self.read, self.row, self.bits = hot, column, read, row, bits
+        self.detector, self.kernel = detector, kernel
+
+    def draw(self, streams: Streams, about: About) -> dict[str, Tensor]:
+        """``quadrants`` (B, 4) gains less 1, ``seam`` and ``offset`` (B, 2); all else (B,), counts in e⁻."""
+        return {
+            "dose": log_uniform(streams, *self.dose),
+            "pedestal": streams.uniform(*self.pedestal),
+            "gain": streams.uniform(*self.gain),
+            "column_gain": streams.uniform(*self.column_gain),
+            "quadrants": streams.uniform(*self.quadrant_gain).unsqueeze(1) * streams.uniform(-1.0, 1.0, 4),
+            "seam": streams.uniform(0.0, 1.0, 2),
+            "dark": streams.uniform(*self.dark),
+            "spread": streams.uniform(*self.spread),
+            "reference": streams.uniform(*self.reference),
+            "hot": streams.uniform(*self.hot),
+            "glow": streams.uniform(0.2, 0.8),
+            "column": streams.uniform(*self.column),
+            "read": streams.uniform(*self.read),
+            "row": streams.uniform(*self.row),
+            "bits": whole(streams, *self.bits),
+            "offset": offsets(streams),
+        }
+
+    def render(self, image: Tensor, drawn: dict[str, Tensor], streams: Streams, about: About) -> Tensor:
+        """The image as the camera gives it, unclipped."""
+        _, channels, height, width = image.shape
+        device, hashed = image.device, _expose.wanted(self.kernel, image)
+        # The rows of all channels stand one below the other: (B, R, W) with R = C·H.
+        sources = [
+            noise_source(streams.child(name), channels * height, width, hashed=hashed)
+            for name in ("count", "read")
+        ]
+        row = torch.arange(height, device=device)
+        upper = (row < drawn["seam"][:, :1] * height).unsqueeze(-1)  # (B, H, 1)
+        quadrants = drawn["quadrants"].unsqueeze(1)
+        sides = 1.0 + torch.where(upper, quadrants[..., :2], quadrants[..., 2:])  # (B, H, 2)
+        electrons = drawn["row"].view(-1, 1, 1) * streams.child("row").normal(height).unsqueeze(-1)
+        scalars = _per_image(drawn).unsqueeze(1).expand(-1, height, -1)
+        rows = torch.cat([scalars, sides, electrons], 2).repeat(1, channels, 1)  # (B, R, 17)
+        gain_columns, dark_columns = (
+            shifted_columns(column_pattern(self.detector, kind, device), drawn["offset"], width).unsqueeze(1)
+            for kind in ("gain", "dark")
+        )
+        first = drawn["offset"].unsqueeze(1) + torch.stack([row, torch.zeros_like(row)], 1)
+        place = (first & (SIDE - 1)).to(torch.int32).repeat(1, channels, 1)  # (B, R, 2)
+        patterns = packed_patterns(self.detector, device)
+        if device.type == "cpu":  # vectorised arithmetic must not wait for look-ups: two kernels
+            place, patterns = _look_up(place, shared=(patterns, width), kernel=self.kernel), None
+        images = (image.flatten(1, 2), *sources, rows, gain_columns, dark_columns, place)
+        return _expose(*images, shared=(patterns,), kernel=self.kernel).view_as(image)
+
+
+def _per_image(drawn: dict[str, Tensor]) -> Tensor:
+    """(B, 14): the scalars that `_exposed` takes, in its order."""
+    finite = torch.isfinite(drawn["dose"])
+    dose = torch.where(finite, drawn["dose"], torch.ones_like(drawn["dose"]))
+    black = dose * drawn["pedestal"]
+    levels = torch.exp2(drawn["bits"]).round() - 1.0
+    return torch.stack([
+        black,
+        dose - black,
+        finite.to(torch.float32),
+        drawn["gain"],
+        drawn["column_gain"],
+        drawn["dark"],
+        drawn["spread"],
+        drawn["reference"] * drawn["dark"] + black,
+        drawn["read"],
+        drawn["column"],
+        hot_threshold(drawn["hot"]),
+        drawn["glow"],
+        torch.where(drawn["bits"] < EXACT_BITS, levels, torch.zeros_like(levels)),
+        drawn["seam"][:, 1],
+    ], 1)  # fmt: skip
+
+
+def _looked_up(place: Tensor, patterns: Tensor, width: int) -> Tensor:
+    """The packed patterns (B, R, W) of rows that begin at ``place`` (B, R, 2) on the detector."""
+    column = torch.arange(width, dtype=torch.int32, device=place.device)
+    return patterns.flatten()[place[..., :1] * SIDE + ((place[..., 1:] + column) & (SIDE - 1))]
+
+
+def _exposed(
+    image: Tensor,
+    count_source: Tensor,
+    read_source: Tensor,
+    rows: Tensor,
+    gain_columns: Tensor,
+    dark_columns: Tensor,
+    place: Tensor,
+    patterns: Tensor | None,
+) -> Tensor:
+    """The camera's arithmetic on rows of pixels (B, R, W), pointwise: one kernel when compiled.
+
+    ``rows`` (B, R, 17) are the scalars of `_per_image`, the gains left and right of the seam, and the row's
+    offset in e⁻; the columns' patterns are (B, 1, W). ``place`` is where rows begin on the detector's packed
+    ``patterns``, or, where those are None, what was looked up there.
+    """
+    width = image.shape[2]
+    (
+        black, span, finite, gain, column_gain, dark, spread, offset, read, column, hottest, glow, levels,
+        seam, left, right, row_offset,
+    ) = rows.unsqueeze(-1).unbind(2)  # fmt: skip
+    words = place if patterns is None else _looked_up(place, patterns, width)
+    gain_noise, dark_noise = unpacked(words)
+    gain = (1.0 + gain * gain_noise) * (1.0 + column_gain * gain_columns)
+    pixel = torch.arange(width, dtype=torch.int32, device=image.device)
+    gain = gain * torch.where(pixel < seam * width, left, right)
+
+    rate = (black + span * image) * gain + dark * (1.0 + spread * dark_noise)
+    electrons = poisson(rate.clamp(min=0.0), uniform(count_source, width))
+    electrons = electrons + read * normal_quantile(uniform(read_source, width))
+    electrons = electrons + (row_offset + column * dark_columns - offset)
+    seen = torch.where(finite > 0.0, electrons / span, image * gain)
+    seen = seen + hot_pixels(dark_noise, hottest, glow)
+    return torch.where(levels > 0.0, (seen * levels).round() / levels.clamp(min=1.0), seen)
+
+
+_look_up = Compiled(_looked_up)
+_expose = Compiled(_exposed)

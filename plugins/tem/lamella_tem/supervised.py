@@ -1,0 +1,84 @@
+"""Plain supervised segmentation: the method every other is measured against."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from lamella import Batch, Chain, FromData, Loss, Mean, SegmentationBackbone, SegmentationMetrics, Step, Trainer
+from lamella.contracts.model import Metric
+from lamella.errors import ConfigError
+from pydantic import Field
+from torch import Tensor, nn
+
+from lamella_tem.cutmix import cutmix
+from lamella_tem.losses import cross_entropy, dice
+
+
+class Supervised(Trainer):
+    """Learns from labelled images: a weighted sum of losses, by default cross-entropy + Dice.
+
+    Source: supervised baseline of the paper's Table 2; the sum (CE + Dice)/2 as UniMatch has it for ACDC.
+    """
+
+    roles = ("labelled",)
+
+    def __init__(
+        self,
+        *,
+        backbone: SegmentationBackbone,
+        augment: Annotated[Chain | None, Field(description="perturbation set of the training images")] = None,
+        losses: Annotated[
+            dict[str, Loss] | None, Field(description="by the name they are logged under; cross-entropy and Dice")
+        ] = None,
+        weights: Annotated[dict[str, float] | None, Field(description="of the losses; all equal, sum 1")] = None,
+        mix: Annotated[float, Field(ge=0, le=1, description="probability of CutMix")] = 0.0,
+        class_names: Annotated[list[str], FromData],
+    ):
+        super().__init__()
+        self.backbone, self.augment, self.mix, self.class_names = backbone, augment, mix, class_names
+        self.losses: dict[str, Loss] = {"ce": cross_entropy, "dice": dice} if losses is None else losses
+        self.loss_modules = nn.ModuleList(loss for loss in self.losses.values() if isinstance(loss, nn.Module))
+        self.weights = weights or {name: 1 / len(self.losses) for name in self.losses}
+        if set(self.weights) != set(self.losses):
+            raise ConfigError(
+                f"supervised: weights are given for {', '.join(self.weights)}, losses are {', '.join(self.losses)}"
+            )
+
+    def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
+        """The losses on the perturbed labelled images."""
+        batch, label, weight = self._labelled(batches, step)
+        logits = self.logits(batch.image)
+        named = {name: step.mean(loss(logits, label, weight), name) for name, loss in self.losses.items()}
+        return {**named, "loss": torch.stack([self.weights[name] * named[name] for name in named]).sum()}
+
+    def counts(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
+        """The counts of the losses: they depend on labels and trust, not on what the network says."""
+        batch, label, weight = self._labelled(batches, step)
+        height, width = batch.image.shape[-2:]
+        nothing = batch.image.new_zeros(()).expand(len(label), len(self.class_names), height, width)
+        found = {name: loss(nothing, label, weight) for name, loss in self.losses.items()}
+        return {name: value.count for name, value in found.items() if isinstance(value, Mean)}
+
+    def _labelled(self, batches: Mapping[str, Batch], step: Step) -> tuple[Batch, Tensor, Tensor]:
+        """The perturbed labelled batch, its label and its trust."""
+        batch = batches["labelled"]
+        if batch.label is None or batch.weight is None:
+            raise ConfigError("supervised: the role 'labelled' has no labels")
+        if self.augment is not None:
+            batch = self.augment(batch, step.streams(batch, "weak"))
+        if self.mix > 0:
+            batch = cutmix(batch, step.streams(batch, "cutmix"), p=self.mix)
+        assert batch.label is not None and batch.weight is not None
+        return batch, batch.label, batch.weight
+
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, K, H, W) of (B, C, H, W)."""
+        return self.backbone.decode(self.backbone.encode(image), (image.shape[-2], image.shape[-1]))
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Class probabilities (B, K, H, W)."""
+        return self.logits(batch.image).float().softmax(1)
+
+    def metrics(self) -> list[Metric]:
+        """Segmentation figures."""
+        return [SegmentationMetrics(self.class_names)]

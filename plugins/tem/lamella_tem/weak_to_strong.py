@@ -1,0 +1,253 @@
+"""Weak-to-strong consistency with several perturbation sets, of which the hardest is engaged (paper 2.2)."""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from lamella import Batch, Chain, FromData, Loss, SegmentationBackbone, SegmentationMetrics, Step, Trainer
+from lamella.contracts.model import Metric
+from lamella.errors import ConfigError
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from lamella_tem.consistency import (
+    consistency,
+    counted,
+    drop_channels,
+    gather_views,
+    hardest,
+    mean_consistency,
+    pseudo_label,
+    statistics_left_alone,
+)
+from lamella_tem.cutmix import cutmix
+from lamella_tem.supervised import Supervised
+
+Select = Literal["max-loss", "random", "mean", "all"]
+
+
+class WeakToStrong(Trainer):
+    """Learns from labelled images, and from unlabelled ones by agreeing with itself under strong noise.
+
+    L = ½(L_s + L_u) (equation 5). A weak view of each unlabelled image gives a pseudo-label where max p^w ≥ τ
+    (equation 3); strong views, each a perturbation set applied after the weak one, and the weak view with
+    perturbed features have to agree with it (equation 6):
+
+        L_u = 1/𝓑_u Σ 𝟙(max p^w ≥ τ)·(λ·Σ_i H(p^w, p^{s_i}) + (1 − λ)·H(p^w, p^{fp}))
+
+    Equation 6 sums over the sets, while the text says that the set with the highest loss is engaged. The
+    default follows the text (``select = "max-loss"``): every set is tried without gradient and the sum runs over
+    the ``top_k`` hardest. ``"all"`` is the sum as it stands, ``"mean"`` its mean, ``"random"`` one set by chance.
+
+    Source: the paper, equations 3–6; where it is silent, UniMatch (Yang et al., CVPR 2023): pseudo-labels from
+    the student in train mode, mean over the pixels that are not ignored.
+    """
+
+    roles = ("labelled", "unlabelled")
+
+    def __init__(
+        self,
+        *,
+        backbone: SegmentationBackbone,
+        sets: Annotated[list[Chain], Field(min_length=1, description="strong perturbation sets, each by name or list")],
+        weak: Annotated[Chain | None, Field(description="perturbation set of the weak view, and of labels")] = None,
+        select: Annotated[Select, Field(description="which sets are engaged")] = "max-loss",
+        per: Annotated[Literal["batch", "image"], Field(description="what a set is selected for")] = "batch",
+        top_k: Annotated[int, Field(ge=1, description="how many sets max-loss engages")] = 1,
+        probe_every: Annotated[int, Field(ge=1, description="steps between trials of the sets")] = 1,
+        probe_scale: Annotated[float, Field(gt=0, le=1, description="size of the images the sets are tried on")] = 1.0,
+        tau: Annotated[float, Field(ge=0, le=1, description="threshold τ of the pseudo-label")] = 0.95,
+        class_tau: Annotated[bool, Field(description="lower τ for classes that are seldom confident")] = False,
+        lam: Annotated[float, Field(ge=0, le=1, description="λ of equation 6")] = 0.5,
+        drop: Annotated[float, Field(ge=0, lt=1, description="share of channels the feature perturbation drops")] = 0.5,
+        ramp: Annotated[int, Field(ge=0, description="steps over which L_u sets in")] = 0,
+        mix: Annotated[float, Field(ge=0, le=1, description="probability of CutMix on top of a strong view")] = 0.0,
+        ema: Annotated[float | None, Field(gt=0, lt=1, description="decay of a teacher; else the student")] = None,
+        losses: Annotated[dict[str, Loss] | None, Field(description="of the labelled images, as `supervised`")] = None,
+        class_names: Annotated[list[str], FromData],
+    ):
+        super().__init__()
+        self.student = Supervised(backbone=backbone, augment=weak, losses=losses, class_names=class_names)
+        self.weak, self.sets = weak, nn.ModuleList(sets)
+        self.select, self.per, self.top_k = select, per, top_k
+        self.probe_every, self.probe_scale = probe_every, probe_scale
+        self.tau, self.class_tau, self.lam, self.drop = tau, class_tau, lam, drop
+        self.ramp, self.mix, self.decay = ramp, mix, ema
+        if top_k > len(sets):
+            raise ConfigError(f"weak-to-strong: top_k = {top_k} is more than the {len(sets)} sets")
+        if probe_every > 1 and per == "image":
+            raise ConfigError("weak-to-strong: probe_every = 1 is needed with per = 'image': images differ every step")
+        self.teacher: Any = None
+        if ema is not None:
+            self.teacher = copy.deepcopy(self._network()).requires_grad_(False).eval()
+        self.register_buffer("engaged", torch.full((len(sets),), top_k / len(sets)))
+        self.register_buffer("confidence", torch.ones(len(class_names)))
+        self.engaged: Tensor
+        self.confidence: Tensor
+
+    def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
+        """``supervised``, ``strong``, ``feature``, the share of ``confident`` pixels, and ``loss``."""
+        supervised = self.student(batches, step)["loss"]
+        weak, p_w, features = self._weak_view(batches["unlabelled"], step)
+        target = pseudo_label(weak, p_w, self._threshold(p_w))
+        strong = self._strong(target, step)
+        if self.lam < 1.0:
+            size = (weak.image.shape[-2], weak.image.shape[-1])
+            perturbed = self.student.backbone.decode(drop_channels(features, self.drop), size)
+            feature = step.mean(mean_consistency(perturbed, target), "unlabelled")
+        else:
+            feature = supervised.new_zeros(())
+        unsupervised = self.lam * strong + (1.0 - self.lam) * feature
+        assert target.weight is not None
+        return {
+            "supervised": supervised.detach(),
+            "strong": strong.detach(),
+            "feature": feature.detach(),
+            "confident": target.weight.mean() / step.parts,
+            "loss": 0.5 * (supervised + self._ramped(step) * unsupervised),
+        }
+
+    def _weak_view(self, unlabelled: Batch, step: Step) -> tuple[Batch, Tensor, list[Tensor]]:
+        """The weak view, p^w without gradient, and the student's features of it."""
+        weak = self._weakened(unlabelled, step)
+        size = (weak.image.shape[-2], weak.image.shape[-1])
+        features: list[Tensor] = []
+        with torch.set_grad_enabled(self.lam < 1.0 and torch.is_grad_enabled()):
+            if self.lam < 1.0 or self.teacher is None:
+                features = self.student.backbone.encode(weak.image)
+        with torch.no_grad():
+            if self.teacher is not None:
+                logits = self.teacher.decode(self.teacher.encode(weak.image), size)
+            else:
+                logits = self.student.backbone.decode(features, size)
+        return weak, logits.float().softmax(1).detach(), features
+
+    def _weakened(self, unlabelled: Batch, step: Step) -> Batch:
+        """The weak view; its label is 0 inside the image and ``IGNORE`` where the view reaches outside."""
+        inside = torch.zeros_like(unlabelled.image[:, 0], dtype=torch.int64)
+        blank = unlabelled._replace(label=inside, weight=torch.ones_like(unlabelled.image[:, 0]))
+        return blank if self.weak is None else self.weak(blank, step.streams(blank, "weak"))
+
+    def _strong(self, target: Batch, step: Step) -> Tensor:
+        """λ's factor in equation 6: the loss of the engaged sets."""
+        if self.select == "all" or self.select == "mean":
+            each = [self._loss_of(self._view(number, target, step), step) for number in range(len(self.sets))]
+            total = torch.stack(each).sum()
+            return total / len(self.sets) if self.select == "mean" else total
+        if self.select == "random":
+            return self._loss_of(gather_views(self._views(target, step), self._by_chance(target, step)), step)
+        views = self._views(target, step)
+        ranked = self._engage(views, step)  # (top_k, B)
+        return torch.stack([self._loss_of(gather_views(views, chosen), step) for chosen in ranked]).sum()
+
+    def _view(self, number: int, target: Batch, step: Step) -> Batch:
+        """𝒜^{s_i}(𝒜^w(x^u)), with the pseudo-label and its trust moved along."""
+        streams = step.streams(target, f"strong {number}")
+        strong = self.sets[number](target, streams.child("set"))
+        return cutmix(strong, streams.child("cutmix"), p=self.mix) if self.mix > 0 else strong
+
+    def _views(self, target: Batch, step: Step) -> list[Batch]:
+        return [self._view(number, target, step) for number in range(len(self.sets))]
+
+    def _by_chance(self, target: Batch, step: Step) -> Tensor:
+        """(B,) a set for every image, or one for the batch: that of its first image."""
+        drawn = step.streams(target, "select").integers(0, len(self.sets))
+        return drawn if self.per == "image" else drawn[:1].expand_as(drawn)
+
+    def _engage(self, views: list[Batch], step: Step) -> Tensor:
+        """(top_k, B) the sets engaged, hardest first."""
+        if step.number % self.probe_every:
+            chosen = hardest(self.engaged, self.top_k).unsqueeze(1)
+        else:
+            losses = self._probe(views)  # (K, B)
+            if self.per == "batch":
+                losses = losses.mean(1, keepdim=True)
+                if torch.distributed.is_available() and torch.distributed.is_initialized():
+                    torch.distributed.all_reduce(losses)
+            chosen = hardest(losses, self.top_k)
+            numbers = torch.arange(len(self.sets), device=chosen.device).view(-1, 1, 1)
+            self.engaged.copy_((chosen == numbers).float().mean(2).sum(1))
+        return chosen.expand(-1, len(views[0].key))
+
+    @torch.no_grad()
+    def _probe(self, views: list[Batch]) -> Tensor:
+        """(K, B) the loss of every set on every image, with neither gradient nor trace in batch norms."""
+        with statistics_left_alone(self._network()):
+            return torch.stack([self._probed(view) for view in views])
+
+    def _probed(self, view: Batch) -> Tensor:
+        if self.probe_scale < 1.0:
+            size = [max(16, round(side * self.probe_scale)) for side in view.image.shape[-2:]]
+            assert view.label is not None and view.weight is not None
+            small = interpolate(torch.stack([view.label.float(), view.weight], 1), size, mode="nearest")
+            image = interpolate(view.image, size, mode="bilinear", antialias=True)
+            view = view._replace(image=image, label=small[:, 0].to(torch.int64), weight=small[:, 1])
+        return consistency(self.student.logits(view.image), view).mean((1, 2))
+
+    def _loss_of(self, view: Batch, step: Step) -> Tensor:
+        return step.mean(mean_consistency(self.student.logits(view.image), view), "unlabelled")
+
+    def _threshold(self, p_w: Tensor) -> Tensor | float:
+        """τ, or with ``class_tau`` (K,) thresholds τ·c_k/max c, c_k the mean confidence in class k of late.
+
+        Source: after FreeMatch (Wang et al., ICLR 2023), against the collapse of rare classes.
+        """
+        if not self.class_tau:
+            return self.tau
+        confidence, label = p_w.max(1)
+        sums = torch.zeros_like(self.confidence).scatter_add_(0, label.flatten(), confidence.flatten())
+        ones = torch.ones_like(confidence.flatten())
+        counts = torch.zeros_like(self.confidence).scatter_add_(0, label.flatten(), ones)
+        seen = torch.where(counts > 0, sums / counts.clamp(min=1), self.confidence)
+        self.confidence.lerp_(seen, 0.01)
+        return self.tau * self.confidence / self.confidence.max()
+
+    def _ramped(self, step: Step) -> float:
+        """exp(−5(1 − t)²) over the first ``ramp`` steps. Source: Laine and Aila, ICLR 2017."""
+        if step.number >= self.ramp:
+            return 1.0
+        return math.exp(-5.0 * (1.0 - step.number / self.ramp) ** 2)
+
+    def counts(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
+        """The counts of the supervised losses, and the pixels of the weak view.
+
+        Sets that move pixels count a little fewer in a strong view: parts then differ from the whole by that.
+        """
+        weak = self._weakened(batches["unlabelled"], step)
+        return {**self.student.counts(batches, step), "unlabelled": counted(weak)}
+
+    def after_step(self) -> None:
+        """Move the teacher."""
+        if self.teacher is None or self.decay is None:
+            return
+        with torch.no_grad():
+            ours, theirs = self._network().state_dict(), self.teacher.state_dict()
+            moving = [name for name, value in theirs.items() if value.is_floating_point()]
+            torch._foreach_lerp_([theirs[n] for n in moving], [ours[n] for n in moving], 1.0 - self.decay)
+
+    def _network(self) -> nn.Module:
+        """The student's backbone as the module it is."""
+        network = self.student.backbone
+        assert isinstance(network, nn.Module)
+        return network
+
+    def train(self, mode: bool = True) -> "WeakToStrong":
+        """Train or evaluate; the teacher stays in eval mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Class probabilities (B, K, H, W): the teacher's where there is one."""
+        if self.teacher is None:
+            return self.student.predict(batch)
+        size = (batch.image.shape[-2], batch.image.shape[-1])
+        return self.teacher.decode(self.teacher.encode(batch.image), size).float().softmax(1)
+
+    def metrics(self) -> list[Metric]:
+        """Segmentation figures."""
+        return [SegmentationMetrics(self.student.class_names)]

@@ -1,0 +1,367 @@
+"""The command line: what is light stays light, mistakes are one sentence, and every command does its work."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lamella import __version__
+from lamella.cli.main import COMMANDS, main
+from lamella.errors import LamellaError
+from lamella.registry.hookspecs import KINDS
+from lamella.registry.plugins import RegistryFile
+from lamella.registry.registry import Registry, current
+from PIL import Image
+from tiny_plugin import CLASSES
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def lamella(capsys):
+    """Run the command line; gives (exit code, standard output, standard error)."""
+
+    def run(*arguments):
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def tiny(tiny_registry_file, tmp_path, monkeypatch):
+    """A working directory in which the tiny plugin is enabled and nothing else."""
+    monkeypatch.setenv("LAMELLA_REGISTRY", str(tiny_registry_file))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+HEAVY = ("torch", "pydantic", "rich", "datasets", "kornia", "numpy", "accelerate")
+
+
+LIGHT = [["--help"], ["--version"], ["plugins"], ["plugins", "--json"], ["plugins", "--strict"]]
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
+def test_light_commands_import_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom lamella.cli.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as leaving:\n    assert not leaving.code\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_help_lists_every_command(lamella, tiny, arguments):
+    code, out, _ = lamella(*arguments)
+    assert code == 0
+    assert all(f"  {name} " in out for name in COMMANDS)
+
+
+def test_commands_of_plugins_are_listed_with_their_plugin_and_run(lamella, tiny):
+    assert "tiny-hello     say hello  [tiny_plugin]" in lamella("--help")[1]
+    assert lamella("tiny-hello", "--name", "you") == (0, "hello you\n", "")
+    assert "--name" in lamella("tiny-hello", "--help")[1]
+
+
+def test_help_comes_even_with_a_broken_registry_file(lamella, tiny, monkeypatch):
+    (tiny / "bad.toml").write_text("[plugins\n")
+    monkeypatch.setenv("LAMELLA_REGISTRY", "bad.toml")
+    code, out, err = lamella("--help")
+    assert code == 0
+    assert "train" in out
+    assert "bad.toml" in err
+
+
+def test_the_version_is_printed(lamella):
+    assert lamella("--version") == (0, f"lamella {__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(lamella, name):
+    code, out, _ = lamella(name, "--help")
+    assert code == 0
+    assert f"lamella {name}" in out
+    assert len(out.splitlines()) >= 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "no command 'trian'; did you mean 'train'?"),
+        (["xyzzy"], "'lamella --help' lists them"),
+        (["tiny-helo"], "did you mean 'tiny-hello'?"),
+        (["train", "gone.toml"], "gone.toml: the experiment file cannot be read"),
+        (["train", "tiny.toml", "--set", "fit.steeps=3"], "tiny.toml: unknown key 'steeps' in [fit]"),
+        (["train", "tiny.toml", "--set", "fit.steps"], "must read KEY=VALUE"),
+        (["train", "tiny.toml", "--resume"], "--resume takes a run folder"),
+        (["train", ".", "--resume"], "experiment.toml"),
+        (["evaluate", "gone"], "gone: this is no run folder"),
+        (["predict", "gone", "x.png", "--out", "out"], "x.png"),
+        (["show", "colour"], "there is no kind 'colour'"),
+        (["show", "loss", "tiny-los"], "did you mean 'tiny-loss'?"),
+        (["show", "set", "nothing"], "no perturbation set 'nothing'"),
+        (["init", "gone", "--modality", "tiny-grey", "--trainer", "tiny-plain", "--backbone", "tiny-conv"], "gone"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_with_2(lamella, tiny, tiny_file, arguments, said):
+    code, out, err = lamella(*arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.startswith("lamella: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["train", "--steps", "3"], ["plugins", "--jsn"], ["predict", "run"]])
+def test_arguments_that_do_not_parse_leave_with_2_and_no_traceback(lamella, arguments):
+    code, _, err = lamella(*arguments)
+    assert code == 2
+    assert "Traceback" not in err
+    assert "Usage: lamella" in err
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_with_traceback_the_error_itself_comes_out(tiny, place):
+    arguments = ["train", "gone.toml"]
+    arguments.insert(place, "--traceback")
+    with pytest.raises(LamellaError, match=r"gone\.toml"):
+        main(arguments)
+
+
+def test_an_interrupt_leaves_with_130_and_one_line(lamella, monkeypatch):
+    monkeypatch.setattr("lamella.cli.main._dispatch", lambda rest: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert lamella("train") == (130, "", "lamella: interrupted\n")
+
+
+def test_the_command_is_installed_and_runs_as_a_module(tmp_path):
+    for start in ([str(Path(sys.executable).with_name("lamella"))], [sys.executable, "-m", "lamella"]):
+        done = subprocess.run([*start, "trian"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "lamella: there is no command 'trian'; did you mean 'train'?\n"
+
+
+# plugins, show, doctor
+
+
+def test_plugins_name_the_registry_file_and_what_each_offers(lamella, tiny, tiny_registry_file):
+    code, out, _ = lamella("plugins")
+    assert code == 0
+    assert f"registry file: {tiny_registry_file}" in out
+    assert "tiny_plugin    loaded" in out
+    assert "    loss: tiny-loss" in out
+    assert "tem            disabled  lamella-tem" in out
+
+
+def test_plugins_as_json_hold_the_same(lamella, tiny, tiny_registry_file):
+    facts = json.loads(lamella("plugins", "--json")[1])
+    assert facts["registry"] == str(tiny_registry_file)
+    mine = next(plugin for plugin in facts["plugins"] if plugin["name"] == "tiny_plugin")
+    assert (mine["status"], mine["error"]) == ("loaded", None)
+    assert mine["components"] == {
+        "backbone": ["tiny-conv"], "loss": ["tiny-loss"], "trainer": ["tiny-plain"], "modality": ["tiny-grey"],
+        "dataset": ["tiny-squares"],
+    }  # fmt: skip
+    assert "lamella_commands" in mine["hooks"]
+
+
+def test_without_a_registry_file_every_installed_plugin_is_enabled(lamella, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    facts = json.loads(lamella("plugins", "--json")[1])
+    assert facts["registry"] is None
+    assert {"synth", "tem", "sam", "sem"} <= {p["name"] for p in facts["plugins"] if p["status"] == "loaded"}
+
+
+@pytest.fixture
+def with_broken(tiny):
+    """The tiny plugin beside one that cannot be imported, and one with a component that cannot."""
+    (tiny / "broken_one.py").write_text("raise RuntimeError('no licence found')\n")
+    (tiny / "lazy_one.py").write_text(
+        "from lamella import hookimpl\nLAMELLA_API = 1\n"
+        "@hookimpl\ndef lamella_losses():\n    return {'lazy': 'lazy_one_missing:loss'}\n"
+    )
+    path = tiny / "registry.toml"
+    path.write_text("[plugins]\nenable = []\nlocal = ['tiny_plugin', 'broken_one', 'lazy_one']\npath = ['.']\n")
+    return path
+
+
+@pytest.fixture
+def broken_in_force(with_broken, monkeypatch):
+    monkeypatch.setenv("LAMELLA_REGISTRY", str(with_broken))
+    yield
+    for name in ("broken_one", "lazy_one"):
+        sys.modules.pop(name, None)
+
+
+def test_a_broken_plugin_is_listed_with_its_error_and_takes_nothing_down(lamella, broken_in_force):
+    code, out, _ = lamella("plugins")
+    assert code == 0
+    assert "RuntimeError: no licence found" in out
+    assert "tiny_plugin    loaded" in out
+
+
+def test_strict_makes_a_broken_plugin_fatal(lamella, broken_in_force):
+    code, out, err = lamella("plugins", "--strict")
+    assert (code, err) == (2, "lamella: plugin broken_one could not be loaded\n")
+    assert "tiny_plugin" in out
+
+
+def test_check_imports_what_plugins_promise(lamella, broken_in_force):
+    code, out, err = lamella("plugins", "--check")
+    assert code == 2
+    assert "problem: loss lazy_one:lazy" in out
+    assert "lazy_one_missing" in out
+    assert err == "lamella: 1 component cannot be used, see above\n"
+
+
+def test_the_plugins_of_this_checkout_pass_their_check(lamella, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    code, out, err = lamella("plugins", "--check", "--strict")
+    assert (code, err) == (0, ""), out
+
+
+def of_this_checkout(kind):
+    registry = Registry.load(RegistryFile.read(ROOT / "registry.toml"))
+    return [component.full_name for component in registry.components(kind)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_registered_component_can_be_shown(lamella, monkeypatch, kind):
+    monkeypatch.chdir(ROOT)
+    names = of_this_checkout(kind)
+    assert names
+    for name in names:
+        code, out, err = lamella("show", kind, name)
+        assert (code, err) == (0, "")
+        assert out.startswith(f"{kind} {name}  (")
+        for parameter in current().get(kind, name).parameters():
+            assert f"  {parameter.name}: " in out
+        code, out, err = lamella("show", kind, name, "--json")
+        assert (code, err) == (0, "")
+        schema = json.loads(out)
+        assert schema["name"] == name
+        assert set(schema["properties"]) == {p.name for p in current().get(kind, name).parameters()}
+        assert (schema["type"], schema["additionalProperties"]) == ("object", False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_components_of_a_kind_are_listed(lamella, monkeypatch, kind):
+    monkeypatch.chdir(ROOT)
+    out = lamella("show", kind)[1]
+    rows = json.loads(lamella("show", kind, "--json")[1])
+    assert [f"{row['plugin']}:{row['name']}" for row in rows] == of_this_checkout(kind)
+    assert all(row["name"] in out for row in rows)
+
+
+def test_every_perturbation_set_can_be_shown_expanded(lamella, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sets = json.loads(lamella("show", "set")[1])
+    assert {"weak", "tem-strong"} <= set(sets)
+    for name, chain in sets.items():
+        shown = json.loads(lamella("show", "set", name)[1])
+        assert len(shown) == len(chain)
+        assert all(":" in spec["name"] for spec in shown)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_doctor_says_device_versions_and_plugins(lamella, tiny, as_json):
+    code, out, _ = lamella("doctor", *(["--json"] if as_json else []))
+    assert code == 0
+    if as_json:
+        facts = json.loads(out)
+        assert facts["plugins"]["tiny_plugin"] == "loaded"
+        assert {"torch", "lamella", "python"} <= set(facts["versions"])
+        assert facts["device"]
+    assert "torch" in out
+    assert "tiny_plugin" in out
+
+
+# train, evaluate, predict, demo
+
+
+@pytest.fixture
+def trained(lamella, tiny, tiny_file):
+    code, out, err = lamella("train", "tiny.toml", "--out", "run", "--set", "fit.steps=4", "--set", "seed=3")
+    assert code == 0, err
+    return tiny / "run", out, err
+
+
+def test_train_prints_the_figures_and_where_the_report_is(trained):
+    run, out, err = trained
+    results = json.loads((run / "results.json").read_text())
+    assert (results["steps"], results["seed"]) == (4, 3)
+    assert f"{results['sets']['test']['miou_pooled']:.4f}" in out
+    assert f"{results['sets']['test']['grey_level']['miou_pooled']:.4f}" in out
+    assert "mIoU pooled" in out
+    assert f"report: {Path('run') / 'report.html'}" in out
+    assert "training: 4/4" in err
+
+
+def test_train_takes_a_folder_of_its_own_every_time(trained, lamella):
+    lamella("train", "tiny.toml", "--out", "run", "--set", "fit.steps=1")
+    assert (trained[0].with_name("run-2") / "results.json").is_file()
+    lamella("train", "tiny.toml", "--set", "fit.steps=1")
+    assert Path("runs", "tiny", "results.json").is_file()
+
+
+def test_a_finished_run_can_be_resumed_and_stays_as_it_is(trained, lamella):
+    before = json.loads((trained[0] / "results.json").read_text())
+    code, _, err = lamella("train", trained[0], "--resume")
+    assert code == 0, err
+    assert json.loads((trained[0] / "results.json").read_text())["sets"] == before["sets"]
+
+
+def test_evaluate_gives_the_figures_of_the_training(trained, lamella):
+    run, _, _ = trained
+    expected = json.loads((run / "results.json").read_text())["sets"]["test"]
+    code, out, err = lamella("evaluate", "run", "--json")
+    assert code == 0, err
+    measured = json.loads(out)["test"]
+    assert measured["confusion"] == expected["confusion"]
+    assert measured["miou_per_image"] == pytest.approx(expected["miou_per_image"])
+    assert f"{expected['miou_pooled']:.4f}" in lamella("evaluate", "run")[1]
+
+
+def test_evaluate_without_a_test_set_says_what_to_add(trained, lamella):
+    file = trained[0] / "experiment.toml"
+    text = file.read_text()
+    head, _, tail = text.partition("[data.test]")
+    file.write_text(head + tail[tail.index("[trainer]") :])
+    code, out, err = lamella("evaluate", "run")
+    assert (code, out) == (2, "")
+    assert "[data.test]" in err
+
+
+def test_predict_writes_label_maps_and_counts_what_it_did(trained, lamella, tmp_path):
+    (tmp_path / "new").mkdir()
+    Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "new" / "a.png")
+    (tmp_path / "new" / "b.png").write_text("no image")
+    code, out, _ = lamella("predict", "run", "new", "--out", "out")
+    assert code == 0
+    assert "1 predicted into out" in out
+    assert "b.png" in out
+    assert np.asarray(Image.open("out/a.label.png")).shape == (20, 24)
+    assert np.asarray(Image.open("out/a.label.png")).max() < len(CLASSES)
+    outcome = json.loads(lamella("predict", "run", "new/a.png", "--out", "other", "--json")[1])
+    assert outcome["done"] == ["a"]
+
+
+def test_a_run_trains_in_a_process_of_its_own_with_plain_lines_in_the_log(tiny, tiny_file):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "lamella", "train", "tiny.toml", "--out", "run", "--set", "fit.steps=3"],
+        capture_output=True, text=True, env=dict(os.environ), timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "mIoU pooled" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    assert Path("run/report.html").is_file()

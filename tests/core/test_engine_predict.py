@@ -1,0 +1,189 @@
+"""New images through a trained run: label maps, overlays, areas, and what to do with files that cannot be read."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lamella import Sample
+from lamella.engine import predict as module
+from lamella.engine.evaluate import predict_whole
+from lamella.engine.experiment import read_experiment
+from lamella.engine.fit import fit
+from lamella.engine.large import predict_large
+from lamella.engine.pictures import colours
+from lamella.engine.predict import find_images, predict
+from lamella.engine.run import open_run
+from lamella.errors import DataError, RunError
+from PIL import Image
+from tiny_plugin import CLASSES, Conv, Grey, Plain
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_registry, tiny_text):
+    folder = tmp_path_factory.mktemp("predict")
+    (folder / "tiny.toml").write_text(tiny_text)
+    fit(read_experiment(folder / "tiny.toml", ["fit.steps=10"], registry=tiny_registry), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def registry_in_force(tiny_registry_file, monkeypatch):
+    monkeypatch.setenv("LAMELLA_REGISTRY", str(tiny_registry_file))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three images of different sizes and kinds, and a damaged one."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 255, (20, 30), np.uint8)).save(folder / "a.png")
+    Image.fromarray(random.integers(0, 255, (33, 17, 3), np.uint8)).save(folder / "b.png")
+    Image.fromarray(random.integers(0, 255, (40, 40), np.uint8)).save(folder / "c.tif")
+    (folder / "d.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def expected(run, path):
+    """The label map by the trainer of the opened run."""
+    _, trainer, modality, _ = open_run(run)
+    sample = Sample(np.asarray(Image.open(path)), None, None, 0, 0, (math.nan,) * 2, {}, "x")
+    with torch.inference_mode():
+        return trainer.predict(modality.collate([sample]))[0].argmax(0).numpy()
+
+
+def test_every_image_gets_a_label_map_of_its_size_with_the_classes_as_values(run, pictures, tmp_path):
+    outcome = predict(run, [pictures], tmp_path / "out")
+    assert sorted(outcome["done"]) == ["a", "b", "c"]
+    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == {name: i for i, name in enumerate(CLASSES)}
+    for name in ("a.png", "b.png", "c.tif"):
+        with Image.open(tmp_path / "out" / f"{name[0]}.label.png") as label:
+            assert label.mode == "P"
+            assert label.getpalette()[:9] == [part for colour in colours(CLASSES) for part in colour]
+            assert (np.asarray(label) == expected(run, pictures / name)).all()
+        with Image.open(tmp_path / "out" / f"{name[0]}.overlay.png") as overlay, Image.open(pictures / name) as image:
+            assert (overlay.mode, overlay.size) == ("RGB", image.size)
+
+
+def test_a_file_that_cannot_be_read_is_listed_and_does_not_stop_the_rest(run, pictures, tmp_path):
+    outcome = predict(run, [pictures], tmp_path / "out")
+    assert list(outcome["failed"]) == ["d"]
+    assert "0 bytes" in outcome["failed"]["d"]
+    assert json.loads((tmp_path / "out" / "failed.json").read_text()) == outcome["failed"]
+
+
+@pytest.mark.parametrize("pixel_nm", [None, 0.5])
+def test_areas_are_pixels_and_with_a_pixel_size_square_nanometres(run, pictures, tmp_path, pixel_nm):
+    predict(run, [pictures], tmp_path / "out", pixel_nm=pixel_nm)
+    with (tmp_path / "out" / "areas.csv").open(newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert sorted(rows) == ["a", "b", "c"]
+    counts = np.bincount(expected(run, pictures / "a.png").ravel(), minlength=3)
+    for number, name in enumerate(CLASSES):
+        assert int(rows["a"][f"{name} (px)"]) == counts[number]
+        if pixel_nm is None:
+            assert f"{name} (nm²)" not in rows["a"]
+        else:
+            assert float(rows["a"][f"{name} (nm²)"]) == pytest.approx(counts[number] * 0.25, rel=1e-5)
+
+
+def test_probabilities_are_written_on_request(run, pictures, tmp_path):
+    predict(run, [pictures / "a.png"], tmp_path / "out", probabilities=True)
+    maps = [np.asarray(Image.open(tmp_path / "out" / f"a.p-{name}.png")).astype(int) for name in CLASSES]
+    assert {m.shape for m in maps} == {(20, 30)}
+    assert abs(sum(maps) - 255).max() <= 2
+
+
+def test_a_prediction_that_was_stopped_goes_on_with_what_is_missing(run, pictures, tmp_path, monkeypatch):
+    honest, seen = module.Predictor.predict, []
+
+    def watched(self, name, path):
+        if name == "c" and not seen.count("stopped"):
+            seen.append("stopped")
+            raise KeyboardInterrupt
+        seen.append(name)
+        return honest(self, name, path)
+
+    monkeypatch.setattr(module.Predictor, "predict", watched)
+    with pytest.raises(KeyboardInterrupt):
+        predict(run, [pictures], tmp_path / "out")
+    outcome = predict(run, [pictures], tmp_path / "out")
+    assert [name for name in seen if name in "abc"] == ["a", "b", "c"]
+    assert (outcome["done"], outcome["skipped"]) == (["c"], ["a", "b"])
+    with (tmp_path / "out" / "areas.csv").open(newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == ["a", "b", "c"]
+
+
+def test_images_of_one_stem_get_names_of_their_own(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / folder / "a.png")
+        Image.new("L", (4, 4)).save(tmp_path / folder / "a.tif")
+    named = find_images([tmp_path / "x", tmp_path / "y"])
+    assert len(named) == 4
+    assert set(named.values()) == set(tmp_path.glob("?/a.*"))
+
+
+@pytest.mark.parametrize("what", ["nowhere", "empty"])
+def test_nothing_to_predict_is_said(run, tmp_path, what):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=what):
+        predict(run, [tmp_path / what], tmp_path / "out")
+
+
+def test_a_folder_that_is_no_run_is_said(pictures, tmp_path):
+    with pytest.raises(RunError, match=r"no run folder"):
+        predict(pictures, [pictures], tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    torch.manual_seed(0)
+    return Plain(backbone=Conv(channels=1, classes=3), class_names=list(CLASSES)).eval()
+
+
+class Dimmest(Plain):
+    """One class per grey level: sees one pixel and nothing else."""
+
+    def predict(self, batch):
+        return torch.stack([1 - (batch.image[:, 0] - level).abs() for level in (0.0, 0.5, 1.0)], 1)
+
+
+@given(st.integers(1, 150), st.integers(1, 150), st.integers(8, 64), st.integers(0, 99))
+def test_in_strips_every_pixel_is_what_it_is_in_one_piece(height, width, tile, seed):
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width), np.uint8)
+    sample = Sample(pixels, None, None, 0, 0, (math.nan,) * 2, {}, "x")
+    dimmest = Dimmest(backbone=Conv(channels=1, classes=3), class_names=list(CLASSES)).eval()
+    with torch.inference_mode():
+        label = predict_large(dimmest, sample, Grey(), tile=tile, device=torch.device("cpu"))
+        whole = dimmest.predict(Grey().collate([sample]))[0].argmax(0).numpy()
+    unclear = np.abs(pixels / 255 - 0.25) < 1e-3, np.abs(pixels / 255 - 0.75) < 1e-3
+    assert (label == whole)[~(unclear[0] | unclear[1])].all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 131), (90, 300), (113, 64)])
+def test_strips_blend_as_the_tiles_of_a_whole_image_do(trainer, height, width):
+    pixels = np.random.default_rng(1).integers(0, 255, (height, width), np.uint8)
+    sample = Sample(pixels, None, None, 0, 0, (math.nan,) * 2, {}, "x")
+    with torch.inference_mode():
+        label = predict_large(trainer, sample, Grey(), tile=64, device=torch.device("cpu"))
+        likely = predict_whole(trainer, Grey().collate([sample]), 64)[0]
+    clear = likely.topk(2, 0).values.diff(dim=0)[0].abs().numpy() > 1e-5
+    assert clear.mean() > 0.99
+    assert (label == likely.argmax(0).numpy())[clear].all()
+
+
+def test_large_images_go_through_strips_and_come_out_whole(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LARGE", 64)
+    monkeypatch.setattr(module, "_OVERLAY_SIDE", 50)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 70), np.uint8)).save(tmp_path / "big.png")
+    assert predict(run, [tmp_path / "big.png"], tmp_path / "out")["done"] == ["big"]
+    with Image.open(tmp_path / "out" / "big.label.png") as label, Image.open(tmp_path / "out" / "big.overlay.png") as o:
+        assert (label.size, o.size) == ((70, 100), (35, 50))
+        assert (np.asarray(label) == expected(run, tmp_path / "big.png")).mean() > 0.98

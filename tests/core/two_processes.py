@@ -1,0 +1,25 @@
+"""Trains the tiny experiment under torchrun: started by test_engine_processes.py, not by pytest."""
+
+import sys
+from pathlib import Path
+
+import torch
+from lamella.engine.experiment import read_experiment
+from lamella.engine.session import prepare
+from lamella.engine.update import update
+
+from lamella.engine.fit import _batches  # isort: skip
+
+
+def main() -> None:
+    file, run, *settings = sys.argv[1:]
+    session = prepare(read_experiment(Path(file), settings), Path(run))
+    session.trainer.train()
+    losses = [update(session, batches, number)[0]["loss"] for number, batches in _batches(session)]
+    if session.main:
+        facts = {"processes": session.accelerator.num_processes, "losses": torch.stack(losses).tolist()}
+        torch.save({"weights": session.trainer.state_dict(), **facts}, Path(run) / "end.pt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""CutMix and the baselines that are built from the parts of weak-to-strong."""
+
+import pytest
+import torch
+from lamella import IGNORE, Batch, Chain, Step, Streams
+from lamella.engine.experiment import check_experiment
+from lamella.engine.session import prepare
+from lamella.engine.update import update
+from lamella.registry.registry import current
+from lamella_tem.baselines import cutmix_consistency, cutmix_supervised, unimatch
+from lamella_tem.cutmix import cutmix, rectangles
+from torch import nn
+
+NAMES = ["a", "b"]
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+
+    def encode(self, image):
+        return [image, self.first(image)]
+
+    def decode(self, features, size):
+        return self.last(features[-1])
+
+
+def coded(images=4, size=24):
+    """Images whose grey value tells their number, with labels, trust and instances that tell it too."""
+    number = torch.arange(images).view(-1, 1, 1).expand(-1, size, size)
+    return Batch.of(
+        number.unsqueeze(1) / images, label=number.clone(), weight=number / images, instance=number.clone() + 7
+    )
+
+
+def test_cutmix_moves_image_label_trust_and_instances_together():
+    batch = coded()
+    mixed = cutmix(batch, Streams(torch.arange(4)), p=1.0)
+    from_neighbour = mixed.label != batch.label
+    assert 0.02 <= from_neighbour.float().mean() <= 0.4
+    assert torch.equal(mixed.image[:, 0], mixed.label / 4)
+    assert torch.equal(mixed.weight, mixed.label / 4)
+    assert torch.equal(mixed.instance, mixed.label + 7)
+    expected = batch.label.roll(1, 0)
+    assert torch.equal(mixed.label[from_neighbour], expected[from_neighbour])
+
+
+def test_cutmix_at_probability_zero_and_alone_changes_nothing():
+    batch = coded()
+    assert torch.equal(cutmix(batch, Streams(torch.arange(4)), p=0.0).image, batch.image)
+    assert torch.equal(cutmix(coded(1), Streams(torch.arange(1)), p=1.0).image, coded(1).image)
+
+
+def test_rectangles_have_the_areas_and_aspects_they_should():
+    inside = rectangles(100, 100, Streams(torch.arange(3000)))
+    area = inside.float().mean((1, 2))
+    tall, wide = inside.any(2).sum(1), inside.any(1).sum(1)
+    assert torch.equal(inside.sum((1, 2)), tall * wide)
+    assert area.min() > 0.015 and area.max() < 0.42
+    assert 0.08 < area.log().exp().median() < 0.10  # log-uniform: √(.02·.4) = .089
+    free = (tall < 100) & (wide < 100)
+    aspect = (tall / wide)[free]
+    assert aspect.min() > 0.25 and aspect.max() < 4.0 and 0.8 < aspect.median() < 1.25
+
+
+def batches():
+    torch.manual_seed(0)
+    label = torch.randint(0, 2, (4, 16, 16))
+    x = Batch.of(torch.rand(4, 1, 16, 16), label=label)
+    return {"labelled": x, "unlabelled": Batch.of(torch.rand(4, 1, 16, 16), key=torch.arange(4) + 50)}
+
+
+def made(factory, **options):
+    torch.manual_seed(1)
+    return factory(backbone=Net(), class_names=NAMES, **options)
+
+
+def test_unimatch_has_its_published_weights():
+    one, data, step = made(unimatch, strong=Chain([]), tau=0.0), batches(), Step(0, 9, 0)
+    assert (one.mix, one.drop, one.lam, one.select, len(one.sets)) == (0.5, 0.5, 0.5, "mean", 2)
+    losses = one(data, step)
+    expected = (losses["supervised"] + 0.5 * losses["strong"] + 0.5 * losses["feature"]) / 2
+    assert losses["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
+    weak, p_w, _ = one._weak_view(data["unlabelled"], step)
+    from lamella_tem.consistency import pseudo_label
+
+    target = pseudo_label(weak, p_w, 0.0)
+    first, second = (one._view(number, target, step) for number in range(2))
+    assert not torch.equal(first.image, second.image)  # drawn independently
+
+
+def test_cutmix_consistency_perturbs_by_cutmix_alone():
+    one, data, step = made(cutmix_consistency, tau=0.0), batches(), Step(0, 9, 0)
+    losses = one(data, step)
+    assert losses["feature"] == 0 and losses["strong"] > 0
+    losses["loss"].backward()
+    assert all(parameter.grad is not None for parameter in one.parameters())
+
+
+def test_cutmix_on_labelled_images_changes_what_is_learned_from():
+    plain, mixed = made(cutmix_supervised, p=0.0), made(cutmix_supervised, p=1.0)
+    data, step = batches(), Step(0, 9, 0)
+    assert mixed.roles == ("labelled",)
+    assert plain(data, step)["loss"].item() != pytest.approx(mixed(data, step)["loss"].item())
+
+
+TRAINERS = {
+    "supervised": {},
+    "cutmix": {},
+    "cutmix-consistency": {},
+    "unimatch": {"strong": "machine"},
+    "weak-to-strong": {"sets": ["sample", "machine", "post"], "weak": "weak", "tau": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_trainer_trains_on_the_engine_without_host_sync(name, tmp_path):
+    from lamella.engine.fit import _batches
+    from lamella.testing.no_sync import no_sync
+
+    source = {"name": "synth-tem", "preset": "device-a", "count": 4, "size": 64}
+    tables = {
+        "modality": "tem",
+        "data": {"labelled": {"source": source}, "unlabelled": {"source": {**source, "seed": 1}}},
+        "trainer": {
+            "name": name,
+            "backbone": {"name": "deeplabv3plus", "encoder": "tu-mobilenetv3_small_100"},
+            **TRAINERS[name],
+        },
+        "fit": {"steps": 3, "batch_size": 2},
+    }
+    experiment = check_experiment(tables, name=name, folder=tmp_path, registry=current())
+    session = prepare(experiment, tmp_path / "run")
+    session.trainer.train()
+    steps = _batches(session)
+    number, first = next(steps)
+    update(session, first, number)
+    number, second = next(steps)
+    with no_sync():
+        losses, finite = update(session, second, number)
+    assert bool(finite) and losses["loss"] > 0
+    assert all(p.grad is None for p in session.trainer.parameters())
+
+
+def test_a_pixel_outside_of_the_image_teaches_nothing():
+    data, step = batches(), Step(0, 9, 0)
+    one = made(cutmix_consistency, tau=0.0)
+    blank = data["unlabelled"]._replace(label=torch.full((4, 16, 16), IGNORE))
+    from lamella_tem.consistency import mean_consistency, pseudo_label
+
+    target = pseudo_label(blank, torch.full((4, 2, 16, 16), 0.5), 0.0)
+    loss = mean_consistency(one.student.logits(blank.image), target)
+    assert loss.total.item() == 0 and loss.count.item() == 0 and loss.value().item() == 0
+    assert step.number == 0

@@ -1,0 +1,148 @@
+"""DeepLabV3+: any size and channel count, group norm, and what it says when it cannot be."""
+
+import pytest
+import torch
+from lamella import LamellaError, SegmentationBackbone
+from lamella.errors import ContractError
+from lamella_tem.deeplab import DeepLabV3Plus
+from torch import nn
+
+SMALL = "tu-mobilenetv3_small_100"
+
+
+def logits(net, image):
+    return net.decode(net.encode(image), tuple(image.shape[-2:]))
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    return DeepLabV3Plus(encoder=SMALL, channels=1, classes=4).eval()
+
+
+def test_it_is_a_segmentation_backbone(small):
+    assert isinstance(small, SegmentationBackbone)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (31, 65), (50, 17), (96, 128)])
+def test_logits_have_the_size_of_any_image(small, size):
+    out = logits(small, torch.rand(2, 1, *size))
+    assert out.shape == (2, 4, *size)
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", SMALL])
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_any_channel_count_and_stride_is_built_on_any_encoder(encoder, stride, channels):
+    net = DeepLabV3Plus(encoder=encoder, output_stride=stride, channels=channels, classes=2).eval()
+    features = net.encode(torch.rand(1, channels, 64, 96))
+    assert features[-1].shape[-2:] == (64 // stride, 96 // stride)
+    assert net.decode(features, (64, 96)).shape == (1, 2, 64, 96)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", SMALL])
+def test_on_sizes_that_need_no_padding_it_is_the_network_of_smp(encoder):
+    import segmentation_models_pytorch as smp
+
+    ours = DeepLabV3Plus(encoder=encoder, channels=2, classes=3).eval()
+    theirs = smp.DeepLabV3Plus(encoder, encoder_weights=None, in_channels=2, classes=3).eval()
+    theirs.load_state_dict(ours.net.state_dict())
+    image = torch.rand(2, 2, 64, 96)
+    assert torch.equal(logits(ours, image), theirs(image))
+
+
+def test_padding_repeats_the_border_and_is_cut_off_again(small):
+    image = torch.rand(1, 1, 40, 50)
+    padded = nn.functional.pad(image, (0, 14, 0, 8), mode="replicate")
+    assert torch.equal(logits(small, image), logits(small, padded)[..., :40, :50])
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", SMALL])
+def test_group_norm_leaves_no_batch_norm(encoder):
+    net = DeepLabV3Plus(encoder=encoder, norm="group", channels=1, classes=2)
+    kinds = {type(module).__name__ for module in net.modules()}
+    assert "GroupNorm" in kinds
+    assert not [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert not [name for name, _ in net.named_buffers() if "running" in name]
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", SMALL])
+def test_group_norm_keeps_activations_and_learnt_scales(encoder):
+    from lamella_tem.deeplab import _to_group_norm
+
+    batch = DeepLabV3Plus(encoder=encoder, channels=1, classes=2)
+    names = [name for name, m in batch.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    before = {}
+    for number, name in enumerate(names):
+        module = batch.get_submodule(name)
+        nn.init.constant_(module.weight, 1 + number)
+        nn.init.constant_(module.bias, -number)
+        before[name] = getattr(module, "act", None)
+    _to_group_norm(batch)
+    for number, name in enumerate(names):
+        module = batch.get_submodule(name)
+        norm = module if isinstance(module, nn.GroupNorm) else module[0]
+        assert norm.weight.unique().tolist() == [1 + number]
+        assert norm.bias.unique().tolist() == [-number]
+        assert before[name] is None or module[-1] is before[name]
+
+
+def test_with_group_norm_an_image_does_not_depend_on_its_batch():
+    torch.manual_seed(0)
+    net = DeepLabV3Plus(encoder="resnet18", norm="group", dropout=0.0, channels=1, classes=2).train()
+    images = torch.rand(3, 1, 32, 32)
+    torch.testing.assert_close(logits(net, images)[1:2], logits(net, images[1:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_one_image_in_training_with_batch_norm_is_refused_with_advice(small):
+    net = DeepLabV3Plus(encoder=SMALL, channels=1, classes=2).train()
+    with pytest.raises(ContractError, match=r"batch_size of 2 or more, or norm = 'group'"):
+        net.encode(torch.rand(1, 1, 32, 32))
+    assert logits(net, torch.rand(2, 1, 32, 32)).shape == (2, 2, 32, 32)
+    assert logits(net.eval(), torch.rand(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "weights", "said"),
+    [
+        ("resnet19", None, "near it: resnet18"),
+        ("tu-resnet18a", None, "resnet18a"),
+        ("vgg11", None, "dilated"),
+        ("resnet18", "imagnet", "imagenet"),
+        ("resnet18", "imagenet", "cannot be built"),  # the tests are offline: it cannot be fetched
+    ],
+)
+def test_an_encoder_that_cannot_be_is_refused_in_one_sentence(encoder, weights, said, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/nowhere")
+    with pytest.raises(ContractError) as raised:
+        DeepLabV3Plus(encoder=encoder, weights=weights, channels=1, classes=2)
+    message = str(raised.value)
+    assert encoder in message
+    assert said in message
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+def test_every_parameter_gets_a_gradient():
+    net = DeepLabV3Plus(encoder=SMALL, channels=1, classes=3).train()
+    logits(net, torch.rand(2, 1, 64, 64)).square().mean().backward()
+    assert [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_dropout_is_that_of_the_parameter():
+    net = DeepLabV3Plus(encoder=SMALL, dropout=0.25, channels=1, classes=2)
+    assert {m.p for m in net.net.decoder.modules() if isinstance(m, nn.Dropout)} == {0.25}
+
+
+def test_it_is_built_by_name_from_what_the_dataset_says():
+    from lamella.registry.registry import current
+
+    plan = current().plan("backbone", {"name": "deeplabv3plus", "encoder": SMALL}, "here")
+    net = plan.build(data={"channels": 2, "classes": 5}).eval()
+    assert logits(net, torch.rand(1, 2, 20, 20)).shape == (1, 5, 20, 20)
+    with pytest.raises(LamellaError, match="output_stride"):
+        current().plan("backbone", {"name": "deeplabv3plus", "output_stride": 4}, "here")

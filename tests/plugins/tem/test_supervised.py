@@ -1,0 +1,155 @@
+"""The supervised trainer: the losses it names, the weights it gives them, what it refuses."""
+
+import lamella
+import pytest
+import torch
+from lamella import IGNORE, Batch, Step, Trainer
+from lamella.errors import ConfigError
+from lamella.registry.registry import current
+from lamella_tem.losses import cross_entropy, dice
+from lamella_tem.supervised import Supervised
+from torch import nn
+
+STEP = Step(0, 10, 0)
+NAMES = ["a", "b", "c"]
+
+
+class Pointwise(nn.Module):
+    """Logits from one pixel each."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(1, 3, 1)
+
+    def encode(self, image):
+        return [image]
+
+    def decode(self, features, size):
+        return self.mix(features[0])
+
+
+@pytest.fixture
+def backbone():
+    torch.manual_seed(0)
+    return Pointwise()
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(0, 3, (4, 8, 8), generator=generator)
+    label[:, 0] = IGNORE
+    return Batch.of(torch.rand(4, 1, 8, 8, generator=generator), label=label)
+
+
+def test_the_loss_is_the_mean_of_cross_entropy_and_dice(backbone, batch):
+    losses = Supervised(backbone=backbone, class_names=NAMES)({"labelled": batch}, STEP)
+    logits = backbone.mix(batch.image)
+    expected = {f.__name__: f(logits, batch.label, batch.weight).value() for f in (cross_entropy, dice)}
+    assert set(losses) == {"ce", "dice", "loss"}
+    assert losses["ce"].item() == pytest.approx(expected["cross_entropy"].item())
+    assert losses["dice"].item() == pytest.approx(expected["dice"].item())
+    assert losses["loss"].item() == pytest.approx(sum(expected.values()).item() / 2)
+
+
+def test_losses_and_weights_are_those_of_the_experiment(backbone, batch):
+    plan = current().plan(
+        "trainer",
+        {"name": "supervised", "backbone": "deeplabv3plus", "losses": {"x": "cross-entropy", "y": "dice"}},
+        "here",
+    )
+    given = {name: loss.build() for name, loss in plan.parameters["losses"].items()}
+    trainer = Supervised(backbone=backbone, losses=given, weights={"y": 3.0, "x": 0.5}, class_names=NAMES)
+    losses = trainer({"labelled": batch}, STEP)
+    assert losses["loss"].item() == pytest.approx((3.0 * losses["y"] + 0.5 * losses["x"]).item())
+
+
+def test_weights_for_other_losses_than_there_are_is_refused(backbone):
+    with pytest.raises(ConfigError, match=r"weights are given for ce, losses are ce, dice"):
+        Supervised(backbone=backbone, weights={"ce": 1.0}, class_names=NAMES)
+
+
+def test_a_batch_without_labels_is_refused(backbone, batch):
+    with pytest.raises(ConfigError, match="no labels"):
+        Supervised(backbone=backbone, class_names=NAMES)({"labelled": batch._replace(label=None, weight=None)}, STEP)
+
+
+def test_ignored_pixels_get_no_gradient(backbone, batch):
+    image = batch.image.clone().requires_grad_()
+    Supervised(backbone=backbone, class_names=NAMES)({"labelled": batch._replace(image=image)}, STEP)["loss"].backward()
+    assert image.grad[:, :, 0].abs().max() == 0
+    assert image.grad[:, :, 1:].abs().max() > 0
+
+
+def test_label_and_trust_follow_the_augmentation(backbone, batch):
+    seen = []
+
+    def watching(logits, label, weight):
+        seen.append((label, weight))
+        return cross_entropy(logits, label, weight)
+
+    augment = current().plan("chain", [{"name": "deformation"}], "here").build()
+    trainer = Supervised(backbone=backbone, augment=augment, losses={"ce": watching}, class_names=NAMES)
+    trainer({"labelled": batch}, STEP)
+    moved = augment(batch, STEP.streams(batch, "weak"))
+    assert torch.equal(seen[0][0], moved.label)
+    assert torch.equal(seen[0][1], moved.weight)
+    assert not torch.equal(moved.label, batch.label)
+
+
+def test_the_augmentation_of_an_image_does_not_depend_on_its_batch(backbone, batch):
+    chain = current().plan("chain", "tem-strong", "here").build()
+    seen = []
+    backbone.encode = lambda image: seen.append(image) or [image]
+    trainer = Supervised(backbone=backbone, augment=chain, class_names=NAMES)
+    trainer({"labelled": batch}, STEP)
+    trainer({"labelled": batch.select(torch.tensor([2]))}, STEP)
+    assert torch.equal(seen[0][2:3], seen[1])
+
+
+def test_counts_are_what_the_losses_are_divided_by(backbone, batch):
+    counts = Supervised(backbone=backbone, class_names=NAMES).counts({"labelled": batch}, STEP)
+    logits = backbone.mix(batch.image)
+    assert counts["ce"] == cross_entropy(logits, batch.label, batch.weight).count
+    assert counts["dice"] == dice(logits, batch.label, batch.weight).count
+
+
+def test_predictions_are_probabilities_of_the_size_of_the_image(backbone, batch):
+    predicted = Supervised(backbone=backbone, class_names=NAMES).predict(batch)
+    assert predicted.shape == (4, 3, 8, 8)
+    torch.testing.assert_close(predicted.sum(1), torch.ones(4, 8, 8))
+
+
+def test_it_learns_a_few_images_by_heart():
+    torch.manual_seed(0)
+    plan = current().plan(
+        "trainer",
+        {
+            "name": "supervised",
+            "backbone": {"name": "deeplabv3plus", "encoder": "tu-mobilenetv3_small_050", "norm": "group"},
+        },
+        "here",
+    )
+    trainer = plan.build(data={"channels": 1, "classes": 2, "class_names": ["ground", "square"]}).train()
+    assert isinstance(trainer, Trainer)
+    label = torch.zeros(2, 64, 64, dtype=torch.int64)
+    label[0, 16:48, 16:48] = label[1, :, 32:] = 1
+    batch = Batch.of((0.2 + 0.6 * label).unsqueeze(1), label=label)
+    optimizer = torch.optim.AdamW(trainer.parameters(), lr=3e-3)
+    first = None
+    for number in range(25):
+        loss = trainer({"labelled": batch}, Step(number, 25, 0))["loss"]
+        first = loss.item() if first is None else first
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    metrics = trainer.metrics()[0]
+    with torch.no_grad():
+        metrics.update(trainer.eval().predict(batch), batch)
+    assert loss.item() < 0.4 * first
+    assert metrics.compute()["miou_pooled"] > 0.9
+
+
+def test_an_unknown_parameter_is_refused_by_name():
+    with pytest.raises(lamella.LamellaError, match="lossses"):
+        current().plan("trainer", {"name": "supervised", "backbone": "deeplabv3plus", "lossses": {}}, "here")
