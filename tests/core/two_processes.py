@@ -19,6 +19,8 @@ def main() -> None:
     if session.main:
         facts = {"processes": session.accelerator.num_processes, "losses": torch.stack(losses).tolist()}
         torch.save({"weights": session.trainer.state_dict(), **facts}, Path(run) / "end.pt")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

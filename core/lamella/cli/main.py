@@ -53,6 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("lamella: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        if sys.exception() is None or isinstance(sys.exception(), SystemExit):  # else others may wait for this one
+            _leave_processes()
+
+
+def _leave_processes() -> None:
+    """Leave the group of processes, where there is one: threads of it that run on make the exit an abort."""
+    torch = sys.modules.get("torch")  # a light command has not imported it, and shall not
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _dispatch(rest: list[str]) -> None:

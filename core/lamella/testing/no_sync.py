@@ -53,7 +53,7 @@ class _Refuse(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         reason = None if self.one_hot.running else _REFUSED.get(name)
-        if name in _INDEXING and any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1]):
+        if name in _INDEXING and _by_mask(args[1]) and not _fills(args):
             reason = "the size of x[mask] is read from the data; use torch.where(mask, a, b)"
         if name == "repeat_interleave" and "output_size" not in (kwargs or {}):
             reason = "the size of repeat_interleave() is read from the data; give it output_size"
@@ -81,6 +81,15 @@ def no_sync() -> Iterator[None]:
     """
     with _OneHot() as one_hot, _Refuse(one_hot):
         yield
+
+
+def _by_mask(indices: Any) -> bool:
+    return any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in indices)
+
+
+def _fills(args: Any) -> bool:
+    """Whether one number goes where a mask is true: torch does that by ``masked_fill``, which waits for nothing."""
+    return len(args) > 2 and args[2].ndim == 0 and all(t is None or t.dtype == torch.bool for t in args[1])
 
 
 def _comes_back(args: Any, result: Any) -> bool:
