@@ -4,7 +4,8 @@ A dataset is a function with typed keyword parameters that returns a ``datasets.
 ``IterableDataset``; item i is the same whatever the order or the number of processes. Its columns:
 
 =============  =====================================================================================
-``image``      ``datasets.Image`` (8 or 16 bit, grey or RGB)
+``image``      ``datasets.Image`` (8 or 16 bit, grey or RGB); several views of one object may be stacked in it
+               as channels, or stand in columns of their own
 ``label``      ``datasets.Image`` of class ids, 255 = ignored; or ``ClassLabel`` for classification
 ``instance``   ``datasets.Image`` of object ids, 0 = none (optional)
 ``classes``    ``List(ClassLabel(names=…))``: the classes present; its names are those of the set
@@ -27,7 +28,7 @@ class Sample(NamedTuple):
     """One image as it was read, before any intensity mapping."""
 
     image: np.ndarray
-    """(H, W) or (H, W, C), in the dtype of the file."""
+    """(H, W) or (H, W, C), in the dtype of the file; (H, W, V) where it holds several views of one object."""
     label: np.ndarray | int | None
     """(H, W) class ids with 255 = ignored, or one class, or None."""
     instance: np.ndarray | None
@@ -38,6 +39,11 @@ class Sample(NamedTuple):
     """nm per pixel in y and x, nan where unknown."""
     meta: Mapping[str, float]
     name: str
+    groups: Mapping[str, str] = {}
+    """What it can be grouped by (lot, wafer, die …), by column."""
+    views: tuple[str, ...] = ()
+    """The names of the views along the last axis of ``image``, where the source names them; a missing one is not
+    among them."""
 
 
 @runtime_checkable

@@ -24,7 +24,7 @@ import numpy as np
 from lamella.contracts.data import Sample
 from lamella.data.samples import Arrays, FileRow, SampleTable, TableRow
 
-_FORMAT = "lamella-cache-1"
+_FORMAT = "lamella-cache-2"
 _MARGIN = 1.2  # of the free space that a cache may not take
 
 
@@ -68,7 +68,7 @@ class CachedRow:
     decoded: ClassVar[bool] = True
 
     def arrays(self) -> Arrays:
-        """Image, class ids, instances, pixel size and metadata; nothing is read until it is used."""
+        """Image, class ids, instances, pixel size, metadata, views; no pixel is read until it is used."""
         entry = dict(self.entry)
         label = entry["label"]
         return (
@@ -77,6 +77,7 @@ class CachedRow:
             None if entry["instance"] is None else _view(self.path, entry["instance"]),
             (entry["pixel_nm"][0], entry["pixel_nm"][1]),
             dict(entry["meta"]),
+            tuple(entry["views"]),
         )
 
 
@@ -101,13 +102,20 @@ def _content(table: SampleTable) -> str:
     for row in table.rows:
         origin = row.origin
         if isinstance(origin, FileRow):
-            for path in (origin.image, origin.label, origin.instance):
-                digest.update(b"-" if path is None else hashlib.blake2b(path.read_bytes()).digest())
+            images = {"": origin.image} if isinstance(origin.image, Path) else origin.image
+            digest.update(repr(list(images)).encode())
+            for path in (*images.values(), origin.label, origin.instance):
+                digest.update(_digest(path) if isinstance(path, Path) else repr(path).encode())
         elif isinstance(origin, TableRow):
-            what = (origin.dataset._fingerprint, origin.index, sorted(origin.columns.items()))
+            views = sorted((origin.views or {}).items())
+            what = (origin.dataset._fingerprint, origin.index, sorted(origin.columns.items()), views)
             digest.update(repr(what).encode())
         digest.update(repr((row.name, row.pixel_nm)).encode())
     return digest.hexdigest()
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.blake2b(path.read_bytes()).digest()
 
 
 def _write(table: SampleTable, folder: Path, key: str, limit: int) -> str | None:
@@ -158,6 +166,7 @@ def _append(file: Any, sample: Sample) -> dict[str, Any]:
         "instance": None if sample.instance is None else put(_narrow(sample.instance)),
         "pixel_nm": sample.pixel_nm,
         "meta": dict(sample.meta),
+        "views": sample.views,
     }
 
 

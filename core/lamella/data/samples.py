@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from lamella.contracts.data import Sample
 from lamella.data.classes import Classes
 from lamella.data.files import checked, pixels, read_image, read_mask
+from lamella.data.views import stacked
 from lamella.errors import ConfigError, DataError, LamellaError
 
 
@@ -43,6 +45,13 @@ class SampleTable:
         """The rows at ``indices``, in that order."""
         return SampleTable([self.rows[i] for i in indices], self.classes, self.origin)
 
+    def incomplete(self) -> str | None:
+        """How many samples lack a view, and which, in a sentence; None where every sample has all of its views."""
+        lacking = Counter(view for row in self.rows for view in row.missing)
+        if not lacking:
+            return None
+        return ", ".join(f"{count} of {len(self)} have no {view!r} image" for view, count in sorted(lacking.items()))
+
 
 @dataclass(frozen=True)
 class Row:
@@ -54,10 +63,12 @@ class Row:
     pixel_nm: tuple[float, float]
     origin: Origin
     labelled: bool
+    missing: tuple[str, ...] = ()
+    """The views that it lacks."""
 
     def read(self, classes: Classes | None, visit: int) -> Sample:
         """The sample, decoded."""
-        image, mask, instance, pixel_nm, meta = self.origin.arrays()
+        image, mask, instance, pixel_nm, meta, views = self.origin.arrays()
         label: np.ndarray | int | None = mask if isinstance(mask, int) else None
         if isinstance(mask, np.ndarray) and self.origin.decoded:
             label = mask
@@ -72,11 +83,13 @@ class Row:
                     f"its image {image.shape[0]}×{image.shape[1]}"
                 )
         known = self.pixel_nm if math.isnan(pixel_nm[0]) else pixel_nm  # what the file says comes first
-        return Sample(image, label, instance, self.key, visit, known, meta, self.name)
+        return Sample(image, label, instance, self.key, visit, known, meta, self.name, self.groups, views)
 
 
 UNKNOWN_NM = (math.nan, math.nan)
-Arrays = tuple[np.ndarray, np.ndarray | int | None, np.ndarray | None, tuple[float, float], dict[str, float]]
+Arrays = tuple[
+    np.ndarray, np.ndarray | int | None, np.ndarray | None, tuple[float, float], dict[str, float], tuple[str, ...]
+]
 
 
 class Origin(Protocol):
@@ -86,24 +99,29 @@ class Origin(Protocol):
     """Whether its mask holds class ids already."""
 
     def arrays(self) -> Arrays:
-        """Image, mask, instances, pixel size and metadata, decoded."""
+        """Image, mask, instances, pixel size, metadata and the names of views, decoded."""
 
 
 @dataclass(frozen=True)
 class FileRow:
     """A sample in files."""
 
-    image: Path
-    label: Path | None
+    image: Path | Mapping[str, Path]
+    """One file, or those of several views by name."""
+    label: Path | int | None
     instance: Path | None
 
     decoded: ClassVar[bool] = False
 
     def arrays(self) -> Arrays:
-        """Image, mask, instances, pixel size and metadata, decoded."""
-        label = None if self.label is None else read_mask(self.label)
+        """Image, mask, instances, pixel size, metadata and the names of views, decoded."""
+        label = read_mask(self.label) if isinstance(self.label, Path) else self.label
         instance = None if self.instance is None else read_mask(self.instance).astype(np.int64)
-        return read_image(self.image), label, instance, UNKNOWN_NM, {}
+        if isinstance(self.image, Path):
+            return read_image(self.image), label, instance, UNKNOWN_NM, {}, ()
+        first = next(iter(self.image.values()))
+        image, views = stacked({view: read_image(path) for view, path in self.image.items()}, str(first))
+        return image, label, instance, UNKNOWN_NM, {}, views
 
 
 @dataclass(frozen=True)
@@ -114,29 +132,40 @@ class TableRow:
     index: int
     columns: Mapping[str, str]
     name: str
+    views: Mapping[str, str] | None = None
+    """The columns of several views, by name; else the column of the image is all."""
 
     decoded: ClassVar[bool] = False
 
     def arrays(self) -> Arrays:
-        """Image, mask, instances, pixel size and metadata, decoded."""
+        """Image, mask, instances, pixel size, metadata and the names of views, decoded."""
         try:
             row = self.dataset[self.index]
         except LamellaError:
             raise
         except Exception as error:  # the decoder's own, of many kinds
             raise DataError(f"{self.name} (row {self.index}): it cannot be decoded ({error})") from error
-        label = row.get(self.columns["label"])
-        instance = row.get(self.columns["instance"])
+        label, instance = (row.get(self.columns[what]) for what in ("label", "instance"))
         size = row.get("pixel_nm")
         meta = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
-        image = row[self.columns["image"]]
+        image, views = self._image(row)
         return (
-            checked(pixels(image) if hasattr(image, "mode") else np.asarray(image), self.name),
+            image,
             label if isinstance(label, int) or label is None else np.asarray(label),
             None if instance is None else np.asarray(instance).astype(np.int64),
             UNKNOWN_NM if size is None else (float(size[0]), float(size[1])),
             meta,
+            views,
         )
+
+    def _image(self, row: Mapping[str, Any]) -> tuple[np.ndarray, tuple[str, ...]]:
+        if self.views is None:
+            return self._decoded(row[self.columns["image"]]), ()
+        found = {view: row[column] for view, column in self.views.items()}
+        return stacked({v: None if image is None else self._decoded(image) for v, image in found.items()}, self.name)
+
+    def _decoded(self, image: Any) -> np.ndarray:
+        return checked(pixels(image) if hasattr(image, "mode") else np.asarray(image), self.name)
 
 
 def sample_key(origin: str, name: str) -> int:

@@ -15,6 +15,7 @@ from lamella.data.classes import Classes
 from lamella.data.files import SUFFIXES, image_stem, readable
 from lamella.data.samples import UNKNOWN_NM, FileRow, Row, SampleTable, TableRow, sample_key
 from lamella.data.splits import by_group, by_slice, nested_subset
+from lamella.data.views import by_wildcards
 from lamella.errors import ConfigError, DataError
 from lamella.registry.registry import Plan, Registry
 
@@ -28,15 +29,24 @@ class SourceConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     source: Annotated[str | dict[str, Any], Field(description="registered dataset, folder, parquet file or Hub id")]
-    images: Annotated[Patterns | None, Field(description="pattern(s) of image files, as 'images/*.png'")] = None
+    images: Annotated[
+        Patterns | dict[str, Patterns] | None,
+        Field(description="pattern(s) of image files, as 'images/*.png'; by view for several images of one object"),
+    ] = None
     labels: Annotated[Patterns | None, Field(description="pattern(s) of mask files; paired by stem")] = None
     instances: Annotated[Patterns | None, Field(description="pattern(s) of object-id files; paired by stem")] = None
     classes: Annotated[
         list[str] | dict[str, int | str] | None,
         Field(description="names, or a table of names with their grey value, '#rrggbb' colour, or 'rest'"),
     ] = None
-    group: Annotated[str | None, Field(description="regular expression with named groups, on the file's stem")] = None
-    columns: Annotated[dict[str, str], Field(description="what the set calls image, label, instance, name")] = {}
+    group: Annotated[
+        str | None,
+        Field(description="regular expression with named groups, on the file's stem; one named 'label' is the class"),
+    ] = None
+    columns: Annotated[
+        dict[str, str | dict[str, str]],
+        Field(description="what the set calls image (one column, or one by view), label, instance, name"),
+    ] = {}
     config: Annotated[str | None, Field(description="configuration of a Hub dataset")] = None
     split: Annotated[str, Field(description="split of a Hub dataset")] = "train"
     revision: Annotated[str | None, Field(description="revision of a Hub dataset")] = None
@@ -122,6 +132,8 @@ def _pixel_size(config: SourceConfig) -> tuple[float, float]:
 
 
 def _from_folder(folder: Path, config: SourceConfig, classes: Classes | None) -> SampleTable:
+    if isinstance(config.images, dict):
+        return _from_views(folder, config, config.images, classes)
     images = _matching(folder, config.images or "*", "images")
     labels, instances = (
         None if patterns is None else _masks(folder, patterns, what)
@@ -131,16 +143,50 @@ def _from_folder(folder: Path, config: SourceConfig, classes: Classes | None) ->
         taken = set(labels.values())
         images = [path for path in images if path not in taken]
     rows, pixel_nm = [], _pixel_size(config)
-    for stem, image in _by_stem(images, "images").items():
+    by_stem = _by_stem(images, "images")
+    groups = {stem: _groups(config.group, stem) for stem in by_stem}
+    classes, class_ids = _classes_of(groups, classes)
+    for stem, image in by_stem.items():
         if labels is not None and stem not in labels:
             raise DataError(f"{image}: no mask of the same stem matches labels = {config.labels!r}")
         name = readable(image.relative_to(folder).as_posix())
-        origin = FileRow(
-            image, None if labels is None else labels[stem], None if instances is None else instances.get(stem)
-        )
+        label = class_ids.get(stem) if labels is None else labels[stem]
+        origin = FileRow(image, label, None if instances is None else instances.get(stem))
         key = sample_key(folder.name, name)
-        rows.append(Row(name, key, _groups(config.group, stem), pixel_nm, origin, labels is not None))
+        rows.append(Row(name, key, groups[stem], pixel_nm, origin, label is not None))
     return SampleTable(rows, classes, str(folder))
+
+
+def _from_views(
+    folder: Path, config: SourceConfig, patterns: dict[str, Patterns], classes: Classes | None
+) -> SampleTable:
+    """Objects with an image for each view; ``group`` is looked for in what the wildcards stand for."""
+    if config.labels is not None or config.instances is not None:
+        raise ConfigError("images by view have no masks: leave out labels and instances")
+    objects = by_wildcards(folder, patterns)
+    groups = {name: _groups(config.group, name) for name in objects}
+    classes, class_ids = _classes_of(groups, classes)
+    rows = []
+    for name, views in objects.items():
+        origin = FileRow({view: views[view] for view in patterns if view in views}, class_ids.get(name), None)
+        key, lacking = sample_key(folder.name, readable(name)), tuple(view for view in patterns if view not in views)
+        labelled = name in class_ids
+        rows.append(Row(readable(name), key, groups[name], _pixel_size(config), origin, labelled, lacking))
+    return SampleTable(rows, classes, str(folder))
+
+
+def _classes_of(
+    groups: Mapping[str, Mapping[str, str]], classes: Classes | None
+) -> tuple[Classes | None, dict[str, int]]:
+    """The classes and each sample's, where a group is named ``label``; the names found, sorted, unless given."""
+    found = {name: values["label"] for name, values in groups.items() if "label" in values}
+    if not found:
+        return classes, {}
+    classes = classes or Classes.of(sorted(set(found.values())))
+    for name, label in found.items():
+        if label not in classes.names:
+            raise ConfigError(f"{name}: its class {label!r} is none of {', '.join(classes.names)}")
+    return classes, {name: classes.names.index(label) for name, label in found.items()}
 
 
 def _matching(folder: Path, patterns: Patterns, what: str) -> list[Path]:
@@ -187,32 +233,54 @@ def _groups(pattern: str | None, stem: str) -> dict[str, str]:
 
 def _from_dataset(dataset: Any, config: SourceConfig, classes: Classes | None, origin: str) -> SampleTable:
     features = dataset.features
-    columns = {name: config.columns.get(name, name) for name in ("image", "label", "instance", "name")}
-    if unknown := set(config.columns) - set(columns):
-        raise ConfigError(f"columns: {sorted(unknown)[0]!r} is not one of image, label, instance, name")
-    if columns["image"] not in features:
-        raise ConfigError(
-            f"{origin}: there is no column {columns['image']!r}; the columns are {', '.join(features)}. "
-            'Write columns = { image = "…" }'
-        )
+    columns, views = _columns(config)
+    for column in [columns["image"]] if views is None else views.values():
+        if column not in features:
+            raise ConfigError(
+                f"{origin}: there is no column {column!r}; the columns are {', '.join(features)}. "
+                'Write columns = { image = "…" }'
+            )
     classes = classes or _named_classes(features, columns)
     texts = [n for n, f in features.items() if getattr(f, "dtype", None) == "string" and n != columns["name"]]
     plain = dataset.select_columns([n for n in (columns["name"], *texts) if n in features])
     names = plain[columns["name"]] if columns["name"] in features else [f"{i:06d}" for i in range(len(dataset))]
     groups = {text: list(plain[text]) for text in texts}
     pixel_nm, labelled = _pixel_size(config), columns["label"] in features
+    present = {} if views is None else {view: _there(dataset, column) for view, column in views.items()}
     rows = [
         Row(
             name,
             sample_key(origin, name),
             {text: str(groups[text][i]) for text in texts},
             pixel_nm,
-            TableRow(dataset, i, columns, name),
+            TableRow(dataset, i, columns, name, views),
             labelled,
+            tuple(view for view, here in present.items() if not here[i]),
         )
         for i, name in enumerate(names)
     ]
     return SampleTable(rows, classes, origin)
+
+
+def _columns(config: SourceConfig) -> tuple[dict[str, str], dict[str, str] | None]:
+    """What the set calls its columns, and those of the views where the image is several."""
+    columns, views = {name: name for name in ("image", "label", "instance", "name")}, None
+    for name, column in config.columns.items():
+        if name not in columns:
+            raise ConfigError(f"columns: {name!r} is not one of image, label, instance, name")
+        if isinstance(column, str):
+            columns[name] = column
+        elif name == "image" and column:
+            views, columns[name] = column, next(iter(column.values()))
+        else:
+            raise ConfigError(f"columns.{name} must be one column; only the image may have several, by view")
+    return columns, views
+
+
+def _there(dataset: Any, column: str) -> list[bool]:
+    """Which rows have something in a column, without decoding it."""
+    plain = dataset.select_columns([column]).with_format("arrow")
+    return [valid for part in plain.iter(batch_size=1000) for valid in part.column(column).is_valid().to_pylist()]
 
 
 def _named_classes(features: Any, columns: Mapping[str, str]) -> Classes | None:

@@ -1,0 +1,95 @@
+"""Several images of one object (a defect at two magnifications, say) as one sample."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lamella.data.files import SUFFIXES
+from lamella.errors import ConfigError, DataError
+
+Stacked = tuple[np.ndarray, tuple[str, ...]]
+
+
+def stacked(images: Mapping[str, np.ndarray | None], name: str) -> Stacked:
+    """The views that are there as one image (H, W, V), colours averaged, with their names in that order.
+
+    Args:
+        images: (H, W) or (H, W, C) by the name of the view; None where one is missing.
+        name: what to call the sample in an error message.
+
+    Raises:
+        DataError: no view at all, or views of different sizes or types.
+
+    >>> image, views = stacked({"high": np.zeros((4, 6), np.uint8), "low": None}, "D1")
+    >>> image.shape, views
+    ((4, 6, 1), ('high',))
+    """
+    there = {view: image for view, image in images.items() if image is not None}
+    if not there:
+        raise DataError(f"{name}: none of its views ({', '.join(images)}) is there")
+    kinds = {(image.shape[:2], image.dtype.str) for image in there.values()}
+    if len(kinds) > 1:
+        listed = ", ".join(f"{view} {i.shape[0]}×{i.shape[1]} {i.dtype}" for view, i in there.items())
+        raise DataError(f"{name}: the views of one object need one size and type, these are {listed}")
+    return np.stack([_grey(image) for image in there.values()], 2), tuple(there)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return image if image.ndim == 2 else image.mean(2).astype(image.dtype)
+
+
+def by_wildcards(folder: Path, patterns: Mapping[str, str | list[str]]) -> dict[str, dict[str, Path]]:
+    """Files of one object by view: those whose wildcards stand for the same text belong together.
+
+    With ``high/*.png`` and ``low/*.png`` that is the stem, with ``*_H.png`` and ``*_L.png`` what comes before the
+    ending; several wildcards are joined by "/".
+
+    Raises:
+        ConfigError: a pattern without a wildcard, or one that no image file matches.
+        DataError: two files for the same view of one object.
+    """
+    objects: dict[str, dict[str, Path]] = {}
+    for view, several in patterns.items():
+        for pattern in [several] if isinstance(several, str) else several:
+            for name, path in _named(folder, pattern, view).items():
+                views = objects.setdefault(name, {})
+                if view in views:
+                    raise DataError(f"{path}: another file is the view {view!r} of {name!r}, {views[view]}")
+                views[view] = path
+    return dict(sorted(objects.items()))
+
+
+def _named(folder: Path, pattern: str, view: str) -> dict[str, Path]:
+    if not re.search(r"[*?\[]", pattern):
+        raise ConfigError(f"images.{view} = {pattern!r} needs a wildcard, as '*_H.png' or 'high/*.png'")
+    found = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not found:
+        raise ConfigError(f"{folder}: no image file matches images.{view} = {pattern!r} ({', '.join(SUFFIXES)})")
+    expression = re.compile(_expression(pattern))
+    named: dict[str, Path] = {}
+    for path in found:
+        match = expression.fullmatch(path.relative_to(folder).as_posix())
+        assert match is not None, f"{pattern!r} found {path} and does not describe it"
+        name = "/".join(part.strip("/") for part in match.groups())
+        if name in named:
+            raise DataError(f"{path}: another file is the view {view!r} of {name!r}, {named[name]}")
+        named[name] = path
+    return named
+
+
+def _expression(pattern: str) -> str:
+    """A regular expression for a glob pattern, with a group for every wildcard."""
+    out, i = "", 0
+    while i < len(pattern):
+        end = pattern.find("]", i + 2) if pattern[i] == "[" else -1
+        if pattern.startswith("**/", i):
+            out, i = out + "((?:[^/]+/)*)", i + 3
+        elif end > 0:
+            inside = pattern[i + 1 : end]
+            out, i = out + f"([{'^' + inside[1:] if inside[0] == '!' else inside}])", end + 1
+        else:
+            out += {"*": "([^/]*)", "?": "([^/])"}.get(pattern[i]) or re.escape(pattern[i])
+            i += 1
+    return out

@@ -1,0 +1,127 @@
+"""Several images of one object: paired by what wildcards stand for, or by columns; a missing one is named."""
+
+import datasets
+import numpy as np
+import pytest
+from lamella.data.cache import cached
+from lamella.data.sources import SourceConfig, _from_dataset, open_source
+from lamella.data.views import by_wildcards, stacked
+from lamella.errors import ConfigError, DataError
+from PIL import Image
+
+
+def grey(seed, shape=(6, 8)):
+    return np.random.default_rng(seed).integers(0, 255, shape, np.uint8)
+
+
+def write(folder, *names, shape=(6, 8)):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grey(sum(name.encode()), shape)).save(path)
+
+
+def opened(folder, registry, **table):
+    return open_source(SourceConfig.model_validate({"source": "set", **table}), registry, "[data.x]", folder=folder)
+
+
+FOLDERS = {"high": "high/*.png", "low": "low/*.png"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names", "expected"),
+    [
+        (FOLDERS, ["high/a.png", "high/b.png", "low/a.png", "low/b.png"], ["a", "b"]),
+        ({"high": "*_H.png", "low": "*_L.png"}, ["a_H.png", "a_L.png", "b_H.png", "b_L.png"], ["a", "b"]),
+        ({"high": "*/*-50k.png", "low": "*/*-5k.png"}, ["x/1-50k.png", "x/1-5k.png"], ["x/1"]),
+        ({"high": "**/?_H.png", "low": "**/?_L.png"}, ["x/y/1_H.png", "x/y/1_L.png"], ["x/y/1"]),
+        ({"high": "[ab]_*.png", "low": "low_[ab]_*.png"}, ["a_1.png", "low_a_1.png"], ["a/1"]),
+        ({"high": ["p_*.png", "q_*.png"], "low": "l_*.png"}, ["p_1.png", "q_2.png", "l_1.png", "l_2.png"], ["1", "2"]),
+    ],
+)
+def test_files_whose_wildcards_agree_are_views_of_one_object(tmp_path, patterns, names, expected):
+    write(tmp_path, *names)
+    found = by_wildcards(tmp_path, patterns)
+    assert list(found) == expected
+    assert all(set(views) == {"high", "low"} for views in found.values())
+    assert sorted(p.relative_to(tmp_path).as_posix() for v in found.values() for p in v.values()) == sorted(names)
+
+
+def test_a_sample_holds_its_views_in_the_order_of_the_table(tmp_path, tiny_registry):
+    write(tmp_path / "set", "high/a.png", "low/a.png")
+    table = opened(tmp_path, tiny_registry, images=FOLDERS)
+    sample = table.read(0)
+    assert (sample.views, sample.image.shape, sample.name) == (("high", "low"), (6, 8, 2), "a")
+    assert (sample.image[..., 1] == grey(sum(b"low/a.png"))).all()
+    turned = opened(tmp_path, tiny_registry, images=dict(reversed(FOLDERS.items())))
+    assert (turned.read(0).views, turned.read(0).key) == (("low", "high"), sample.key)
+
+
+def test_what_is_missing_is_counted_and_named(tmp_path, tiny_registry):
+    write(tmp_path / "set", "high/a.png", "low/a.png", "high/b.png", "low/c.png")
+    table = opened(tmp_path, tiny_registry, images=FOLDERS)
+    assert table.incomplete() == "1 of 3 have no 'high' image, 1 of 3 have no 'low' image"
+    assert [table.read(i).views for i in range(3)] == [("high", "low"), ("high",), ("low",)]
+    assert table.read(2).image.shape == (6, 8, 1)
+    assert opened(tmp_path, tiny_registry, images="high/*.png").incomplete() is None
+
+
+def test_a_group_named_label_is_the_class(tmp_path, tiny_registry):
+    write(tmp_path / "set", "high/open-1.png", "low/open-1.png", "high/bridge-2.png", "low/bridge-2.png")
+    table = opened(tmp_path, tiny_registry, images=FOLDERS, group=r"(?P<label>\w+)-(?P<die>\d)")
+    assert (table.classes.names, table.labelled) == (("bridge", "open"), True)
+    assert [(s.label, s.groups["die"]) for s in (table.read(0), table.read(1))] == [(0, "2"), (1, "1")]
+    plain = opened(tmp_path, tiny_registry, images="high/*.png", group=r"(?P<label>\w+)-", classes=["open", "bridge"])
+    assert [plain.read(i).label for i in range(2)] == [1, 0]
+    with pytest.raises(ConfigError, match=r"class 'bridge' is none of open"):
+        opened(tmp_path, tiny_registry, images=FOLDERS, group=r"(?P<label>\w+)-", classes=["open"])
+
+
+def test_the_decoded_copy_keeps_views_groups_and_classes(tmp_path, tiny_registry):
+    write(tmp_path / "set", "high/open-1.png", "low/open-1.png", "high/bridge-2.png")
+    table = opened(tmp_path, tiny_registry, images=FOLDERS, group=r"(?P<label>\w+)-(?P<die>\d)")
+    copy = cached(table, folder=tmp_path / "cache")
+    for i in range(2):
+        before, after = table.read(i, 3), copy.read(i, 3)
+        assert (before.image == after.image).all()
+        assert before._replace(image=None) == after._replace(image=None, pixel_nm=before.pixel_nm)
+    assert copy.incomplete() == table.incomplete()
+    other = opened(tmp_path, tiny_registry, images=dict(reversed(FOLDERS.items())), group=r"(?P<label>\w+)-(?P<die>\d)")
+    assert cached(other, folder=tmp_path / "cache").read(1).views == ("low", "high")
+
+
+def test_columns_by_view_and_a_row_without_one(tmp_path):
+    rows = [{"big": grey(1), "small": grey(2), "label": 0}, {"big": grey(3), "small": None, "label": 1}]
+    features = datasets.Features(
+        {"big": datasets.Image(), "small": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    pictures = [
+        {**row, **{k: None if row[k] is None else Image.fromarray(row[k]) for k in ("big", "small")}} for row in rows
+    ]
+    dataset = datasets.Dataset.from_list(pictures, features=features)
+    config = SourceConfig(source="x", columns={"image": {"high": "big", "low": "small"}})
+    table = _from_dataset(dataset, config, None, "set")
+    assert [table.read(i).views for i in range(2)] == [("high", "low"), ("high",)]
+    assert (table.read(0).image[..., 1] == grey(2)).all()
+    assert table.incomplete() == "1 of 2 have no 'low' image"
+    with pytest.raises(ConfigError, match="no column 'tiny'"):
+        _from_dataset(dataset, SourceConfig(source="x", columns={"image": {"high": "tiny"}}), None, "set")
+    with pytest.raises(ConfigError, match="only the image may have several"):
+        _from_dataset(dataset, SourceConfig(source="x", columns={"label": {"high": "big"}}), None, "set")
+
+
+def test_mistakes_are_named(tmp_path, tiny_registry):
+    write(tmp_path / "set", "high/a.png", "low/a.png", "one/a.png", "one/b.png")
+    write(tmp_path / "set", "wide/a.png", shape=(6, 9))
+    with pytest.raises(ConfigError, match=r"images.low = 'none/\*.png'"):
+        opened(tmp_path, tiny_registry, images={**FOLDERS, "low": "none/*.png"})
+    with pytest.raises(ConfigError, match="needs a wildcard"):
+        opened(tmp_path, tiny_registry, images={**FOLDERS, "low": "low/a.png"})
+    with pytest.raises(DataError, match="another file is the view 'low' of 'a'"):
+        opened(tmp_path, tiny_registry, images={**FOLDERS, "low": ["low/*.png", "one/*.png"]})
+    with pytest.raises(DataError, match="need one size and type, these are high 6×8 uint8, low 6×9 uint8"):
+        opened(tmp_path, tiny_registry, images={**FOLDERS, "low": "wide/*.png"}).read(0)
+    with pytest.raises(ConfigError, match="have no masks"):
+        opened(tmp_path, tiny_registry, images=FOLDERS, labels="one/*.png")
+    with pytest.raises(DataError, match=r"none of its views \(high, low\)"):
+        stacked({"high": None, "low": None}, "D1")
