@@ -24,6 +24,7 @@ _HOME = {
     "within": "lamella.contracts.perturbation",
     "Modality": "lamella.contracts.data",
     "Sample": "lamella.contracts.data",
+    "AtStart": "lamella.contracts.model",
     "FromData": "lamella.contracts.model",
     "Loss": "lamella.contracts.model",
     "Mean": "lamella.contracts.model",
@@ -34,6 +35,7 @@ _HOME = {
     "Trainer": "lamella.contracts.model",
     "build": "lamella.registry.registry",
     "names": "lamella.registry.registry",
+    "ClassificationMetrics": "lamella.engine.classification",
     "SegmentationMetrics": "lamella.engine.metrics",
     "LamellaError": "lamella.errors",
 }
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from lamella.contracts.data import Modality, Sample
     from lamella.contracts.kornia import kornia
     from lamella.contracts.model import (
+        AtStart,
         FromData,
         Loss,
         Mean,
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     )
     from lamella.contracts.perturbation import About, Chain, Perturbation, Range, Warp, per_image, within
     from lamella.contracts.streams import Streams
+    from lamella.engine.classification import ClassificationMetrics
     from lamella.engine.metrics import SegmentationMetrics
     from lamella.errors import LamellaError
     from lamella.registry.hookspecs import hookimpl

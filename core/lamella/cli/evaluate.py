@@ -30,8 +30,7 @@ def evaluate(
     with accelerator.autocast():
         sets = {
             role: measure(
-                trainer, experiment.open(role), modality, device=accelerator.device, batch_size=8,
-                tile=experiment.fit.tile,
+                trainer, experiment.open(role), modality, device=accelerator.device, tile=experiment.fit.tile,
             )
             for role in roles
         }  # fmt: skip

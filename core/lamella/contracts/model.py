@@ -14,6 +14,13 @@ class FromData:
     """Marks a parameter that the dataset fills: ``channels: Annotated[int, FromData]``."""
 
 
+class AtStart:
+    """Marks a parameter that matters where a training begins and not after (weights to start from, say).
+
+    A run that is opened again is built without it, so that it needs nothing beside its own folder.
+    """
+
+
 @runtime_checkable
 class SegmentationBackbone(Protocol):
     """A network in two halves, so that features can be perturbed between them."""
@@ -109,8 +116,8 @@ class Step(NamedTuple):
 class Metric(Protocol):
     """Something counted over an evaluation."""
 
-    def update(self, prediction: Tensor, batch: Batch) -> None:
-        """Count one batch: ``prediction`` is what the trainer's ``predict`` gave."""
+    def update(self, prediction: Tensor, batch: Any) -> None:
+        """Count one batch (of a modality with several views a dict): ``prediction`` is what ``predict`` gave."""
 
     def compute(self) -> dict[str, Any]:
         """The figures, by name; called once, after the last batch."""
@@ -124,6 +131,8 @@ class Trainer(nn.Module):
 
     roles: ClassVar[tuple[str, ...]] = ("labelled",)
     """The data it reads: keys of ``batches``, and of the experiment's ``[data]`` tables."""
+    embeds: ClassVar[bool] = False
+    """Whether it learns without classes: ``predict`` gives embeddings (B, …, D) instead of probabilities."""
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """Named scalar losses, with the one to minimise under ``"loss"``."""
@@ -138,7 +147,10 @@ class Trainer(nn.Module):
         return {}
 
     def predict(self, batch: Batch) -> Tensor:
-        """Class probabilities (B, K, H, W), or (B, K) for classification; called in eval mode."""
+        """Class probabilities (B, K, H, W), or (B, K) for classification; called in eval mode.
+
+        A trainer that `embeds` gives embeddings (B, …, D).
+        """
         raise NotImplementedError(f"{type(self).__name__} must write predict(batch)")
 
     def metrics(self) -> list[Metric]:

@@ -107,24 +107,19 @@ class _Collate:
         return self.modality.collate(samples)
 
 
-def evaluation_batches(table: SampleTable, modality: Modality, batch_size: int) -> Iterator[tuple[Batch, list[str]]]:
+def evaluation_batches(
+    table: SampleTable, modality: Modality, batch_size: int
+) -> Iterator[tuple[Batch | dict[str, Batch], list[str]]]:
     """Every sample once, in order, whole; neighbours of one size share a batch. Yields (batch, names)."""
     waiting: list[Sample] = []
     for index in range(len(table)):
         sample = table.read(index)
         if waiting and (len(waiting) == batch_size or waiting[0].image.shape != sample.image.shape):
-            yield _collated(modality, waiting)
+            yield modality.collate(waiting), [sample.name for sample in waiting]
             waiting = []
         waiting.append(sample)
     if waiting:
-        yield _collated(modality, waiting)
-
-
-def _collated(modality: Modality, samples: list[Sample]) -> tuple[Batch, list[str]]:
-    batch = modality.collate(samples)
-    if isinstance(batch, dict):
-        raise ConfigError("a modality with several views cannot be evaluated for segmentation")
-    return batch, [sample.name for sample in samples]
+        yield modality.collate(waiting), [sample.name for sample in waiting]
 
 
 def cropped(sample: Sample, size: int, seed: int) -> Sample:

@@ -24,11 +24,12 @@ def grey_level_baseline(
     """
     counts = torch.zeros(len(classes), _LEVELS)
     for batch, _ in evaluation_batches(labelled, modality, 1):
-        if batch.label is not None:
+        if isinstance(batch, Batch) and batch.label is not None:
             counts += _histogram(batch, len(classes))
     likelihood = (counts + 1e-3) / (counts + 1e-3).sum(1, keepdim=True)
     metrics = SegmentationMetrics(classes)
     for batch, _ in evaluation_batches(test, modality, 1):
+        assert isinstance(batch, Batch)
         metrics.update(likelihood[:, _levels(batch)].movedim(0, 1), batch)
     return metrics.compute()
 

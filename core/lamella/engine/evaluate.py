@@ -13,11 +13,14 @@ from lamella.data.loaders import evaluation_batches
 from lamella.data.samples import SampleTable
 
 
-def predict_whole(trainer: Trainer, batch: Batch, tile: int) -> Tensor:
-    """Class probabilities (B, K, H, W) float32; images with a side above ``tile`` go through in tiles.
+def predict_whole(trainer: Trainer, batch: Batch | dict[str, Batch], tile: int) -> Tensor:
+    """What the trainer predicts, float32: of every pixel (B, K, H, W), or of a whole sample (B, …).
 
-    Tiles overlap by a quarter and are blended with a linear ramp, so no seam shows.
+    Pictures with a side above ``tile`` go through in tiles that overlap by a quarter and are blended with a linear
+    ramp, so no seam shows; samples of several views go through whole.
     """
+    if isinstance(batch, dict):
+        return trainer.predict(batch).to(torch.float32)  # type: ignore[arg-type]
     height, width = batch.image.shape[-2:]
     if height <= tile and width <= tile:
         return trainer.predict(batch).to(torch.float32)
@@ -71,17 +74,21 @@ def evaluate(
     modality: Modality,
     *,
     device: torch.device,
-    batch_size: int,
+    batch_size: int | None = None,
     tile: int,
-    watch: Callable[[Batch, Tensor, list[str]], None] | None = None,
+    watch: Callable[[Batch | dict[str, Batch], Tensor, list[str]], None] | None = None,
 ) -> dict[str, Any]:
     """The trainer's metrics on every sample of a labelled set.
 
     Args:
+        batch_size: by default what makes half a megapixel, and 8 at least.
         watch: called with each batch, its probabilities and its names (for pictures, say).
     """
     from accelerate.utils import send_to_device
 
+    if batch_size is None:
+        height, width = table.read(0).image.shape[:2]
+        batch_size = max(8, 2**19 // (height * width))
     training = trainer.training
     trainer.eval()
     metrics = trainer.metrics()

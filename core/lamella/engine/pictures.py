@@ -1,7 +1,7 @@
 """Image, label, prediction and difference side by side, as an engineer would put them on a slide."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -84,6 +84,45 @@ def row(
         draw.text((left + 1, 3), _short(title, width), fill="black", font=font)
     if 0 < pixel_nm < math.inf:  # nan is neither
         _scale_bar(draw, font, pixel_nm / scale, width, height + _HEAD)
+    return strip
+
+
+def sample_row(
+    views: Mapping[str, np.ndarray],
+    label: int | None,
+    probabilities: Sequence[float],
+    classes: Sequence[str],
+    *,
+    name: str = "",
+    pixel_nm: Mapping[str, float],
+) -> Image.Image:
+    """A classified sample as a strip: its views with scale bars, its class, and the probability of every class.
+
+    Args:
+        views: (H, W, 3) uint8 by the name of the view.
+        probabilities: of every class.
+        pixel_nm: nm per pixel along x by view; nan draws no bar.
+    """
+    strip = Image.new("RGB", ((len(views) + 1) * (_SIDE + _GAP) - _GAP, _SIDE + _HEAD), "white")
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(12)
+    for place, (view, pixels) in enumerate(views.items()):
+        scale = _SIDE / max(pixels.shape[:2])
+        width, height = (max(1, round(n * scale)) for n in (pixels.shape[1], pixels.shape[0]))
+        panel = Image.new("RGB", (_SIDE, _SIDE), "white")
+        panel.paste(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
+        if 0 < pixel_nm[view] < math.inf:
+            _scale_bar(ImageDraw.Draw(panel), font, pixel_nm[view] / scale, width, height)
+        strip.paste(panel, (place * (_SIDE + _GAP), _HEAD))
+        draw.text((place * (_SIDE + _GAP) + 1, 3), _short(f"{name} {view}".strip(), _SIDE), fill="black", font=font)
+    left, best = len(views) * (_SIDE + _GAP), max(range(len(classes)), key=lambda k: probabilities[k])
+    verdict = "" if label is None else " (right)" if label == best else f" (is {classes[label]})"
+    draw.text((left + 1, 3), _short(classes[best] + verdict, _SIDE), fill="black", font=font)
+    step = _SIDE // max(len(classes), 1)
+    for k, (title, share, colour) in enumerate(zip(classes, probabilities, colours(classes))):
+        top = _HEAD + k * step
+        draw.rectangle((left + 92, top + 2, left + 92 + round(share * (_SIDE - 130)), top + step - 4), fill=colour)
+        draw.text((left + 1, top), _short(title, 84), fill="black", font=font)
+        draw.text((left + _SIDE - 34, top), f"{share:.2f}", fill="black", font=font)
     return strip
 
 

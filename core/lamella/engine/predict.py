@@ -62,6 +62,8 @@ class Predictor:
 
     def _whole(self, sample: Sample) -> np.ndarray:
         batch = send_to_device(self.modality.collate([sample]), self.accelerator.device)
+        if isinstance(batch, dict):
+            raise RunError("this run judges samples of several views; measure it with: lamella evaluate RUN")
         likely = predict_whole(self.trainer, batch, self.tile)[0]
         label = likely.argmax(0).to(torch.uint8).cpu().numpy()
         if self.probabilities:
@@ -107,6 +109,8 @@ def predict(
     """
     files = find_images(images)
     experiment, trainer, modality, header = open_run(run, checkpoint)
+    if trainer.embeds:
+        raise RunError(f"{run}: {experiment.trainer.component.full_name} learns without classes; it predicts none")
     accelerator = make_accelerator(experiment.fit.precision)
     names: list[str] = header["data"]["class_names"]
     trainer.to(accelerator.device)

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from lamella.contracts.batch import Batch
 from lamella.contracts.data import Modality
+from lamella.engine.charts import confusion_chart, embedding_chart
 from lamella.engine.checkpoint import write_text
-from lamella.engine.pictures import row, stack
+from lamella.engine.pictures import row, sample_row, stack
 
-_STYLE = """
+STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 1120px; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 1.6em; margin-bottom: .1em } h2 { font-size: 1.2em; margin-top: 2em }
 table { border-collapse: collapse; margin: .6em 0 } th, td { padding: .25em .9em; text-align: right }
@@ -38,12 +39,29 @@ class Gallery:
         self._seen = 0
         self.strips: list[Image.Image] = []
 
-    def watch(self, batch: Batch, probabilities: Tensor, names: list[str]) -> None:
+    def watch(self, batch: Batch | dict[str, Batch], prediction: Tensor, names: list[str]) -> None:
         """Take what is wanted of a batch; given to ``evaluate`` as ``watch``."""
         for i, name in enumerate(names):
-            if self._seen in self._wanted and probabilities.ndim == 4:
-                self.strips.append(self._strip(batch, probabilities, i, name))
+            if self._seen in self._wanted:
+                if prediction.ndim == 4 and isinstance(batch, Batch):
+                    self.strips.append(self._strip(batch, prediction, i, name))
+                elif prediction.ndim == 2 and prediction.shape[1] == len(self.classes):
+                    self.strips.append(self._sample(batch, prediction[i].cpu(), i, name))
             self._seen += 1
+
+    def _sample(self, batch: Batch | dict[str, Batch], probabilities: Tensor, i: int, name: str) -> Image.Image:
+        """A classified sample: every view, its class and what was predicted."""
+        views = batch if isinstance(batch, dict) else {"image": batch}
+        first = next(iter(views.values()))
+        label = None if first.label is None else int(first.label[i])
+        return sample_row(
+            {view: self.modality.picture(one.image[i].cpu()) for view, one in views.items()},
+            None if label is None or label >= len(self.classes) else label,
+            probabilities.tolist(),
+            self.classes,
+            name=name,
+            pixel_nm={view: float(one.pixel_nm[i, 1]) for view, one in views.items()},
+        )
 
     def _strip(self, batch: Batch, probabilities: Tensor, i: int, name: str) -> Image.Image:
         label = None if batch.label is None else batch.label[i].cpu().numpy()
@@ -60,12 +78,13 @@ class Gallery:
         """All strips with the legend, or None where there are none."""
         return stack(self.strips, self.classes) if self.strips else None
 
-    def save(self, path: Path) -> Path:
-        """Write the sheet as PNG."""
+    def save(self, path: Path) -> Path | None:
+        """Write the sheet as PNG; None where there is nothing to show."""
         sheet = self.sheet()
-        if sheet is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sheet.save(path)
+        if sheet is None:
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path)
         return path
 
 
@@ -84,12 +103,13 @@ def write_report(
             gallery.save(run / "pictures" / f"{role}.png")
             parts.append(f"<h2>Pictures: {escape(role)}</h2>{_png(sheet)}")
     parts.append(_curves(log))
-    parts += [_per_class(role, figures, results["classes"]) for role, figures in results["sets"].items()]
+    for role, figures in results["sets"].items():
+        parts += [_per_class(role, figures, results["classes"]), _classified(role, figures, results["classes"])]
     toml = (run / "experiment.toml").read_text(encoding="utf-8")
     parts.append(f"<h2>Experiment, as it was run</h2><pre>{escape(toml)}</pre>")
     page = (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
-        f"<title>{escape(str(results['experiment']))}</title><style>{_STYLE}</style>{''.join(parts)}</html>"
+        f"<title>{escape(str(results['experiment']))}</title><style>{STYLE}</style>{''.join(parts)}</html>"
     )
     path = run / "report.html"
     write_text(path, page)
@@ -109,7 +129,12 @@ _HEADLINE = {
     "miou_pooled": "mIoU (pooled)",
     "miou_per_image": "mIoU (per image)",
     "boundary_miou": "boundary mIoU",
-    "accuracy": "pixel accuracy",
+    "accuracy": "accuracy",
+    "macro_recall": "mean recall",
+    "ece": "calibration error",
+    "knn_accuracy": "kNN accuracy",
+    "probe_accuracy": "linear probe",
+    "recall_at_1": "retrieval (recall@1)",
 }
 
 
@@ -143,6 +168,22 @@ def _per_class(role: str, figures: Mapping[str, Any], classes: Sequence[str]) ->
     return f"<h2>Classes: {escape(role)}</h2><table><tr><th>class</th><th>pixels</th>{head}</tr>{body}</table>"
 
 
+def _classified(role: str, figures: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """Recall and counts of every class, the confusion matrix and the map of the embedding, where there are any."""
+    parts = []
+    if "recall" in figures and "precision" in figures:
+        body = "".join(
+            f"<tr><td>{escape(name)}</td><td>{sum(row)}</td><td>{_figure(figures['recall'][name])}</td>"
+            f"<td>{_figure(figures['precision'][name])}</td></tr>"
+            for name, row in zip(classes, figures["confusion"])
+        )
+        head = "<tr><th>class</th><th>samples</th><th>recall</th><th>precision</th></tr>"
+        parts += [f"<table>{head}{body}</table>", _png(confusion_chart(figures["confusion"], classes))]
+    if figures.get("embedding_map"):
+        parts.append(_png(embedding_chart(figures["embedding_map"], classes)))
+    return f"<h2>Classes: {escape(role)}</h2>{''.join(parts)}" if parts else ""
+
+
 def _figure(value: Any) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.4f}"
 
@@ -158,7 +199,7 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
     from matplotlib.figure import Figure
 
     training = [entry for entry in log if "lr" in entry]
-    checks = [entry for entry in log if "validation" in entry]
+    checks = [entry for entry in log if _HEADLINE.keys() & entry.get("validation", {}).keys()]
     if not training:
         return ""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
@@ -170,7 +211,7 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
     axes[0].set(xlabel="step", ylabel="loss", yscale="log" if _positive(training) else "linear")
     axes[0].legend(frameon=False)
     if checks:
-        for name in ("miou_pooled", "miou_per_image"):
+        for name in _HEADLINE:
             points = [(e["step"], e["validation"][name]) for e in checks if name in e["validation"]]
             if points:
                 axes[1].plot(*zip(*points), marker="o", label=_HEADLINE[name])

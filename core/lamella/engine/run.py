@@ -73,7 +73,7 @@ def open_run(
     experiment = read_experiment(run / "experiment.toml", registry=registry)
     modality = experiment.modality.build(seed=experiment.seed)
     modality.restore(header["modality"])
-    trainer = experiment.trainer.build(seed=experiment.seed, data=header["data"])
+    trainer = experiment.trainer.build(seed=experiment.seed, data=header["data"], opened=True)
     checkpoints = Checkpoints(run)
     checkpoints.load_to_use(checkpoint or ("best" if checkpoints.has("best") else "last"), trainer)
     trainer.eval()

@@ -93,13 +93,17 @@ def prepare(experiment: Experiment, run: Path, *, resume: bool = False) -> Sessi
         if config.cache:
             tables.update({role: cached(tables[role], tell=accelerator.print) for role in roles})
     _check_labels(tables, roles)
+    for role, table in tables.items():
+        if (lacking := table.incomplete()) is not None:
+            accelerator.print(f"[data.{role}] {lacking}; what compares views leaves them out")
     modality = experiment.modality.build(seed=experiment.seed)
     if header is None:
         modality.calibrate(tables[roles[0]].read(i).image for i in range(len(tables[roles[0]])))
     else:
         modality.restore(header["modality"])
-    data = _facts(tables, roles, modality)
-    trainer: Trainer = experiment.trainer.build(seed=experiment.seed, data=data)
+    data = _facts(tables, roles, modality, experiment.trainer.needs())
+    going_on = header is not None and Checkpoints(run).has("last")
+    trainer: Trainer = experiment.trainer.build(seed=experiment.seed, data=data, opened=going_on)
     optimizer = build_optimizer(trainer, config.optimizer)
     wrapped, prepared = accelerator.prepare(trainer, optimizer)
     if config.compile and any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl")):
@@ -148,9 +152,13 @@ def _check_labels(tables: Mapping[str, SampleTable], roles: tuple[str, ...]) -> 
             raise ConfigError(f"[data.{role}] {what}; a set to measure on needs both")
 
 
-def _facts(tables: Mapping[str, SampleTable], roles: tuple[str, ...], modality: Modality) -> dict[str, Any]:
-    """What the dataset fills in: parameters marked `FromData`."""
+def _facts(
+    tables: Mapping[str, SampleTable], roles: tuple[str, ...], modality: Modality, needs: set[str]
+) -> dict[str, Any]:
+    """What the dataset fills in: parameters marked `FromData`. Who needs no classes (``needs``) does without."""
     named = [table for table in tables.values() if table.classes is not None and table.labelled]
+    if not named and not needs & {"classes", "class_names"}:
+        return {"channels": modality.channels, "classes": 0, "class_names": []}
     if not named or named[0].classes is None:
         raise ConfigError(f"the data of {', '.join(roles)} name no classes; write classes = [ … ] in [data.{roles[0]}]")
     names = named[0].classes.names

@@ -33,6 +33,7 @@ class Parameter:
     default: Any
     required: bool
     from_data: bool
+    at_start: bool
     help: str
 
     @property
@@ -174,7 +175,7 @@ def _is_kornia(target: Any) -> bool:
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
-    from lamella.contracts.model import FromData
+    from lamella.contracts.model import AtStart, FromData
 
     metadata = typing.get_args(annotation)[1:] if typing.get_origin(annotation) is Annotated else ()
     return Parameter(
@@ -183,6 +184,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
         default=None if default is inspect.Parameter.empty else default,
         required=default is inspect.Parameter.empty,
         from_data=any(item is FromData or isinstance(item, FromData) for item in metadata),
+        at_start=any(item is AtStart or isinstance(item, AtStart) for item in metadata),
         help=next((item.description for item in metadata if getattr(item, "description", None)), ""),
     )
 

@@ -23,16 +23,25 @@ class Plan:
     component: Component
     parameters: Mapping[str, Any]
 
-    def build(self, *, seed: int = 0, data: Mapping[str, Any] | None = None, path: str = "") -> Any:
+    def build(
+        self, *, seed: int = 0, data: Mapping[str, Any] | None = None, path: str = "", opened: bool = False
+    ) -> Any:
         """The object, its parts first, each under torch's generator seeded by (seed, where it stands).
 
-        ``data`` fills the parameters marked `FromData`.
+        ``data`` fills the parameters marked `FromData`. With ``opened``, weights follow from elsewhere, and the
+        parameters marked `AtStart` are left out.
         """
         import torch
 
         path = f"{path}/{self.component.kind} {self.component.name}"
-        values = {name: _built(value, seed, data, f"{path}/{name}") for name, value in self.parameters.items()}
-        for parameter in self.component.parameters():
+        parameters = self.component.parameters()
+        left_out = {parameter.name for parameter in parameters if opened and parameter.at_start}
+        values = {
+            name: _built(value, seed, data, f"{path}/{name}", opened)
+            for name, value in self.parameters.items()
+            if name not in left_out
+        }
+        for parameter in parameters:
             if parameter.from_data and parameter.name not in values:
                 if data is None or parameter.name not in data:
                     raise RegistryError(
@@ -43,6 +52,11 @@ class Plan:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(seed, path))
             return self.component.make(values)
+
+    def needs(self) -> set[str]:
+        """The parameters that a dataset has to fill, here and in what it is built from."""
+        marked = {parameter.name for parameter in self.component.parameters() if parameter.from_data}
+        return (marked - self.parameters.keys()).union(*(_needs(value) for value in self.parameters.values()))
 
     def spec(self) -> dict[str, Any]:
         """The plan as a spec again, with every nested name and set expanded."""
@@ -55,25 +69,36 @@ class ChainPlan:
 
     plans: tuple[Plan, ...]
 
-    def build(self, *, seed: int = 0, data: Mapping[str, Any] | None = None, path: str = "") -> Any:
+    def build(
+        self, *, seed: int = 0, data: Mapping[str, Any] | None = None, path: str = "", opened: bool = False
+    ) -> Any:
         """The `Chain`."""
         from lamella.contracts.perturbation import Chain
 
-        return Chain([plan.build(seed=seed, data=data, path=f"{path}/{i}") for i, plan in enumerate(self.plans)])
+        return Chain(
+            [plan.build(seed=seed, data=data, path=f"{path}/{i}", opened=opened) for i, plan in enumerate(self.plans)]
+        )
 
     def spec(self) -> list[dict[str, Any]]:
         """The set as a list of specs."""
         return [plan.spec() for plan in self.plans]
 
 
-def _built(value: Any, seed: int, data: Mapping[str, Any] | None, path: str) -> Any:
+def _built(value: Any, seed: int, data: Mapping[str, Any] | None, path: str, opened: bool) -> Any:
     if isinstance(value, Plan | ChainPlan):
-        return value.build(seed=seed, data=data, path=path)
+        return value.build(seed=seed, data=data, path=path, opened=opened)
     if isinstance(value, list | tuple):
-        return type(value)(_built(item, seed, data, f"{path}/{i}") for i, item in enumerate(value))
+        return type(value)(_built(item, seed, data, f"{path}/{i}", opened) for i, item in enumerate(value))
     if isinstance(value, dict):
-        return {key: _built(item, seed, data, f"{path}/{key}") for key, item in value.items()}
+        return {key: _built(item, seed, data, f"{path}/{key}", opened) for key, item in value.items()}
     return value
+
+
+def _needs(value: Any) -> set[str]:
+    if isinstance(value, Plan):
+        return value.needs()
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return set().union(*(_needs(part) for part in parts))
 
 
 def _spec(value: Any) -> Any:

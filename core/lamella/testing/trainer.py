@@ -13,7 +13,8 @@ from lamella.testing.no_sync import HostSync, no_sync
 from lamella.testing.promise import BrokenPromise, difference, name_of
 from lamella.testing.subject import copied
 
-Batches = Mapping[str, Batch]
+Batches = Mapping[str, Any]
+"""A `Batch` by role, or the dict of a modality with several views."""
 
 
 def trainer_contract(
@@ -68,7 +69,7 @@ def _forward(trainer: Trainer, batches: Batches, counts: Mapping[str, Tensor] | 
 
 def gives_losses(name: str, build_trainer: Any, batches: Batches) -> None:
     """Finite scalars with "loss" among them, the same twice under one seed, and the batches as they were."""
-    kept = {role: copied(batch) for role, batch in batches.items()}
+    kept = {role: {view: copied(one) for view, one in _views(batch).items()} for role, batch in batches.items()}
     losses = _forward(_built(build_trainer), batches)
     if "loss" not in losses:
         seen = f"it gave {', '.join(losses) or 'nothing'}"
@@ -77,9 +78,11 @@ def gives_losses(name: str, build_trainer: Any, batches: Batches) -> None:
         if not isinstance(value, Tensor) or value.ndim or not value.isfinite():
             raise BrokenPromise(name, "return finite scalar tensors", f"{key!r} is {value!r}")
     for role, batch in batches.items():
-        for field in Batch._fields[:-1]:
-            if gap := difference(getattr(batch, field), getattr(kept[role], field)):
-                raise BrokenPromise(name, "leave batches as they are", f"{role}.{field}: {gap}")
+        for view, one in _views(batch).items():
+            for field in Batch._fields[:-1]:
+                if gap := difference(getattr(one, field), getattr(kept[role][view], field)):
+                    where = ".".join(filter(None, (role, view, field)))
+                    raise BrokenPromise(name, "leave batches as they are", f"{where}: {gap}")
     again = _forward(_built(build_trainer), batches)
     for key, value in losses.items():
         if gap := difference(again[key], value):
@@ -132,10 +135,23 @@ def bears_no_labels(name: str, build_trainer: Any, batches: Batches) -> None:
             raise BrokenPromise(name, "give finite gradients with every pixel ignored", seen)
 
 
-def _unlabelled(batch: Batch) -> Batch:
-    if batch.label is None or batch.label.ndim != 3:
-        return batch
-    return batch._replace(label=torch.full_like(batch.label, IGNORE), weight=torch.zeros(batch.label.shape))
+def _unlabelled(batch: Any) -> Any:
+    def ignored(one: Batch) -> Batch:
+        if one.label is None:
+            return one
+        return one._replace(label=torch.full_like(one.label, IGNORE), weight=torch.zeros(one.label.shape))
+
+    return {view: ignored(one) for view, one in batch.items()} if isinstance(batch, dict) else ignored(batch)
+
+
+def _views(batch: Any) -> dict[str, Batch]:
+    return batch if isinstance(batch, dict) else {"": batch}
+
+
+def _first(batch: Any) -> Any:
+    """The first sample alone."""
+    one = slice(0, 1)
+    return {view: b.select(one) for view, b in batch.items()} if isinstance(batch, dict) else batch.select(one)
 
 
 def groups_are_whole(name: str, build_trainer: Any) -> None:
@@ -151,21 +167,17 @@ def groups_are_whole(name: str, build_trainer: Any) -> None:
 
 
 def predicts(name: str, build_trainer: Any, batches: Batches, tolerance: float) -> None:
-    """In eval mode it gives class probabilities, image by image, that its metrics can count."""
+    """In eval mode it gives class probabilities (or embeddings), image by image, that its metrics can count."""
     trainer = _built(build_trainer).eval()
     batch = batches[trainer.roles[0]]
     with torch.no_grad():
-        prediction, alone = trainer.predict(batch), trainer.predict(batch.select(slice(0, 1)))
-    count, size = len(batch.image), tuple(batch.image.shape[-2:])
-    spatial = prediction.ndim == 4 and (prediction.shape[0], *prediction.shape[2:]) == (count, *size)
-    if not spatial and (prediction.ndim != 2 or len(prediction) != count):
-        seen = f"{tuple(prediction.shape)} for {count} images of {size[0]}×{size[1]}"
-        raise BrokenPromise(name, "predict (B, K, H, W), or (B, K) for classification", seen)
-    if not prediction.isfinite().all() or (prediction < 0).any():
-        raise BrokenPromise(name, "predict probabilities", "some are negative or not finite")
-    total = prediction.sum(1)
-    if gap := difference(total, torch.ones_like(total), tolerance=1e-4):
-        raise BrokenPromise(name, "predict probabilities that sum to 1 over the classes", gap)
+        prediction, alone = trainer.predict(batch), trainer.predict(_first(batch))
+    if trainer.embeds:
+        count = len(next(iter(_views(batch).values())).key)
+        if prediction.ndim < 2 or len(prediction) != count or not prediction.isfinite().all():
+            raise BrokenPromise(name, "predict finite embeddings (B, …, D)", f"{tuple(prediction.shape)} for {count}")
+    else:
+        _are_probabilities(name, prediction, next(iter(_views(batch).values())))
     if gap := difference(alone, prediction[:1], tolerance=tolerance):
         raise BrokenPromise(name, "predict each image alone", gap)
     metrics = trainer.metrics()
@@ -176,6 +188,19 @@ def predicts(name: str, build_trainer: Any, batches: Batches, tolerance: float) 
         if not isinstance(figures := metric.compute(), dict):
             seen = f"{type(metric).__name__}.compute gave {type(figures).__name__}"
             raise BrokenPromise(name, "give metrics that compute figures by name", seen)
+
+
+def _are_probabilities(name: str, prediction: Tensor, batch: Batch) -> None:
+    count, size = len(batch.image), tuple(batch.image.shape[-2:])
+    spatial = prediction.ndim == 4 and (prediction.shape[0], *prediction.shape[2:]) == (count, *size)
+    if not spatial and (prediction.ndim != 2 or len(prediction) != count):
+        seen = f"{tuple(prediction.shape)} for {count} images of {size[0]}×{size[1]}"
+        raise BrokenPromise(name, "predict (B, K, H, W), or (B, K) for classification", seen)
+    if not prediction.isfinite().all() or (prediction < 0).any():
+        raise BrokenPromise(name, "predict probabilities", "some are negative or not finite")
+    total = prediction.sum(1)
+    if gap := difference(total, torch.ones_like(total), tolerance=1e-4):
+        raise BrokenPromise(name, "predict probabilities that sum to 1 over the classes", gap)
 
 
 def never_syncs(name: str, build_trainer: Any, batches: Batches) -> None:
