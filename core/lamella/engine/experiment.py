@@ -48,7 +48,9 @@ class FitConfig(BaseModel):
     log_every: Annotated[int, Field(ge=1, description="steps between log lines")] = 10
     evaluate_every: Annotated[int | None, Field(ge=1, description="steps between evaluations; else at the end")] = None
     checkpoint_every: Annotated[int | None, Field(ge=1, description="steps between checkpoints; else 10 a run")] = None
-    best: Annotated[str, Field(description="the validation figure that decides the best checkpoint")] = "miou_pooled"
+    best: Annotated[
+        str, Field(description="the validation figure that decides the best checkpoint; 'last' keeps the last")
+    ] = "miou_pooled"
     accumulate: Annotated[int, Field(ge=1, description="parts a batch goes through the network in")] = 1
     clip: Annotated[float | None, Field(gt=0, description="largest norm of the gradient")] = None
     ema: Annotated[float | None, Field(gt=0, lt=1, description="decay of averaged weights, used to evaluate")] = None
@@ -57,6 +59,7 @@ class FitConfig(BaseModel):
     tile: Annotated[int, Field(ge=64, description="side in pixels above which evaluation tiles an image")] = 1024
     cache: Annotated[bool, Field(description="decode a training set once into a memory-mapped file")] = True
     workers: Annotated[int, Field(ge=0, description="loader processes")] = 0
+    count_flops: Annotated[int, Field(ge=0, description="steps whose floating-point operations are counted")] = 0
 
     def batch_of(self, role: str) -> int:
         """The global batch size of a role; raises `ConfigError` where a table of sizes lacks it."""
@@ -156,7 +159,7 @@ def check_experiment(
     try:
         file = ExperimentFile.model_validate(tables)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_sentence(error)}") from None
+        raise ConfigError(f"{where}: {sentence(error)}") from None
     registry = current() if registry is None else registry
     modality = registry.plan("modality", file.modality, f"{where} modality")
     trainer = registry.plan("trainer", file.trainer, f"{where} [trainer]")
@@ -180,8 +183,8 @@ def _set(tables: dict[str, Any], setting: str) -> None:
     table[last] = value
 
 
-def _sentence(error: ValidationError) -> str:
-    """The first thing wrong, as one sentence."""
+def sentence(error: ValidationError) -> str:
+    """The first thing wrong in a file, as one sentence."""
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":

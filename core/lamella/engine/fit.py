@@ -17,8 +17,10 @@ from lamella.data.loaders import training_loader
 from lamella.data.samples import SampleTable
 from lamella.engine.baseline import grey_level_baseline
 from lamella.engine.checkpoint import Checkpoints, write_json
+from lamella.engine.counts import ImageCounts
 from lamella.engine.evaluate import evaluate
 from lamella.engine.experiment import Experiment
+from lamella.engine.flops import Flops
 from lamella.engine.meters import Meters
 from lamella.engine.progress import Progress
 from lamella.engine.report import Gallery, write_report
@@ -40,18 +42,20 @@ def fit(experiment: Experiment, run: Path, *, resume: bool = False) -> dict[str,
     session = prepare(experiment, run, resume=resume)
     begun = time.monotonic()
     with Progress("training", experiment.fit.steps, quiet=not session.main) as progress:
-        _loop(session, progress)
-    return _finish(session, time.monotonic() - begun)
+        flops = _loop(session, progress)
+    return _finish(session, time.monotonic() - begun, flops)
 
 
-def _loop(session: Session, progress: Progress) -> None:
+def _loop(session: Session, progress: Progress) -> float | None:
+    """Every step that is still to do; returns the floating-point operations of one, where they were counted."""
     config = session.experiment.fit
     checkpoint_every = config.checkpoint_every or max(config.steps // 10, 1)
-    meters = Meters(session.accelerator.device)
+    meters, flops = Meters(session.accelerator.device), Flops(config.count_flops)
     session.trainer.train()
     with _interrupt() as interrupted:
         for number, batches in _batches(session):
-            losses, finite = update(session, batches, number)
+            with flops.step():
+                losses, finite = update(session, batches, number)
             meters.add(number, losses, finite, batches)
             done = number + 1
             saving = done % checkpoint_every == 0 or done == config.steps or interrupted.is_set()
@@ -66,6 +70,7 @@ def _loop(session: Session, progress: Progress) -> None:
             if interrupted.is_set():
                 progress.say(f"interrupted after step {done}; go on with: lamella train {session.run} --resume")
                 raise KeyboardInterrupt
+    return flops.per_step
 
 
 def _batches(session: Session) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -121,17 +126,21 @@ def _log(session: Session, progress: Progress, done: int, meters: Meters) -> Non
     session.write_log({"step": done, "lr": rate, **means, **({"trouble": trouble} if trouble else {})})
 
 
-def measure(session: Session, table: SampleTable, gallery: Gallery | None = None) -> dict[str, Any]:
+def measure(session: Session, table: SampleTable, *watchers: Gallery | ImageCounts) -> dict[str, Any]:
     """The trainer's figures on a labelled set, with averaged weights where the run keeps them."""
+
+    def watch(batch: Any, prediction: torch.Tensor, names: list[str]) -> None:
+        for watcher in watchers:
+            watcher.watch(batch, prediction, names)
+
     with session.accelerator.autocast(), session.averaged():
         return evaluate(
             session.trainer,
             table,
             session.modality,
             device=session.accelerator.device,
-            batch_size=8,
             tile=session.experiment.fit.tile,
-            watch=None if gallery is None else gallery.watch,
+            watch=watch,
         )
 
 
@@ -145,15 +154,24 @@ def _look(session: Session, progress: Progress, done: int) -> None:
     gallery = Gallery(session.modality, session.data["class_names"], len(seen))
     figures = measure(session, seen, gallery)
     if validation is not None:
-        name = session.experiment.fit.best
-        score = _score(figures, name)
         session.write_log({"step": done, "validation": {k: v for k, v in figures.items() if isinstance(v, float)}})
-        if session.best is None or score > session.best:
-            session.best = score
-            session.save("best", done)
-        progress.say(f"step {done}: validation {name} {score:.4f}")
+        if session.experiment.fit.best == "last":
+            listed = ", ".join(f"{k} {v:.4f}" for k, v in figures.items() if isinstance(v, float))
+            progress.say(f"step {done}: validation {listed}")
+        else:
+            _keep_best(session, progress, done, figures)
     picture = gallery.save(session.run / "pictures" / f"step-{done:06d}.png")
-    progress.say(f"step {done}: picture {picture}")
+    if picture is not None:
+        progress.say(f"step {done}: picture {picture}")
+
+
+def _keep_best(session: Session, progress: Progress, done: int, figures: Mapping[str, Any]) -> None:
+    name = session.experiment.fit.best
+    score = _score(figures, name)
+    if session.best is None or score > session.best:
+        session.best = score
+        session.save("best", done)
+    progress.say(f"step {done}: validation {name} {score:.4f}")
 
 
 def _score(figures: Mapping[str, Any], name: str) -> float:
@@ -164,7 +182,7 @@ def _score(figures: Mapping[str, Any], name: str) -> float:
     return score
 
 
-def _finish(session: Session, seconds: float) -> dict[str, Any]:
+def _finish(session: Session, seconds: float, flops: float | None) -> dict[str, Any]:
     """Measure on the test sets; write results, TensorBoard and report. Only the first process does."""
     if not session.main:
         return {}
@@ -178,11 +196,14 @@ def _finish(session: Session, seconds: float) -> dict[str, Any]:
     for role in [role for role in ("validation", *session.experiment.tests()) if role in session.tables]:
         table = session.tables[role]
         galleries[role] = Gallery(session.modality, names, len(table))
-        figures = measure(session, table, galleries[role])
+        counts = ImageCounts(table, names)
+        figures = measure(session, table, galleries[role], counts)
+        counts.save(session.run / "images" / f"{role}.json")
         if labelled.labelled and "miou_pooled" in figures:
             figures["grey_level"] = grey_level_baseline(labelled, table, session.modality, names)
         sets[role] = figures
-    results = {**_facts(session), "checkpoint": chosen, "seconds": round(seconds, 1), "sets": sets}
+    spent = None if flops is None else flops * session.accelerator.num_processes * session.experiment.fit.steps
+    results = {**_facts(session), "checkpoint": chosen, "seconds": round(seconds, 1), "flops": spent, "sets": sets}
     write_json(session.run / "results.json", results)
     _tensorboard(session)
     write_report(session.run, results, session.log, galleries)
@@ -198,6 +219,7 @@ def _facts(session: Session) -> dict[str, Any]:
         "seed": experiment.seed,
         "steps": experiment.fit.steps,
         "images": {role: len(table) for role, table in session.tables.items()},
+        "incomplete": {role: text for role, table in session.tables.items() if (text := table.incomplete())},
         "classes": session.data["class_names"],
         "trainable_parameters": sum(p.numel() for p in session.trainer.parameters() if p.requires_grad),
         "device": str(session.accelerator.device),

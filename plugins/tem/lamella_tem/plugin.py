@@ -4,7 +4,7 @@ from typing import Any
 
 from lamella import hookimpl
 
-from lamella_tem.sets import NAMES, SETS
+from lamella_tem.sets import GENERIC, NAMES, SETS
 
 LAMELLA_API = 1
 
@@ -47,7 +47,7 @@ def lamella_trainers() -> dict[str, Any]:
 @hookimpl
 def lamella_perturbations() -> dict[str, Any]:
     """What sample, microscope and post-processing do to an image."""
-    return {name: _target(name) for name in NAMES}
+    return {name: _target(name) for name in (*NAMES, *GENERIC)}
 
 
 @hookimpl

@@ -22,7 +22,10 @@ NAMES = (
     "display-stretch",
     "scale-bar",
 )
-"""Every perturbation of this plugin, in physical order."""
+"""Every perturbation of electron microscopy in this plugin, in physical order."""
+
+GENERIC = ("jitter", "blur")
+"""What photographs are augmented with; for baselines alone."""
 
 # What preparation does to the foil. Not every foil suffers everything.
 _SAMPLE: list[Spec] = [
@@ -57,4 +60,5 @@ SETS: dict[str, list[Spec]] = {
         {"name": "gain-noise", "pixel": [0.0, 0.003], "column": [0.0, 0.002], "quadrant": [0.0, 0.01]},
         {"name": "display-stretch", "amount": [0.0, 0.3], "gamma": [0.9, 1.1], "p": 0.5},
     ],
+    "natural": [{"name": "jitter", "p": 0.8}, {"name": "blur", "p": 0.5}],
 }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lamella_tem.cutmix import cutmix
 from lamella_tem.losses import cross_entropy, dice
+from lamella_tem.object_recall import ObjectRecall
 
 
 class Supervised(Trainer):
@@ -80,5 +81,6 @@ class Supervised(Trainer):
         return self.logits(batch.image).float().softmax(1)
 
     def metrics(self) -> list[Metric]:
-        """Segmentation figures."""
-        return [SegmentationMetrics(self.class_names)]
+        """Segmentation figures, and how many defects are found where there is a class of them."""
+        found: list[Metric] = [SegmentationMetrics(self.class_names)]
+        return [*found, ObjectRecall(self.class_names, "defect")] if "defect" in self.class_names else found

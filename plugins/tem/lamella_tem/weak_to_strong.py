@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from lamella import Batch, Chain, FromData, Loss, SegmentationBackbone, SegmentationMetrics, Step, Trainer
+from lamella import Batch, Chain, FromData, Loss, SegmentationBackbone, Step, Trainer
 from lamella.contracts.model import Metric
 from lamella.errors import ConfigError
 from pydantic import Field
@@ -249,5 +249,5 @@ class WeakToStrong(Trainer):
         return self.teacher.decode(self.teacher.encode(batch.image), size).float().softmax(1)
 
     def metrics(self) -> list[Metric]:
-        """Segmentation figures."""
-        return [SegmentationMetrics(self.student.class_names)]
+        """The student's figures."""
+        return self.student.metrics()

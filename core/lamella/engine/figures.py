@@ -1,0 +1,114 @@
+"""Figures of a study, taken from counts, with intervals that resample seeds and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lamella.errors import ConfigError
+
+Counts = Mapping[str, np.ndarray]
+"""Confusion (K, K) by group (lot, wafer, specimen …); rows are labels, columns predictions."""
+Figure = Callable[[np.ndarray], float]
+_RESAMPLES = 1000
+
+
+class Estimate(NamedTuple):
+    """A figure with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    each: tuple[float, ...]
+    """The figure of every seed."""
+
+
+def figure(text: str, classes: Sequence[str]) -> Figure:
+    """A function of confusion counts (K, K) from its name.
+
+    ``miou`` is the mean IoU over the classes that occur, ``miou:-defect`` the same without a class,
+    ``iou:defect`` that of one class, ``accuracy``, ``macro-recall``, ``recall:bridge``.
+
+    Raises:
+        ConfigError: no such figure, or no such class.
+
+    >>> figure("iou:b", ["a", "b"])(np.array([[2, 0], [1, 1]]))
+    0.5
+    """
+    name, _, which = text.partition(":")
+    wanted = which.removeprefix("-")
+    if which and wanted not in classes:
+        raise ConfigError(f"figure {text!r}: there is no class {wanted!r}; the classes are {', '.join(classes)}")
+    place = classes.index(wanted) if which else None
+    if name == "accuracy" and place is None:
+        return lambda counts: float(np.trace(counts) / counts.sum())
+    if name in ("miou", "macro-recall") and (place is None or which.startswith("-")):
+        kept = [number for number in range(len(classes)) if number != place]
+        each = _iou if name == "miou" else _recall
+        return lambda counts: float(np.nanmean(each(counts)[kept]))
+    if name in ("iou", "recall") and place is not None:
+        one = _iou if name == "iou" else _recall
+        return lambda counts: float(one(counts)[place])
+    raise ConfigError(f"figure {text!r} is none of miou, miou:-CLASS, iou:CLASS, accuracy, macro-recall, recall:CLASS")
+
+
+def _iou(counts: np.ndarray) -> np.ndarray:
+    hit = np.diagonal(counts).astype(float)
+    union = counts.sum(0) + counts.sum(1) - hit
+    return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
+
+
+def _recall(counts: np.ndarray) -> np.ndarray:
+    hit, there = np.diagonal(counts).astype(float), counts.sum(1)
+    return np.divide(hit, there, out=np.full(len(hit), np.nan), where=there > 0)
+
+
+def estimate(counts: Sequence[Counts], of: Figure, seed: int = 0) -> Estimate:
+    """The mean over seeds of a figure on pooled counts, with a bootstrap interval over seeds and groups.
+
+    Args:
+        counts: one entry a seed, all with the same groups.
+    """
+    each = tuple(_pooled(one, of) for one in counts)
+    samples = [np.mean([of(total) for total in totals]) for totals in _resampled(counts, seed)]
+    return _estimate(each, samples)
+
+
+def difference(ours: Sequence[Counts], theirs: Sequence[Counts], of: Figure, seed: int = 0) -> Estimate:
+    """The mean paired difference ours − theirs, seeds and groups resampled together for both."""
+    each = tuple(_pooled(a, of) - _pooled(b, of) for a, b in zip(ours, theirs, strict=True))
+    samples = [
+        np.mean([of(a) - of(b) for a, b in zip(one, other)])
+        for one, other in zip(_resampled(ours, seed), _resampled(theirs, seed))
+    ]
+    return _estimate(each, samples)
+
+
+def of_values(values: Sequence[float], seed: int = 0) -> Estimate:
+    """The mean of one value a seed, with a bootstrap interval over seeds."""
+    drawn = np.random.default_rng(seed).integers(len(values), size=(_RESAMPLES, len(values)))
+    return _estimate(tuple(values), list(np.array(values)[drawn].mean(1)))
+
+
+def _estimate(each: tuple[float, ...], samples: Sequence[float]) -> Estimate:
+    low, high = np.nanpercentile(samples, (2.5, 97.5))
+    return Estimate(float(np.mean(each)), float(low), float(high), each)
+
+
+def _pooled(counts: Counts, of: Figure) -> float:
+    return of(np.sum(list(counts.values()), axis=0))
+
+
+def _resampled(counts: Sequence[Counts], seed: int) -> list[np.ndarray]:
+    """Per resample (S, K, K): seeds drawn with replacement, and groups, the same groups for every seed."""
+    rng = np.random.default_rng(seed)
+    groups = sorted(counts[0])
+    stacked = np.stack([np.stack([one[group] for group in groups]) for one in counts])  # (S, G, K, K)
+    found = []
+    for _ in range(_RESAMPLES):
+        seeds = rng.integers(len(counts), size=len(counts))
+        times = np.bincount(rng.integers(len(groups), size=len(groups)), minlength=len(groups))
+        found.append(np.tensordot(stacked[seeds], times, axes=([1], [0])))
+    return found

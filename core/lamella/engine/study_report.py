@@ -1,0 +1,181 @@
+"""The page of a study: its table beside the published one, differences, cost, and the curve over labels."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from lamella.engine.checkpoint import write_json, write_text
+from lamella.engine.report import STYLE
+from lamella.engine.study import Study
+
+Table = Mapping[str, Any]
+Entry = Mapping[str, Any]
+
+
+def write_study(study: Study, table: Table, out: Path) -> Path:
+    """Write ``table.json`` and ``report.html`` of a study; returns the page."""
+    write_json(out / "table.json", table)
+    parts = [f"<h1>{escape(study.file.title)}</h1>", f"<p class='quiet'>{escape(_summary(table))}</p>"]
+    for test in study.file.sets:
+        parts.append(_figures(study, table, test))
+    parts += [_cost(study, table), _curve(study, table)]
+    if study.file.note:
+        parts.append(f"<p>{escape(study.file.note)}</p>")
+    page = (
+        "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        f"<title>{escape(study.file.title)}</title><style>{STYLE}</style>{''.join(parts)}</html>"
+    )
+    write_text(out / "report.html", page)
+    return out / "report.html"
+
+
+def text_rows(study: Study, table: Table, test: str) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of one test set for a terminal: mean with the half width of its interval, and the paper's."""
+    shown = _shown(study, table, test)
+    header = ["method", *(f"{_column(study, column)} {title}".strip() for column, title in shown)]
+    rows = []
+    for row in study.file.rows:
+        cells = [_find(table, row, column, test, title) for column, title in shown]
+        if any(cells):
+            rows.append([_row(study, row), *("–" if entry is None else _cell(entry) for entry in cells)])
+    return header, rows
+
+
+def _cell(entry: Entry) -> str:
+    paper = f" [{entry['paper']:g}]" if "paper" in entry else ""
+    return f"{_number(entry['mean'])} ±{_number((entry['high'] - entry['low']) / 2)}{paper}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def _shown(study: Study, table: Table, test: str) -> list[tuple[str, str]]:
+    done = {(entry["column"], entry["figure"]) for entry in table["entries"] if entry["set"] == test}
+    return [(c, f) for c in study.file.columns for f in study.file.figures if (c, f) in done]
+
+
+def _find(table: Table, row: str, column: str, test: str, title: str) -> Entry | None:
+    wanted = (row, column, test, title)
+    found = (e for e in table["entries"] if (e["row"], e["column"], e["set"], e["figure"]) == wanted)
+    return next(found, None)
+
+
+def _row(study: Study, row: str) -> str:
+    return study.file.rows[row].title or row
+
+
+def _column(study: Study, column: str) -> str:
+    return study.file.columns[column].title or column
+
+
+def _summary(table: Table) -> str:
+    size = f"size {table['size']} · " if table["size"] else ""
+    seeds = ", ".join(str(seed) for seed in table["seeds"])
+    return (
+        f"{size}{table['done']} of {table['planned']} runs done · seeds {seeds} · mean over seeds with 95 % bootstrap "
+        "interval over seeds and groups; published figures in brackets"
+    )
+
+
+def _figures(study: Study, table: Table, test: str) -> str:
+    shown = _shown(study, table, test)
+    if not shown:
+        return ""
+    head = "".join(f"<th>{escape(f'{_column(study, c)} {t}'.strip())}</th>" for c, t in shown)
+    body = ""
+    for row in study.file.rows:
+        cells = [_find(table, row, column, test, title) for column, title in shown]
+        if any(cells):
+            body += f"<tr><td>{escape(_row(study, row))}</td>{''.join(map(_html_cell, cells))}</tr>"
+    return (
+        f"<h2>{escape(test)}</h2><table><tr><th>method</th>{head}</tr>{body}</table>{_differences(study, table, test)}"
+    )
+
+
+def _html_cell(entry: Entry | None) -> str:
+    if entry is None:
+        return "<td>–</td>"
+    paper = f" <span class='quiet'>[{entry['paper']:g}]</span>" if "paper" in entry else ""
+    low, high = _number(entry["low"]), _number(entry["high"])
+    return f"<td>{_number(entry['mean'])} <span class='quiet'>({low}–{high})</span>{paper}</td>"
+
+
+def _differences(study: Study, table: Table, test: str) -> str:
+    reference = study.file.reference
+    shown = _shown(study, table, test)
+    body = ""
+    for row in study.file.rows:
+        cells = [_find(table, row, column, test, title) for column, title in shown]
+        if any(entry is not None and "difference" in entry for entry in cells):
+            body += f"<tr><td>{escape(_row(study, row))}</td>{''.join(map(_difference, cells))}</tr>"
+    if not body or reference is None:
+        return ""
+    head = "".join(f"<th>{escape(f'{_column(study, c)} {t}'.strip())}</th>" for c, t in shown)
+    title = f"{escape(_row(study, reference))} minus each, paired by seed and group"
+    return f"<p class='quiet'>{title}</p><table><tr><th>against</th>{head}</tr>{body}</table>"
+
+
+def _difference(entry: Entry | None) -> str:
+    if entry is None or "difference" not in entry:
+        return "<td>–</td>"
+    apart = entry["difference"]
+    resolved = "" if resolved_sign(apart) else " <span class='quiet'>not resolved</span>"
+    return (
+        f"<td>{apart['mean']:+.3f} <span class='quiet'>({apart['low']:+.3f}…{apart['high']:+.3f})</span>{resolved}</td>"
+    )
+
+
+def resolved_sign(apart: Entry) -> int:
+    """The sign of a difference whose interval leaves out zero; 0 where it is not resolved."""
+    return 1 if apart["low"] > 0 else -1 if apart["high"] < 0 else 0
+
+
+def _cost(study: Study, table: Table) -> str:
+    body = "".join(
+        f"<tr><td>{escape(_row(study, c['row']))}</td><td>{escape(_column(study, c['column']))}</td>"
+        f"<td>{c['steps']:.0f}</td><td>{c['flops'] / 1e12:.2f}</td><td>{c['seconds']:.0f}</td><td>{c['runs']}</td></tr>"
+        for c in table["cost"]
+    )
+    head = "<tr><th>method</th><th>column</th><th>steps</th><th>TFLOP</th><th>seconds</th><th>runs</th></tr>"
+    return f"<h2>Cost of a run</h2><table>{head}{body}</table>" if body else ""
+
+
+def _curve(study: Study, table: Table) -> str:
+    """The first figure against the number of labels, where columns say theirs."""
+    labels = {name: column.labels for name, column in study.file.columns.items() if column.labels is not None}
+    if len(labels) < 2:
+        return ""
+    from matplotlib.figure import Figure
+
+    title, test = next(iter(study.file.figures)), study.file.sets[0]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for row in study.file.rows:
+        points = [(count, _find(table, row, column, test, title)) for column, count in labels.items()]
+        there = [(count, entry) for count, entry in points if entry is not None]
+        if there:
+            _line(axis, _row(study, row), there)
+    axis.set(xlabel="labelled images", ylabel=f"{title} ({test})", xscale="log")
+    axis.set_xticks(sorted(labels.values()), [f"{count:g}" for count in sorted(labels.values())])
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    code = base64.b64encode(buffer.getvalue()).decode()
+    return f"<h2>Against the number of labels</h2><img alt='' src='data:image/png;base64,{code}'>"
+
+
+def _line(axis: Any, name: str, points: Sequence[tuple[float, Entry]]) -> None:
+    ordered = sorted(points, key=lambda point: point[0])
+    x, mean = [count for count, _ in ordered], [entry["mean"] for _, entry in ordered]
+    (line,) = axis.plot(x, mean, marker="o", label=name)
+    axis.fill_between(
+        x, [e["low"] for _, e in ordered], [e["high"] for _, e in ordered], alpha=0.12, color=line.get_color()
+    )

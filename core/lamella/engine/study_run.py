@@ -1,0 +1,123 @@
+"""Running a study: every cell trained once, resumed where it was cut off, and its results gathered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lamella.engine.checkpoint import Checkpoints
+from lamella.engine.experiment import Experiment
+from lamella.engine.fit import fit
+from lamella.engine.study import Cell, Study
+from lamella.errors import ConfigError, RunError
+
+Fit = Callable[[Experiment, Path], dict[str, Any]]
+
+
+def run_study(
+    study: Study, out: Path, *, limit: int | None = None, tell: Callable[[str], None] = print
+) -> dict[Cell, dict[str, Any]]:
+    """Run what is missing of a study below ``out``; returns the results of every cell that is done.
+
+    Args:
+        limit: run at most so many cells, then stop; the rest is for another time.
+        tell: takes one line of progress at a time.
+
+    Raises:
+        RunError: ``out`` holds another study, or another version of this one.
+    """
+    _claim(study, out)
+    cells, new = study.cells(), 0
+    for number, cell in enumerate(cells):
+        if limit is not None and new >= limit:
+            break
+        if not (out / cell.folder / "results.json").is_file():
+            tell(
+                f"run {number + 1} of {len(cells)}: {cell.row}{cell.column and f' · {cell.column}'} · seed {cell.seed}"
+            )
+            result_of(study, cell, out)
+            new += 1
+    return results(study, out)
+
+
+def results(study: Study, out: Path) -> dict[Cell, dict[str, Any]]:
+    """The results of every cell that is done."""
+    done = {cell: out / cell.folder / "results.json" for cell in study.cells()}
+    return {cell: json.loads(path.read_text(encoding="utf-8")) for cell, path in done.items() if path.is_file()}
+
+
+def result_of(study: Study, cell: Cell, out: Path) -> dict[str, Any]:
+    """The results of one cell, trained now if need be, after everything it builds on."""
+    runs = {name: _before(study, name, cell, out) for name in study.needs(cell)}
+    steps = _affordable(study, cell, out)
+    return trained(study.experiment(cell, runs, steps), out / cell.folder)
+
+
+def trained(experiment: Experiment, run: Path) -> dict[str, Any]:
+    """Train an experiment into ``run``: not again where it is done, from its checkpoint where it was cut off."""
+    path = run / "results.json"
+    if not path.is_file():
+        fit(experiment, run, resume=Checkpoints(run).has("last"))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def before_folder(name: str, cell: Cell) -> Path:
+    """Where a training that a cell builds on is kept, below the study's folder: one for every seed."""
+    return Path(f"seed-{cell.seed}") / "before" / name
+
+
+def _before(study: Study, name: str, cell: Cell, out: Path) -> Path:
+    run = out / before_folder(name, cell)
+    trained(study.experiment_before(name, cell), run)
+    return run
+
+
+def _affordable(study: Study, cell: Cell, out: Path) -> int | None:
+    """The steps a row may take for the operations of the row it is compared with; None where it has its own."""
+    config = study.file.rows[cell.row]
+    if config.cost_of is None or config.like is None:
+        return None
+    spent = total_flops(study, cell._replace(row=config.cost_of), out)
+    like = result_of(study, cell._replace(row=config.like), out)
+    return max(1, round(spent / (like["flops"] / like["steps"])))
+
+
+def total_flops(study: Study, cell: Cell, out: Path) -> float:
+    """The operations of a cell's training and of everything it builds on, training them now if need be."""
+    own = result_of(study, cell, out)["flops"]
+    if own is None:
+        raise ConfigError(f"{study.name}: row {cell.row!r} counted no floating-point operations")
+    for name in study.needs(cell):
+        own += json.loads((out / before_folder(name, cell) / "results.json").read_text(encoding="utf-8"))["flops"]
+    return float(own)
+
+
+def _claim(study: Study, out: Path) -> None:
+    """Note which study a folder belongs to; raise `RunError` where it was begun as another.
+
+    Seeds, rows and columns may be added to a study; what a row is may not change under its results.
+    """
+    note = out / "study.json"
+    rows = {
+        f"{cell.row} · {cell.column}": study.experiment(cell, {name: out for name in study.needs(cell)}).resolved()
+        for cell in study.cells()
+        if cell.seed == study.file.seeds[0]
+    }
+    known = json.loads(note.read_text(encoding="utf-8"))["rows"] if note.is_file() else {}
+    changed = [name for name, text in rows.items() if known.get(name, text) != text and _started(out, name)]
+    if changed:
+        raise RunError(
+            f"{out}: {changed[0]} was begun with other settings; choose another --out, or remove its runs there"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    from lamella.engine.checkpoint import write_json
+
+    write_json(note, {"study": study.name, "size": study.size, "rows": {**known, **rows}})
+
+
+def _started(out: Path, name: str) -> bool:
+    row, _, column = name.partition(" · ")
+    return any(out.glob(f"seed-*/{column or 'all'}/{row}/run.json"))

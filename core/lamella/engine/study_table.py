@@ -1,0 +1,123 @@
+"""What a study found, as rows of figures with intervals: the same data for the terminal, JSON and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lamella.engine.counts import read_counts
+from lamella.engine.figures import Counts, Estimate, difference, estimate, figure, of_values
+from lamella.engine.study import Cell, Study
+from lamella.engine.study_run import before_folder
+
+Results = Mapping[Cell, Mapping[str, Any]]
+
+
+def study_table(study: Study, results: Results, out: Path) -> dict[str, Any]:
+    """Every figure of every row, column and test set that is done, with what it is compared with.
+
+    Returns:
+        Plain JSON values: ``{"title", "size", "seeds", "entries": [{"row", "column", "set", "figure", "mean",
+        "low", "high", "each", "difference": {…} | absent, "paper": number | absent}], "cost": […]}``.
+    """
+    file = study.file
+    entries = [
+        entry
+        for column in file.columns
+        for test in file.sets
+        for row in file.rows
+        for entry in _entries(study, results, out, row, column, test)
+    ]
+    return {
+        "title": file.title,
+        "study": study.name,
+        "size": study.size,
+        "reference": file.reference,
+        "seeds": sorted({cell.seed for cell in results}),
+        "done": len(results),
+        "planned": len(study.cells()),
+        "entries": entries,
+        "cost": [
+            cost for row in file.rows for column in file.columns for cost in _cost(study, results, out, row, column)
+        ],
+        "note": file.note,
+    }
+
+
+def _entries(study: Study, results: Results, out: Path, row: str, column: str, test: str) -> list[dict[str, Any]]:
+    cells = _cells(results, row, column, test)
+    if not cells:
+        return []
+    found = []
+    headline = test == study.file.sets[0]
+    for title, text in study.file.figures.items():
+        value, apart = _figure(study, results, out, cells, test, text)
+        entry: dict[str, Any] = {"row": row, "column": column, "set": test, "figure": title, **_plain(value)}
+        if apart is not None:
+            entry["difference"] = _plain(apart)
+        published = study.file.paper.get(row, {}).get(column or "all", {}).get(title)
+        if published is not None and headline:
+            entry["paper"] = published
+        found.append(entry)
+    return found
+
+
+def _figure(
+    study: Study, results: Results, out: Path, cells: Sequence[Cell], test: str, text: str
+) -> tuple[Estimate, Estimate | None]:
+    """A figure of some cells, and the paired difference reference − row over the seeds that both have."""
+    reference = study.file.reference
+    others = [cell._replace(row=reference) for cell in cells if reference is not None and cell.row != reference]
+    paired = [other in results and test in results[other]["sets"] for other in others]
+    ours = [cell for cell, there in zip(cells, paired) if there]
+    theirs = [other for other, there in zip(others, paired) if there]
+    if text.startswith("results:"):
+        values = [_value(results[cell], test, text.removeprefix("results:")) for cell in cells]
+        apart = [
+            _value(results[a], test, text.removeprefix("results:"))
+            - _value(results[b], test, text.removeprefix("results:"))
+            for a, b in zip(theirs, ours)
+        ]
+        return of_values(values), of_values(apart) if apart else None
+    counted = {cell: _counts(study, out, cell, test) for cell in {*cells, *theirs}}
+    of = figure(text, counted[cells[0]][0])
+    value = estimate([counted[cell][1] for cell in cells], of)
+    if not ours:
+        return value, None
+    return value, difference([counted[cell][1] for cell in theirs], [counted[cell][1] for cell in ours], of)
+
+
+def _counts(study: Study, out: Path, cell: Cell, test: str) -> tuple[list[str], Counts]:
+    return read_counts(out / cell.folder / "images" / f"{test}.json", study.file.groups)
+
+
+def _value(result: Mapping[str, Any], test: str, path: str) -> float:
+    at: Any = result["sets"][test]
+    for part in path.split("."):
+        at = at.get(part) if isinstance(at, Mapping) else None
+    return float("nan") if at is None else float(at)
+
+
+def _cells(results: Results, row: str, column: str, test: str) -> list[Cell]:
+    return [c for c in results if (c.row, c.column) == (row, column) and test in results[c]["sets"]]
+
+
+def _cost(study: Study, results: Results, out: Path, row: str, column: str) -> list[dict[str, Any]]:
+    """Steps, floating-point operations and seconds of a row, what it builds on counted in."""
+    import json
+
+    cells = [cell for cell in results if (cell.row, cell.column) == (row, column)]
+    if not cells:
+        return []
+    totals = []
+    for cell in cells:
+        befores = [out / before_folder(name, cell) / "results.json" for name in study.needs(cell)]
+        parts = [results[cell], *(json.loads(path.read_text(encoding="utf-8")) for path in befores)]
+        totals.append([sum(part[key] or 0 for part in parts) for key in ("steps", "flops", "seconds")])
+    steps, flops, seconds = (sum(column) / len(totals) for column in zip(*totals))
+    return [{"row": row, "column": column, "steps": steps, "flops": flops, "seconds": seconds, "runs": len(cells)}]
+
+
+def _plain(value: Estimate) -> dict[str, Any]:
+    return {"mean": value.mean, "low": value.low, "high": value.high, "each": list(value.each)}
