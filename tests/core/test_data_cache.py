@@ -56,7 +56,7 @@ def test_a_registered_dataset_is_copied_with_its_objects_and_pixel_size(tiny_reg
 def test_a_second_opening_decodes_nothing(folder, tiny_registry, tmp_path, monkeypatch):
     cached(opened(folder, tiny_registry), folder=tmp_path / "cache")
     expected = opened(folder, tiny_registry).read(1)
-    monkeypatch.setattr("lamella.data.samples.read_image", lambda path: pytest.fail(f"{path} was decoded"))
+    monkeypatch.setattr("lamella.data.reading.read_micrograph", lambda path, frame: pytest.fail(f"{path} was decoded"))
     assert same(cached(opened(folder, tiny_registry), folder=tmp_path / "cache").read(1), expected)
 
 

@@ -4,7 +4,8 @@ import datasets
 import numpy as np
 import pytest
 from lamella.data.cache import cached
-from lamella.data.sources import SourceConfig, _from_dataset, open_source
+from lamella.data.sources import SourceConfig, open_source
+from lamella.data.tables import from_dataset
 from lamella.data.views import by_wildcards, stacked
 from lamella.errors import ConfigError, DataError
 from PIL import Image
@@ -100,14 +101,14 @@ def test_columns_by_view_and_a_row_without_one(tmp_path):
     ]
     dataset = datasets.Dataset.from_list(pictures, features=features)
     config = SourceConfig(source="x", columns={"image": {"high": "big", "low": "small"}})
-    table = _from_dataset(dataset, config, None, "set")
+    table = from_dataset(dataset, config, None, "set")
     assert [table.read(i).views for i in range(2)] == [("high", "low"), ("high",)]
     assert (table.read(0).image[..., 1] == grey(2)).all()
     assert table.incomplete() == "1 of 2 have no 'low' image"
     with pytest.raises(ConfigError, match="no column 'tiny'"):
-        _from_dataset(dataset, SourceConfig(source="x", columns={"image": {"high": "tiny"}}), None, "set")
+        from_dataset(dataset, SourceConfig(source="x", columns={"image": {"high": "tiny"}}), None, "set")
     with pytest.raises(ConfigError, match="only the image may have several"):
-        _from_dataset(dataset, SourceConfig(source="x", columns={"label": {"high": "big"}}), None, "set")
+        from_dataset(dataset, SourceConfig(source="x", columns={"label": {"high": "big"}}), None, "set")
 
 
 def test_mistakes_are_named(tmp_path, tiny_registry):

@@ -24,7 +24,7 @@ import numpy as np
 from lamella.contracts.data import Sample
 from lamella.data.samples import Arrays, FileRow, SampleTable, TableRow
 
-_FORMAT = "lamella-cache-2"
+_FORMAT = "lamella-cache-4"
 _MARGIN = 1.2  # of the free space that a cache may not take
 
 
@@ -102,20 +102,17 @@ def _content(table: SampleTable) -> str:
     for row in table.rows:
         origin = row.origin
         if isinstance(origin, FileRow):
-            images = {"": origin.image} if isinstance(origin.image, Path) else origin.image
-            digest.update(repr(list(images)).encode())
-            for path in (*images.values(), origin.label, origin.instance):
-                digest.update(_digest(path) if isinstance(path, Path) else repr(path).encode())
+            named = None if isinstance(origin.image, Path) else list(origin.image)
+            label = origin.label if not isinstance(origin.label, Path) else "a mask"
+            digest.update(repr((named, label, origin.instance is None, origin.reading, origin.frame)).encode())
+            for path in origin.files():
+                digest.update(hashlib.blake2b(path.read_bytes()).digest())
         elif isinstance(origin, TableRow):
             views = sorted((origin.views or {}).items())
             what = (origin.dataset._fingerprint, origin.index, sorted(origin.columns.items()), views)
             digest.update(repr(what).encode())
         digest.update(repr((row.name, row.pixel_nm)).encode())
     return digest.hexdigest()
-
-
-def _digest(path: Path) -> bytes:
-    return hashlib.blake2b(path.read_bytes()).digest()
 
 
 def _write(table: SampleTable, folder: Path, key: str, limit: int) -> str | None:

@@ -1,14 +1,28 @@
-"""Reading image and mask files: PNG, JPEG and TIFF, in the bit depth they have."""
+"""Reading image and mask files: PNG, JPEG, TIFF and the formats of microscopes, in the bit depth they have."""
 
+import math
 import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from lamella.errors import DataError
+from lamella.data.micrograph import Micrograph
+from lamella.data.rosetta import READERS, read_rosetta, rosetta_frames
+from lamella.data.sidecar import read_sidecar, sidecar_of
+from lamella.data.tiff import MOST_PER_BYTE, read_tiff, tiff_frames
+from lamella.errors import DataError, LamellaError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+PLAIN = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+"""What masks are in."""
+SUFFIXES = (*PLAIN, *READERS)
+"""What images are in."""
+Frame = int | Literal["mean"] | None
+"""Which frame of a stack: its number, the mean of all, or None where a file holds one image."""
+_T = TypeVar("_T")
+_HINTS = {".gz": "unpack it first", ".zip": "unpack it first", ".elid": "export the images of a Phenom project as TIFF"}
 LARGEST = 1 << 30
 """Pixels of the largest image that is opened without a warning; Pillow's own limit is a slide of 9500²."""
 _MASK_ENDING = re.compile(r"[_-](mask|masks|label|labels|seg|segmentation|gt|annot|annotation)$", re.IGNORECASE)
@@ -28,13 +42,80 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
+def image_files(paths: Iterable[Path]) -> list[Path]:
+    """Those of some paths that are image files, sorted; an EMI file counts as its SER file where that is there."""
+    found = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+    series = {path.parent / path.stem.rpartition("_")[0] for path in found if path.suffix.lower() == ".ser"}
+    return [path for path in found if path.suffix.lower() != ".emi" or path.with_suffix("") not in series]
+
+
 def read_image(path: Path) -> np.ndarray:
-    """An image file as (H, W) or (H, W, C), uint8, uint16 or float32.
+    """An image file as (H, W) or (H, W, C), uint8, uint16 or float32, with its data bar if it has one.
 
     Raises:
         DataError: missing, empty, truncated, of an unknown kind, a stack, or holding NaN.
     """
-    return checked(_read(path), str(path))
+    return read_micrograph(path).image
+
+
+def read_micrograph(path: Path, frame: Frame = None) -> Micrograph:
+    """An image file with what it, or a text file beside it, says of pixel size and exposure.
+
+    Args:
+        frame: which frame of a stack; without it a stack is refused.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    if frame == "mean":
+        return _mean(path)
+    found = _guarded(path, lambda: _opened(path, frame))
+    if found.frames > 1:
+        raise DataError(
+            f"{path}: a stack of {found.frames} frames, {found.image.shape}, is neither (H, W) nor (H, W, channels); "
+            "stack = 'each' or 'mean' says what to do with it"
+        )
+    return _with_sidecar(replace(found, image=checked(found.image, str(path))), path)
+
+
+def count_frames(path: Path) -> int:
+    """How many frames a file holds; raises as `read_image`."""
+    suffix = path.suffix.lower()
+    if suffix in (".tif", ".tiff"):
+        return _guarded(path, lambda: tiff_frames(path))
+    return _guarded(path, lambda: rosetta_frames(path)) if suffix in READERS else 1
+
+
+def _mean(path: Path) -> Micrograph:
+    first = read_micrograph(path, 0)
+    total = first.image.astype(np.float64)
+    count = count_frames(path)
+    for frame in range(1, count):
+        total += read_micrograph(path, frame).image
+    return replace(first, image=(total / count).astype(np.float32))
+
+
+def _opened(path: Path, frame: int | None) -> Micrograph:
+    suffix = path.suffix.lower()
+    if suffix in (".tif", ".tiff"):
+        return read_tiff(path, frame)
+    return read_rosetta(path, frame) if suffix in READERS else Micrograph(_by_pillow(path))
+
+
+def _with_sidecar(found: Micrograph, path: Path) -> Micrograph:
+    """What the image itself says comes before what is said beside it."""
+    beside = sidecar_of(path)
+    said = None if beside is None else read_sidecar(beside)
+    if said is None:
+        return found
+    size, facts, rows = said
+    rows = rows if rows is not None and 0 < rows < found.image.shape[0] else None
+    return replace(
+        found,
+        pixel_nm=size if math.isnan(found.pixel_nm[0]) else found.pixel_nm,
+        facts=found.facts.filled(facts),
+        rows=rows if found.rows is None else found.rows,
+    )
 
 
 def checked(image: np.ndarray, name: str) -> np.ndarray:
@@ -51,9 +132,10 @@ def checked(image: np.ndarray, name: str) -> np.ndarray:
         return image.astype(np.float32)
     if image.dtype in (np.uint8, np.uint16):
         return image
-    if image.dtype.kind in "iu" and image.min() >= 0 and image.max() <= 65535:
-        return image.astype(np.uint16)
-    raise DataError(f"{name}: pixels of type {image.dtype} from {image.min()} to {image.max()} are not supported")
+    if image.dtype.kind not in "iu":
+        raise DataError(f"{name}: pixels of type {image.dtype} are not supported")
+    fits = image.min() >= 0 and image.max() <= 65535
+    return image.astype(np.uint16 if fits else np.float32)  # signed and long counts keep 24 bits
 
 
 def pixels(opened: Any) -> np.ndarray:
@@ -69,27 +151,43 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         DataError: as `read_image`.
     """
-    return _read(path, palette_as_index=True)
+    if path.suffix.lower() in READERS:
+        raise DataError(f"{path}: a mask of type {path.suffix} is not read; use {', '.join(PLAIN)}")
+    return _guarded(path, lambda: _mask(path))
 
 
-def _read(path: Path, *, palette_as_index: bool = False) -> np.ndarray:
+def _mask(path: Path) -> np.ndarray:
+    if path.suffix.lower() in (".tif", ".tiff"):
+        import tifffile
+
+        return np.asarray(tifffile.imread(path))
+    return _by_pillow(path, palette_as_index=True)
+
+
+def _by_pillow(path: Path, *, palette_as_index: bool = False) -> np.ndarray:
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = LARGEST
+    with Image.open(path) as opened:
+        bits = {"1": 1, "L": 8, "P": 8, "RGB": 24, "RGBA": 32}.get(opened.mode, 16)
+        if opened.width * opened.height * bits // 8 > MOST_PER_BYTE * path.stat().st_size + 65536:
+            raise DataError(f"{path}: its header promises {opened.width} × {opened.height} pixels; it is damaged")
+        return np.asarray(opened) if palette_as_index and opened.mode == "P" else pixels(opened)
+
+
+def _guarded(path: Path, read: Callable[[], _T]) -> _T:
+    """What ``read`` gives of a file that is there, not empty and of a known type; `DataError` otherwise."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes)")
     if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path}: files of type {path.suffix or 'none'} are not read; use {', '.join(SUFFIXES)}")
+        hint = _HINTS.get(path.suffix.lower(), f"use {', '.join(SUFFIXES)}")
+        raise DataError(f"{path}: files of type {path.suffix or 'none'} are not read; {hint}")
     try:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            import tifffile
-
-            return np.asarray(tifffile.imread(path))
-        from PIL import Image
-
-        Image.MAX_IMAGE_PIXELS = LARGEST
-        with Image.open(path) as opened:
-            return np.asarray(opened) if palette_as_index and opened.mode == "P" else pixels(opened)
-    except MemoryError:
+        return read()
+    except (MemoryError, LamellaError):
         raise
-    except Exception as error:  # Pillow and tifffile raise a dozen kinds on damaged files
-        raise DataError(f"{path}: the file cannot be read; it may be damaged or cut short ({error})") from error
+    except Exception as error:  # every reader raises a dozen kinds on damaged files
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{path}: the file cannot be read; it may be damaged or cut short ({reason})") from error

@@ -61,6 +61,8 @@ class Micrograph:
     facts: Facts = field(default_factory=Facts)
     rows: int | None = None
     """Rows of the specimen, where the file says that a data bar follows below them."""
+    frames: int = 1
+    """How many frames ``image`` holds along its first axis, where it is a stack that was read whole."""
 
     def without_bar(self, rows: int | None = None) -> Micrograph:
         """Cut to the specimen: to ``rows``, else to what the file says; the pixel size stays what it is."""

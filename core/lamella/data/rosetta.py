@@ -53,9 +53,9 @@ def read_rosetta(path: Path, frame: int | None = None) -> Micrograph:
     axes = signal["axes"]
     pictured = [axis for axis in axes if not axis.get("navigate")]
     data, told = signal["data"], signal.get("original_metadata") or {}
-    image = _frame(data, axes, frame)
+    image, frames = _frame(data, axes, frame)
     size = _size(pictured[-2], pictured[-1])
-    return Micrograph(_narrowed(image), size, _facts(path, told, signal), None)
+    return Micrograph(_narrowed(image), size, _facts(path, told, signal), None, frames)
 
 
 def rosetta_frames(path: Path) -> int:
@@ -68,14 +68,14 @@ def _signal(path: Path) -> dict[str, Any]:
     """The one image, or stack of images, of a file."""
     module, maker = READERS[path.suffix.lower()]
     try:
-        reader = import_module(f"rsciio.{module}")
-        if module == "emd":
-            import_module("h5py")
+        import_module("rsciio")
+        with _quiet():
+            reader = import_module(f"rsciio.{module}")
+            _ = import_module("h5py") if module == "emd" else None
     except ImportError as error:
         raise DataError(f"{path}: {maker} files need the package {error.name!r}: {_INSTALL}") from error
     with _quiet():
-        options = {"lazy": False} if module != "mrc" else {"lazy": False, "mmap_mode": "r"}
-        signals = reader.file_reader(str(_pixel_file(path)), **options)
+        signals = reader.file_reader(str(_pixel_file(path)))
     images = [signal for signal in signals if _is_image(signal)]
     if not images:
         raise DataError(f"{path}: it holds no image of a specimen, but {_described(signals)}")
@@ -128,14 +128,16 @@ def _described(signals: list[dict[str, Any]]) -> str:
     return f"{kind} of {units}"
 
 
-def _frame(data: Any, axes: list[dict[str, Any]], frame: int | None) -> np.ndarray:
+def _frame(data: Any, axes: list[dict[str, Any]], frame: int | None) -> tuple[np.ndarray, int]:
+    """The pixels, and how many frames they are."""
     data = np.asarray(data)
     if data.dtype.names is not None:  # colours come as records
         data = np.stack([data[name] for name in data.dtype.names[:3]], -1)
     stacked = sum(bool(axis.get("navigate")) for axis in axes)
-    if frame is None or stacked == 0:
-        return data
-    return data.reshape(-1, *data.shape[stacked:])[frame]
+    data = data.reshape(-1, *data.shape[stacked:])
+    if frame is not None:
+        return data[frame], 1
+    return (data[0], 1) if len(data) == 1 else (data, len(data))
 
 
 def _narrowed(image: np.ndarray) -> np.ndarray:
@@ -156,15 +158,16 @@ def _size(*axes: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _facts(path: Path, told: Any, signal: Mapping[str, Any]) -> Facts:
-    mapped = asked(lambda: signal["metadata"]["Acquisition_instrument"], {}) or {}
+    mapped: Any = asked(lambda: signal["metadata"]["Acquisition_instrument"], {}) or {}
     scope: Any = next(iter(mapped.values()), {}) if isinstance(mapped, Mapping) else {}
+    maker = READERS[path.suffix.lower()][1]
     voltages = [positive(_at(told, place)) * factor for place, factor in _VOLTAGE]
     return Facts(
         _first_number([*(positive(_at(told, place)) for place in _MAGNIFICATION), _number(scope, "magnification")]),
         _first_number([*voltages, _number(scope, "beam_energy")]),
         next((text for place in _DETECTOR if (text := _text(_at(told, place)))), "") or _title(path, signal),
-        next((text for place in _INSTRUMENT if (text := _text(_at(told, place)))), ""),
-        READERS[path.suffix.lower()][1],
+        next((text for place in _INSTRUMENT if (text := _text(_at(told, place)))), "").removeprefix("Microscope "),
+        ("Velox EMD" if "Optics" in told else "NCEM EMD") if path.suffix.lower() == ".emd" else maker,
     )
 
 

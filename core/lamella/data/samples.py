@@ -14,7 +14,10 @@ import numpy as np
 
 from lamella.contracts.data import Sample
 from lamella.data.classes import Classes
-from lamella.data.files import checked, pixels, read_image, read_mask
+from lamella.data.files import Frame, checked, pixels
+from lamella.data.micrograph import UNKNOWN_NM
+from lamella.data.reading import AS_TOLD, Reading
+from lamella.data.sidecar import sidecar_of
 from lamella.data.views import stacked
 from lamella.errors import ConfigError, DataError, LamellaError
 
@@ -86,7 +89,6 @@ class Row:
         return Sample(image, label, instance, self.key, visit, known, meta, self.name, self.groups, views)
 
 
-UNKNOWN_NM = (math.nan, math.nan)
 Arrays = tuple[
     np.ndarray, np.ndarray | int | None, np.ndarray | None, tuple[float, float], dict[str, float], tuple[str, ...]
 ]
@@ -110,18 +112,36 @@ class FileRow:
     """One file, or those of several views by name."""
     label: Path | int | None
     instance: Path | None
+    reading: Reading = AS_TOLD
+    frame: Frame = None
 
     decoded: ClassVar[bool] = False
 
     def arrays(self) -> Arrays:
         """Image, mask, instances, pixel size, metadata and the names of views, decoded."""
-        label = read_mask(self.label) if isinstance(self.label, Path) else self.label
-        instance = None if self.instance is None else read_mask(self.instance).astype(np.int64)
-        if isinstance(self.image, Path):
-            return read_image(self.image), label, instance, UNKNOWN_NM, {}, ()
-        first = next(iter(self.image.values()))
-        image, views = stacked({view: read_image(path) for view, path in self.image.items()}, str(first))
-        return image, label, instance, UNKNOWN_NM, {}, views
+        if not isinstance(self.image, Path):
+            return self._of_views(self.image)
+        found = self.reading.micrograph(self.image, self.frame)
+        label, instance = (
+            self.reading.mask(mask, found.image, self.frame) if isinstance(mask, Path) else mask
+            for mask in (self.label, self.instance)
+        )
+        objects = None if instance is None else np.asarray(instance).astype(np.int64)
+        return found.image, label, objects, found.pixel_nm, found.facts.numbers(), ()
+
+    def _of_views(self, files: Mapping[str, Path]) -> Arrays:
+        """The pixel size is that of the views where they agree."""
+        found = {view: self.reading.micrograph(path) for view, path in files.items()}
+        image, views = stacked({view: one.image for view, one in found.items()}, str(next(iter(files.values()))))
+        sizes = {one.pixel_nm for one in found.values()}
+        assert not isinstance(self.label, Path)
+        return image, self.label, None, sizes.pop() if len(sizes) == 1 else UNKNOWN_NM, {}, views
+
+    def files(self) -> list[Path]:
+        """Every file that the sample depends on."""
+        images = [self.image] if isinstance(self.image, Path) else list(self.image.values())
+        told = [beside for image in images if (beside := sidecar_of(image)) is not None]
+        return [*images, *told, *(mask for mask in (self.label, self.instance) if isinstance(mask, Path))]
 
 
 @dataclass(frozen=True)

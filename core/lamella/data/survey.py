@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from lamella.contracts.batch import IGNORE
-from lamella.data.files import SUFFIXES, image_stem, read_image, read_mask
+from lamella.data.files import SUFFIXES, image_files, image_stem
+from lamella.data.micrograph import Micrograph
+from lamella.data.reading import AS_TOLD, Reading
 from lamella.errors import DataError, LamellaError
 
 _MOST_COLOURS = 32
@@ -30,6 +33,10 @@ class Survey:
     """How many images have which pixel type and channels, as ``uint8`` or ``uint8 × 3``."""
     marks: Counter[int | str] = field(default_factory=Counter)
     """Pixels of each grey value or colour of the masks; ``rest`` for the grey ground of an overlay."""
+    pixel_nm: Counter[tuple[float, float] | None] = field(default_factory=Counter)
+    """How many images have which pixel size (nm, y and x); None where the file does not say."""
+    makers: Counter[str] = field(default_factory=Counter)
+    """How many images are of which microscope's format, as far as it says."""
     ignored: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -38,8 +45,16 @@ class Survey:
         """The stems that have a mask, in order."""
         return [stem for stem, (_, mask) in self.pairs.items() if mask is not None]
 
+    def count(self, one: Micrograph) -> None:
+        """Add an image's size, type, pixel size and maker."""
+        image, (y, x) = one.image, one.pixel_nm
+        self.sizes[image.shape[0], image.shape[1]] += 1
+        self.kinds[str(image.dtype) + (f" × {image.shape[2]}" if image.ndim == 3 else "")] += 1
+        self.pixel_nm[None if math.isnan(y) else (float(f"{y:.6g}"), float(f"{x:.6g}"))] += 1
+        self.makers.update([one.facts.maker] if one.facts.maker else [])
 
-def survey(images: Path, masks: Path | None = None) -> Survey:
+
+def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOLD) -> Survey:
     """Look at every image, and at every mask if there are any; damaged files become problems, not ends.
 
     Raises:
@@ -53,17 +68,16 @@ def survey(images: Path, masks: Path | None = None) -> Survey:
         found.problems += [f"{mask_stems[stem]}: no image has this stem" for stem in stray]
     for stem, path in stems.items():
         try:
-            image = read_image(path)
+            one = reading.micrograph(path, reading.frames(path)[0])
         except DataError as error:
             found.problems.append(str(error))
             continue
         mask = mask_stems.get(stem)
         if masks is not None and mask is None:
             found.problems.append(f"{path}: there is no mask of this stem; the image counts as unlabelled")
-        if mask is not None and not _count_mask(mask, image.shape[:2], found):
+        if mask is not None and not _count_mask(mask, one.image, found, reading):
             mask = None
-        found.sizes[image.shape[0], image.shape[1]] += 1
-        found.kinds[str(image.dtype) + (f" × {image.shape[2]}" if image.ndim == 3 else "")] += 1
+        found.count(one)
         found.pairs[stem] = (path, mask)
     return found
 
@@ -71,7 +85,7 @@ def survey(images: Path, masks: Path | None = None) -> Survey:
 def _stems(folder: Path, found: Survey) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = image_files(folder.iterdir())
     if not files:
         raise DataError(f"{folder}: the folder holds no image ({', '.join(SUFFIXES)})")
     stems: dict[str, Path] = {}
@@ -83,11 +97,11 @@ def _stems(folder: Path, found: Survey) -> dict[str, Path]:
     return stems
 
 
-def _count_mask(path: Path, size: tuple[int, ...], found: Survey) -> bool:
+def _count_mask(path: Path, image: np.ndarray, found: Survey, reading: Reading) -> bool:
     """Add a mask's values to the survey; False, with a problem noted, where it cannot serve."""
     try:
-        mask = read_mask(path)
-        if mask.shape[:2] != size:
+        mask, size = reading.mask(path, image), image.shape
+        if mask.shape[:2] != size[:2]:
             raise DataError(f"{path}: the mask is {mask.shape[0]}×{mask.shape[1]}, its image {size[0]}×{size[1]}")
         marks = _marks(mask, path)
     except LamellaError as error:

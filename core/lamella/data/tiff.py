@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ SIS_TAGS = (33560, 33471)
 MOST_PER_BYTE = 1100
 """Bytes of pixels that a byte of a compressed file can stand for; a header that promises more is damaged."""
 _Size = tuple[float, float]
+_Told = tuple[_Size, Facts, int | None]
+"""nm per pixel in y and x, facts, rows of the specimen."""
 
 
 def read_tiff(path: Path, frame: int | None = None) -> Micrograph:
@@ -25,11 +26,11 @@ def read_tiff(path: Path, frame: int | None = None) -> Micrograph:
     with tifffile.TiffFile(path) as file:
         page, series = _picture(file)
         _plausible(file, series, path)
-        image = _pixels(file, series, path, frame)
+        image, frames = _pixels(file, series, path, frame)
         if page.photometric == 0 and image.dtype.kind == "u":  # white is zero
             image = np.iinfo(image.dtype).max - image
-        size, facts, rows = _told(file, page, path)
-    return Micrograph(image, size, facts, rows if rows is not None and 0 < rows < image.shape[0] else None)
+        size, facts, rows = _told(file, page)
+    return Micrograph(image, size, facts, rows if rows is not None and 0 < rows < image.shape[0] else None, frames)
 
 
 def tiff_frames(path: Path) -> int:
@@ -68,17 +69,19 @@ def _plausible(file: Any, series: Any, path: Path) -> None:
         )
 
 
-def _pixels(file: Any, series: Any, path: Path, frame: int | None) -> np.ndarray:
+def _pixels(file: Any, series: Any, path: Path, frame: int | None) -> tuple[np.ndarray, int]:
+    """The pixels, and how many frames they are."""
     try:
         image = np.asarray(series.asarray())
     except ValueError as error:
         if "imagecodecs" not in str(error) or frame is not None or len(series.pages) > 1:
             raise
-        return _by_pillow(path, str(error))
+        return _by_pillow(path, str(error)), 1
     shape, plane = _shape(series)
-    if frame is None or len(shape) == plane:
-        return image
-    return image.reshape(-1, *shape[len(shape) - plane :])[frame]
+    image = image.reshape(-1, *shape[len(shape) - plane :])
+    if frame is not None:
+        return image[frame], 1
+    return (image[0], 1) if len(image) == 1 else (image, len(image))
 
 
 def _by_pillow(path: Path, reason: str) -> np.ndarray:
@@ -92,16 +95,13 @@ def _by_pillow(path: Path, reason: str) -> np.ndarray:
         raise DataError(f"{path}: {reason}; install imagecodecs, or save the file without compression") from error
 
 
-def _told(file: Any, page: Any, path: Path) -> tuple[_Size, Facts, int | None]:
+def _told(file: Any, page: Any) -> _Told:
     """Pixel size, facts and rows of the specimen, by the first maker whose mark the file carries."""
     for knows in (_fei, _zeiss, _tvips, _olympus, _jeol, _gatan, _imagej, _ome):
         found = asked(lambda knows=knows: knows(file, page), None)  # type: ignore[misc]
         if found is not None:
             return found
     return UNKNOWN_NM, Facts(), None
-
-
-_Told = tuple[_Size, Facts, int | None]
 
 
 def _both(y: Any, x: Any, factor: float = 1.0) -> _Size:
@@ -234,6 +234,3 @@ def _ome(file: Any, page: Any) -> _Told | None:
         for axis in "YX"
     )
     return (y, x), Facts(maker="OME-TIFF"), None
-
-
-Knows = Callable[[Any, Any], "_Told | None"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lamella.data.files import SUFFIXES
+from lamella.data.files import SUFFIXES, image_files
 from lamella.errors import ConfigError, DataError
 
 Stacked = tuple[np.ndarray, tuple[str, ...]]
@@ -64,7 +64,7 @@ def by_wildcards(folder: Path, patterns: Mapping[str, str | list[str]]) -> dict[
 def _named(folder: Path, pattern: str, view: str) -> dict[str, Path]:
     if not re.search(r"[*?\[]", pattern):
         raise ConfigError(f"images.{view} = {pattern!r} needs a wildcard, as '*_H.png' or 'high/*.png'")
-    found = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = image_files(folder.glob(pattern))
     if not found:
         raise ConfigError(f"{folder}: no image file matches images.{view} = {pattern!r} ({', '.join(SUFFIXES)})")
     expression = re.compile(_expression(pattern))

@@ -1,0 +1,133 @@
+"""A folder of image files, and of masks beside them, as a set of samples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from lamella.data.classes import Classes
+from lamella.data.config import Patterns, SourceConfig
+from lamella.data.files import SUFFIXES, image_files, image_stem, read_micrograph, readable
+from lamella.data.reading import frame_name
+from lamella.data.samples import FileRow, Row, SampleTable, sample_key
+from lamella.data.views import by_wildcards
+from lamella.errors import ConfigError, DataError
+
+
+def from_folder(folder: Path, config: SourceConfig, classes: Classes | None) -> SampleTable:
+    """The images of a folder with their masks, paired by stem.
+
+    Raises:
+        ConfigError: a pattern that matches nothing, or a group that is found nowhere.
+        DataError: an image without its mask, or two of one stem.
+    """
+    if isinstance(config.images, dict):
+        return _from_views(folder, config, config.images, classes)
+    images = _matching(folder, config.images or "*", "images")
+    labels, instances = (
+        None if patterns is None else _masks(folder, patterns, what)
+        for patterns, what in ((config.labels, "labels"), (config.instances, "instances"))
+    )
+    if labels is not None and config.images is None:
+        taken = set(labels.values())
+        images = [path for path in images if path not in taken]
+    by_stem = _by_stem(images, "images")
+    groups = {stem: _groups(config.group, stem) for stem in by_stem}
+    classes, class_ids = _classes_of(groups, classes)
+    rows: list[Row] = []
+    for stem, image in by_stem.items():
+        if labels is not None and stem not in labels:
+            raise DataError(f"{image}: no mask of the same stem matches labels = {config.labels!r}")
+        label = class_ids.get(stem) if labels is None else labels[stem]
+        whole = FileRow(image, label, None if instances is None else instances.get(stem), config.reading())
+        rows += _frames(folder, config, whole, groups[stem])
+    return SampleTable(rows, classes, str(folder))
+
+
+def _frames(folder: Path, config: SourceConfig, whole: FileRow, groups: dict[str, str]) -> Iterator[Row]:
+    """The rows of a file: one, or one for each frame."""
+    image = whole.image
+    assert isinstance(image, Path)
+    if config.metadata:
+        groups = {**read_micrograph(image, 0).facts.texts(), **groups}
+    for frame in whole.reading.frames(image):
+        name = frame_name(readable(image.relative_to(folder).as_posix()), frame)
+        row = replace(whole, frame=frame)
+        yield Row(name, sample_key(folder.name, name), groups, config.pixel_size(), row, whole.label is not None)
+
+
+def _from_views(
+    folder: Path, config: SourceConfig, patterns: dict[str, Patterns], classes: Classes | None
+) -> SampleTable:
+    """Objects with an image for each view; ``group`` is looked for in what the wildcards stand for."""
+    if config.labels is not None or config.instances is not None:
+        raise ConfigError("images by view have no masks: leave out labels and instances")
+    objects = by_wildcards(folder, patterns)
+    groups = {name: _groups(config.group, name) for name in objects}
+    classes, class_ids = _classes_of(groups, classes)
+    rows = []
+    for name, views in objects.items():
+        there = {view: views[view] for view in patterns if view in views}
+        origin = FileRow(there, class_ids.get(name), None, config.reading())
+        key, lacking = sample_key(folder.name, readable(name)), tuple(view for view in patterns if view not in views)
+        labelled = name in class_ids
+        rows.append(Row(readable(name), key, groups[name], config.pixel_size(), origin, labelled, lacking))
+    return SampleTable(rows, classes, str(folder))
+
+
+def _classes_of(
+    groups: Mapping[str, Mapping[str, str]], classes: Classes | None
+) -> tuple[Classes | None, dict[str, int]]:
+    """The classes and each sample's, where a group is named ``label``; the names found, sorted, unless given."""
+    found = {name: values["label"] for name, values in groups.items() if "label" in values}
+    if not found:
+        return classes, {}
+    classes = classes or Classes.of(sorted(set(found.values())))
+    for name, label in found.items():
+        if label not in classes.names:
+            raise ConfigError(f"{name}: its class {label!r} is none of {', '.join(classes.names)}")
+    return classes, {name: classes.names.index(label) for name, label in found.items()}
+
+
+def _matching(folder: Path, patterns: Patterns, what: str) -> list[Path]:
+    found: list[Path] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        here = image_files(folder.glob(pattern))
+        if not here:
+            raise ConfigError(f"{folder}: no image file matches {what} = {pattern!r} ({', '.join(SUFFIXES)})")
+        found += here
+    return found
+
+
+def _by_stem(paths: list[Path], what: str) -> dict[str, Path]:
+    stems: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in stems:
+            raise DataError(f"{path}: another of the {what} has the same stem, {stems[path.stem]}")
+        stems[path.stem] = path
+    return stems
+
+
+def _masks(folder: Path, patterns: Patterns, what: str) -> dict[str, Path]:
+    """Mask files by their own stem, and by that of their image where it ends in ``_mask`` or the like."""
+    exact, shortened = _by_stem(_matching(folder, patterns, what), what), dict[str, Path]()
+    for stem, path in exact.items():
+        image = image_stem(stem)
+        if image in shortened and image not in exact:
+            raise DataError(f"{path}: another of the {what} belongs to the same image, {shortened[image]}")
+        shortened[image] = path
+    return {**shortened, **exact}
+
+
+def _groups(pattern: str | None, stem: str) -> dict[str, str]:
+    if pattern is None:
+        return {}
+    try:
+        match = re.search(pattern, stem)
+    except re.error as error:
+        raise ConfigError(f"group = {pattern!r} is no regular expression: {error}") from error
+    if match is None or not match.groupdict():
+        raise ConfigError(f"group = {pattern!r} finds no named group, as '(?P<lot>…)', in {stem!r}")
+    return {name: value or "" for name, value in match.groupdict().items()}

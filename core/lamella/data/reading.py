@@ -1,0 +1,66 @@
+"""How the files of a set are read: what becomes of data bars and of stacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lamella.data.databar import find_bar
+from lamella.data.files import Frame, count_frames, read_mask, read_micrograph
+from lamella.data.micrograph import Micrograph
+
+DataBar = Literal["metadata", "find", "keep"]
+Stack = Literal["refuse", "each", "mean"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How image files, and masks drawn on them, become samples."""
+
+    data_bar: DataBar = "metadata"
+    """Cut where the file says that a bar begins; also where one is found; or never."""
+    stack: Stack = "refuse"
+    """What becomes of a file of several frames: an error, a sample each, or their mean."""
+
+    def frames(self, path: Path) -> list[Frame]:
+        """The frames of a file that become samples; raises `DataError` for one that cannot be read."""
+        if self.stack == "refuse":
+            return [None]
+        count = count_frames(path)
+        if count == 1:
+            return [None]
+        return ["mean"] if self.stack == "mean" else list(range(count))
+
+    def micrograph(self, path: Path, frame: Frame = None) -> Micrograph:
+        """A frame without its data bar; raises `DataError`."""
+        whole = read_micrograph(path, frame)
+        if self.data_bar == "keep":
+            return replace(whole, rows=None)
+        rows = whole.rows
+        if rows is None and self.data_bar == "find":
+            rows = find_bar(whole.image)
+        return whole.without_bar(rows)
+
+    def mask(self, path: Path, image: np.ndarray, frame: Frame = None) -> np.ndarray:
+        """A mask as it belongs to ``image``: the frame's own, and cut at the bar if it was drawn below it too."""
+        mask = read_mask(path)
+        if isinstance(frame, int) and mask.ndim == 3 and mask.shape[1] >= image.shape[0] and mask.shape[2] > 4:
+            mask = mask[frame]
+        cut = self.data_bar != "keep" and mask.shape[0] > image.shape[0] and mask.shape[1] == image.shape[1]
+        return mask[: image.shape[0]] if cut else mask
+
+
+AS_TOLD = Reading()
+"""Bars cut where files tell of them, stacks refused."""
+
+
+def frame_name(name: str, frame: Frame) -> str:
+    """What to call a frame of a file: ``NAME-f0003``.
+
+    >>> frame_name("scan", 3), frame_name("scan", None)
+    ('scan-f0003', 'scan')
+    """
+    return f"{name}-f{frame:04d}" if isinstance(frame, int) else name

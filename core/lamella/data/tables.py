@@ -1,0 +1,107 @@
+"""A ``datasets.Dataset``, a parquet file or a repository on the Hub as a set of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lamella.data.classes import Classes
+from lamella.data.config import SourceConfig
+from lamella.data.samples import Row, SampleTable, TableRow, sample_key
+from lamella.errors import ConfigError, DataError
+
+
+def from_dataset(dataset: Any, config: SourceConfig, classes: Classes | None, origin: str) -> SampleTable:
+    """The rows of a set by their columns; raises `ConfigError` where one it needs is missing."""
+    features = dataset.features
+    columns, views = _columns(config)
+    for column in [columns["image"]] if views is None else views.values():
+        if column not in features:
+            raise ConfigError(
+                f"{origin}: there is no column {column!r}; the columns are {', '.join(features)}. "
+                'Write columns = { image = "…" }'
+            )
+    classes = classes or _named_classes(features, columns)
+    texts = [n for n, f in features.items() if getattr(f, "dtype", None) == "string" and n != columns["name"]]
+    plain = dataset.select_columns([n for n in (columns["name"], *texts) if n in features])
+    names = plain[columns["name"]] if columns["name"] in features else [f"{i:06d}" for i in range(len(dataset))]
+    groups = {text: list(plain[text]) for text in texts}
+    pixel_nm, labelled = config.pixel_size(), columns["label"] in features
+    present = {} if views is None else {view: _there(dataset, column) for view, column in views.items()}
+    rows = [
+        Row(
+            name,
+            sample_key(origin, name),
+            {text: str(groups[text][i]) for text in texts},
+            pixel_nm,
+            TableRow(dataset, i, columns, name, views),
+            labelled,
+            tuple(view for view, here in present.items() if not here[i]),
+        )
+        for i, name in enumerate(names)
+    ]
+    return SampleTable(rows, classes, origin)
+
+
+def _columns(config: SourceConfig) -> tuple[dict[str, str], dict[str, str] | None]:
+    """What the set calls its columns, and those of the views where the image is several."""
+    columns, views = {name: name for name in ("image", "label", "instance", "name")}, None
+    for name, column in config.columns.items():
+        if name not in columns:
+            raise ConfigError(f"columns: {name!r} is not one of image, label, instance, name")
+        if isinstance(column, str):
+            columns[name] = column
+        elif name == "image" and column:
+            views, columns[name] = column, next(iter(column.values()))
+        else:
+            raise ConfigError(f"columns.{name} must be one column; only the image may have several, by view")
+    return columns, views
+
+
+def _there(dataset: Any, column: str) -> list[bool]:
+    """Which rows have something in a column, without decoding it."""
+    plain = dataset.select_columns([column]).with_format("arrow")
+    return [valid for part in plain.iter(batch_size=1000) for valid in part.column(column).is_valid().to_pylist()]
+
+
+def _named_classes(features: Any, columns: Mapping[str, str]) -> Classes | None:
+    """The names a set declares: of its ``classes`` column, or of a ``ClassLabel`` label."""
+    label = features.get(columns["label"])
+    if hasattr(label, "names"):
+        return Classes.of(list(label.names))
+    names = getattr(getattr(features.get("classes"), "feature", None), "names", None)
+    return None if names is None else Classes.of(list(names))
+
+
+def from_parquet(path: Path, config: SourceConfig, classes: Classes | None) -> SampleTable:
+    """The rows of a parquet file; raises `DataError` where it cannot be read."""
+    import datasets
+
+    if path.suffix.lower() != ".parquet":
+        raise ConfigError(f"{path}: a file given as source must be .parquet; give images as their folder")
+    try:
+        dataset = datasets.Dataset.from_parquet(str(path))
+    except Exception as error:  # pyarrow's and datasets' own, of many kinds
+        raise DataError(f"{path}: the parquet file cannot be read ({error})") from error
+    return from_dataset(dataset, config, classes, path.stem)
+
+
+def from_hub(config: SourceConfig, classes: Classes | None) -> SampleTable:
+    """A split of a set on the Hub; raises `DataError` with what went wrong in a sentence."""
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(
+            str(config.source),
+            config.config,
+            split=config.split,
+            revision=config.revision,
+            data_files=config.data_files,
+        )
+    except Exception as error:  # network, authentication, missing repository: one sentence each
+        raise DataError(
+            f"Hub dataset {config.source!r} (split {config.split!r}) cannot be loaded: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"
+        ) from error
+    return from_dataset(dataset, config, classes, str(config.source))
