@@ -276,6 +276,38 @@ class Spins(Sway):
         return flow.expand(len(drawn["phase"]), -1, -1, -1)
 
 
+class Mirror(Warp):
+    """A correct one that folds: left becomes right, for half of the images."""
+
+    family = "geometry"
+    mirrors = True
+
+    def draw(self, streams, about):
+        return {"left": (streams.uniform(0, 1) < 0.5).float()}
+
+    def flow(self, drawn, streams, about):
+        left = drawn["left"].view(-1, 1, 1)
+        x = left * (about.width - 1.0 - 2.0 * torch.arange(float(about.width), device=left.device))
+        x = x.expand(-1, about.height, -1)
+        return torch.stack([torch.zeros_like(x), x], -1)
+
+    def inverse(self, flow, points):
+        return points + flow[:, 0, 0].flip(-1).unsqueeze(1) * (1 - 2 * points / max(flow.shape[2] - 1, 1))
+
+
+class MirrorsTwice(Mirror):
+    """Both halves of the image come from its right half."""
+
+    def flow(self, drawn, streams, about):
+        flow = super().flow(drawn, streams, about)
+        return flow * (torch.arange(about.width, device=flow.device) < about.width // 2).view(1, 1, -1, 1)
+
+
+class MirrorsPointsByIteration(Mirror):
+    def inverse(self, flow, points):
+        return Warp.inverse(self, flow, points)
+
+
 class FlowOfOtherShape(Sway):
     def flow(self, drawn, streams, about):
         return super().flow(drawn, streams, about).double()
@@ -349,6 +381,8 @@ BROKEN = {
     LeavesKorniaMaskBehind: "move a mask beside it as it moves the image",
     InventsClass: "invent no label: class",
     Folds: "not fold the image over itself: .*∇u",
+    MirrorsTwice: "move whole pixels to places of their own",
+    MirrorsPointsByIteration: "have an inverse of its own",
     Spins: "have a flow whose inverse a fixed-point iteration finds",
     FlowOfOtherShape: "give a flow of .* float32",
     ChangesConstant: "zero strength|constant image",
@@ -361,6 +395,7 @@ BROKEN = {
 test_correct_noise = perturbation_contract(Grain)
 test_correct_noise_in_colour = perturbation_contract(Grain, channels=(1, 3))
 test_correct_warp = perturbation_contract(Sway)
+test_correct_mirror = perturbation_contract(Mirror)
 test_factory = perturbation_contract(lambda: Grain(strength=(0.2, 0.2)))
 test_draws_nothing = perturbation_contract(
     type("Dim", (Grain,), {"identity": None, "render": SameForAll.render}), varies=False

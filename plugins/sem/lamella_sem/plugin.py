@@ -1,3 +1,27 @@
-"""The plugin's door: it declares the version of the hooks, and has no component to offer yet."""
+"""What the SEM plugin offers. Light: targets are strings, imported when first needed."""
+
+from typing import Any
+
+from lamella import hookimpl
+
+from lamella_sem.sets import SETS, TARGETS
 
 LAMELLA_API = 1
+
+
+@hookimpl
+def lamella_modalities() -> dict[str, Any]:
+    """SEM images at two magnifications."""
+    return {"sem": "lamella_sem.modality:SemModality"}
+
+
+@hookimpl
+def lamella_perturbations() -> dict[str, Any]:
+    """What a second look at a defect changes."""
+    return dict(TARGETS)
+
+
+@hookimpl
+def lamella_sets() -> dict[str, list[dict[str, Any]]]:
+    """The views of pre-training, and the milder ones of fine-tuning."""
+    return SETS
