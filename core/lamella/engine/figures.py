@@ -48,7 +48,7 @@ def figure(text: str, classes: Sequence[str]) -> Figure:
         kept = [number for number in range(len(classes)) if number != place]
         each = _iou if name == "miou" else _recall
         return lambda counts: float(np.nanmean(each(counts)[kept]))
-    if name in ("iou", "recall") and place is not None:
+    if name in ("iou", "recall") and place is not None and not which.startswith("-"):
         one = _iou if name == "iou" else _recall
         return lambda counts: float(one(counts)[place])
     raise ConfigError(f"figure {text!r} is none of miou, miou:-CLASS, iou:CLASS, accuracy, macro-recall, recall:CLASS")

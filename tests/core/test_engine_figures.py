@@ -1,0 +1,96 @@
+"""Figures from counts against another library, and intervals that cover what they should."""
+
+import numpy as np
+import pytest
+import torch
+from lamella.engine.figures import difference, estimate, figure, of_values
+from lamella.errors import ConfigError
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
+
+CLASSES = ["ground", "layer", "defect"]
+
+
+@pytest.fixture
+def drawn():
+    """(labels, predictions, counts) of three classes."""
+    random = np.random.default_rng(0)
+    label = random.integers(0, 3, 500)
+    predicted = np.where(random.random(500) < 0.7, label, random.integers(0, 3, 500))
+    counts = np.zeros((3, 3), np.int64)
+    np.add.at(counts, (label, predicted), 1)
+    return label, predicted, counts
+
+
+def test_figures_equal_those_of_another_library(drawn):
+    label, predicted, counts = drawn
+    pair = torch.from_numpy(predicted), torch.from_numpy(label), 3
+    each = multiclass_jaccard_index(*pair, average=None).numpy()
+    recall = multiclass_accuracy(*pair, average=None).numpy()
+    assert figure("miou", CLASSES)(counts) == pytest.approx(each.mean())
+    assert figure("miou:-defect", CLASSES)(counts) == pytest.approx(each[:2].mean())
+    assert figure("iou:defect", CLASSES)(counts) == pytest.approx(each[2])
+    assert figure("accuracy", CLASSES)(counts) == pytest.approx((label == predicted).mean())
+    assert figure("macro-recall", CLASSES)(counts) == pytest.approx(recall.mean())
+    assert figure("recall:layer", CLASSES)(counts) == pytest.approx(recall[1])
+
+
+def test_a_class_that_does_not_occur_counts_nowhere():
+    counts = np.array([[5, 0, 0], [1, 4, 0], [0, 0, 0]])
+    assert figure("miou", CLASSES)(counts) == pytest.approx((5 / 6 + 4 / 5) / 2)
+    assert np.isnan(figure("iou:defect", CLASSES)(counts))
+
+
+@pytest.mark.parametrize("text", ["iou", "iou:-defect", "miou:defect", "f1", "recall", "iou:deffect"])
+def test_what_is_no_figure_is_refused(text):
+    with pytest.raises(ConfigError, match="figure"):
+        figure(text, CLASSES)
+
+
+def _lots(random, share, lots=12):
+    """Counts of two classes by lot, each lot with its own accuracy around ``share``."""
+    found = {}
+    for lot in range(lots):
+        right = random.binomial(200, np.clip(random.normal(share, 0.05), 0, 1))
+        found[f"lot {lot}"] = np.array([[right, 200 - right], [0, 0]])
+    return found
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    accuracy, covered = figure("accuracy", ["a", "b"]), 0
+    for trial in range(100):
+        random = np.random.default_rng(trial)
+        found = estimate([_lots(random, 0.8)], accuracy, seed=trial)
+        covered += found.low <= 0.8 <= found.high
+    assert 82 <= covered <= 99  # percentile intervals of 12 groups are a little short
+
+
+def test_a_paired_difference_is_sharper_than_its_parts():
+    random = np.random.default_rng(1)
+    ours, theirs = [], []
+    for _ in range(3):
+        lots = _lots(random, 0.8)
+        ours.append(lots)
+        theirs.append({name: counts + np.array([[-4, 4], [0, 0]]) for name, counts in lots.items()})
+    accuracy = figure("accuracy", ["a", "b"])
+    apart = difference(ours, theirs, accuracy)
+    assert apart.mean == pytest.approx(0.02)
+    assert apart.high - apart.low < 0.1 * (estimate(ours, accuracy).high - estimate(ours, accuracy).low)
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        difference(ours, theirs[:2], accuracy)
+
+
+def test_values_of_seeds_are_resampled():
+    found = of_values([0.1, 0.2, 0.6])
+    assert found.mean == pytest.approx(0.3) and found.low == pytest.approx(0.1) and found.high == pytest.approx(0.6)
+    assert of_values([0.4])[:3] == (0.4, 0.4, 0.4)
+
+
+def test_counts_of_images_come_back_by_group(tmp_path, tiny_file, tiny_registry):
+    from lamella.engine.counts import read_counts
+    from lamella.engine.experiment import read_experiment
+    from lamella.engine.fit import fit
+
+    found = fit(read_experiment(tiny_file, ["fit.steps=2"], registry=tiny_registry), tmp_path / "run")
+    classes, lots = read_counts(tmp_path / "run" / "images" / "test.json", "lot")
+    assert classes == found["classes"] and sorted(lots) == ["A", "B"]
+    assert torch.equal(torch.from_numpy(sum(lots.values())), torch.tensor(found["sets"]["test"]["confusion"]))

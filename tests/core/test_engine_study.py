@@ -1,0 +1,194 @@
+"""A study runs each cell once, whenever it is stopped, and pays what its rows say."""
+
+import json
+import shutil
+
+import pytest
+from lamella.engine.study import merged, read_study
+from lamella.engine.study_report import text_rows, write_study
+from lamella.engine.study_run import result_of, results, run_study
+from lamella.engine.study_table import study_table
+from lamella.errors import ConfigError, LamellaError, RunError
+
+STUDY = """
+title = "Tiny"
+base = "tiny.toml"
+seeds = [3, 4]
+seeded = ["seed", "data.labelled.subset_seed"]
+groups = "lot"
+reference = "wide"
+figures = { mIoU = "miou", Disc = "iou:disc", "of the results" = "results:miou_pooled" }
+
+[columns.two]
+labels = 2
+set = { data.labelled.subset = 2 }
+[columns.four]
+labels = 4
+set = { data.labelled.subset = 4 }
+
+[rows.plain]
+title = "Plain"
+[rows.wide]
+set = { trainer.backbone.width = 12 }
+[rows.dear]
+like = "plain"
+cost_of = "wide"
+columns = ["two"]
+
+[sizes.small.fit]
+steps = 4
+log_every = 2
+[sizes.large.fit]
+steps = 400
+
+[paper.plain]
+two = { mIoU = 0.5 }
+"""
+
+
+@pytest.fixture
+def read(tiny_file, tiny_registry):
+    """Reads a study beside the tiny experiment."""
+
+    def study(text=STUDY, size=None):
+        path = tiny_file.with_name("study.toml")
+        path.write_text(text)
+        return read_study(path, size, registry=tiny_registry)
+
+    return study
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+def test_every_cell_once_seeds_outermost(read):
+    cells = read().cells()
+    assert len(cells) == len(set(cells)) == 2 * (2 * 2 + 1)
+    assert [cell.seed for cell in cells] == [3] * 5 + [4] * 5
+    assert {cell.row for cell in cells if cell.column == "four"} == {"plain", "wide"}
+
+
+def test_a_cell_is_the_base_with_its_changes_and_seed(read):
+    study = read(size="large")
+    cell = next(c for c in study.cells() if (c.row, c.column, c.seed) == ("wide", "four", 4))
+    experiment = study.experiment(cell, {})
+    assert (experiment.seed, experiment.fit.steps, experiment.fit.log_every) == (4, 400, 5)
+    assert experiment.file.data["labelled"].subset == 4
+    assert experiment.file.data["labelled"].subset_seed == 4
+    assert experiment.trainer.spec()["backbone"]["width"] == 12
+
+
+def test_stopped_anywhere_it_ends_the_same(read, tmp_path, told):
+    study = read()
+    run_study(study, tmp_path / "whole", tell=told.append)
+    run_study(study, tmp_path / "parts", limit=3, tell=told.append)
+    assert len(results(study, tmp_path / "parts")) == 3
+    last = tmp_path / "parts" / study.cells()[2].folder
+    (last / "results.json").unlink()  # as if killed between the last step and its results
+    run_study(study, tmp_path / "parts", tell=told.append)
+    assert sum("run 4 of 10" in line for line in told) == 2
+    tables = [study_table(study, results(study, tmp_path / name), tmp_path / name) for name in ("whole", "parts")]
+    assert tables[0]["entries"] == tables[1]["entries"]
+    assert tables[0]["done"] == tables[0]["planned"] == 10
+
+
+def test_equal_cost_spends_what_the_other_row_spends(read, tmp_path):
+    study = read()
+    dear = next(cell for cell in study.cells() if cell.row == "dear")
+    spent = {row: result_of(study, dear._replace(row=row), tmp_path) for row in ("dear", "wide", "plain")}
+    assert spent["dear"]["steps"] > spent["plain"]["steps"] == 4
+    step = spent["plain"]["flops"] / 4
+    assert abs(spent["dear"]["flops"] - spent["wide"]["flops"]) <= step / 2
+
+
+def test_flops_are_those_of_the_convolutions(read, tmp_path):
+    study = read()
+    cell = next(cell for cell in study.cells() if cell.row == "plain")
+    found = result_of(study, cell, tmp_path)["flops"] / 4
+    first, last = 2 * 5 * 5 * 8, 2 * 3 * 3 * 8 * 3  # multiply and add, per pixel
+    forward = 4 * 32 * 32 * (first + last)
+    backward = 4 * 32 * 32 * (first + 2 * last)  # the image itself needs no gradient
+    assert found == forward + backward
+
+
+def test_the_table_says_what_was_found(read, tmp_path):
+    study = read()
+    done = run_study(study, tmp_path, tell=lambda line: None)
+    table = study_table(study, done, tmp_path)
+    entries = {(e["row"], e["column"], e["figure"]): e for e in table["entries"]}
+    plain = entries["plain", "two", "mIoU"]
+    each = [done[c]["sets"]["test"]["miou_pooled"] for c in done if (c.row, c.column) == ("plain", "two")]
+    assert plain["each"] == pytest.approx(each)
+    assert plain["mean"] == pytest.approx(sum(each) / 2)
+    assert plain["low"] <= plain["mean"] <= plain["high"]
+    assert plain["paper"] == 0.5
+    assert entries["plain", "two", "of the results"]["each"] == pytest.approx(each)
+    wide = entries["wide", "two", "mIoU"]
+    assert "difference" not in wide
+    assert plain["difference"]["mean"] == pytest.approx(wide["mean"] - plain["mean"])
+    page = write_study(study, table, tmp_path).read_text(encoding="utf-8")
+    assert "Against the number of labels" in page and "[0.5]" in page and "wide minus each" in page
+    assert json.loads((tmp_path / "table.json").read_text())["done"] == 10
+    header, rows = text_rows(study, table, "test")
+    assert len(header) == 7 and [row[0] for row in rows] == ["Plain", "wide", "dear"]
+    assert "[0.5]" in rows[0][1]
+
+
+def test_a_changed_row_is_refused_a_new_one_is_not(read, tmp_path):
+    run_study(read(), tmp_path, limit=1, tell=lambda line: None)
+    run_study(read(STUDY + "\n[rows.new]\n"), tmp_path, limit=0, tell=lambda line: None)
+    with pytest.raises(RunError, match="plain · two was begun with other settings"):
+        run_study(read(STUDY.replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=1)
+    shutil.rmtree(tmp_path / "seed-3")
+    run_study(read(STUDY.replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=1, tell=lambda line: None)
+
+
+BEFORE = STUDY.replace('title = "Plain"', 'title = "{start} in a title is left alone"').replace(
+    "set = { trainer.backbone.width = 12 }", 'set = { data.test.source = "{start}/images", data.test.images = "*" }'
+)
+
+
+def test_what_comes_before_is_trained_once_a_seed(read, tmp_path, tiny_registry, monkeypatch):
+    study = read(BEFORE + "\n[before.start]\nset = { fit.steps = 2 }\n")
+    wide = next(cell for cell in study.cells() if cell.row == "wide")
+    assert study.needs(wide) == ["start"] and study.needs(wide._replace(row="plain")) == []
+    experiment = study.experiment(wide, {"start": tmp_path / "seed-3" / "before" / "start"})
+    assert experiment.file.data["test"].source == f"{(tmp_path / 'seed-3/before/start').resolve()}/images"
+    from lamella.engine import study_run
+
+    made = []
+    monkeypatch.setattr(study_run, "fit", lambda experiment, run, resume: made.append((experiment, run)))
+    with pytest.raises(FileNotFoundError):  # nothing was trained, so there are no results to read
+        result_of(study, wide, tmp_path)
+    assert [(e.fit.steps, run.relative_to(tmp_path).as_posix()) for e, run in made] == [(2, "seed-3/before/start")]
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (('reference = "wide"', 'reference = "wdie"'), "reference names the row 'wdie'"),
+        (('like = "plain"', ""), "cost_of needs like"),
+        (('columns = ["two"]', 'columns = ["tow"]'), "names the column 'tow'"),
+        (('like = "plain"', 'like = "dear"'), "in a circle"),
+        (("seeds = [3, 4]", "sedes = [3, 4]"), "unknown key 'sedes'"),
+        (("trainer.backbone.width = 12", "trainer.backbone.wdith = 12"), "did you mean 'width'"),
+        (("[paper.plain]", "[paper.plian]"), "paper names the row 'plian'"),
+        (('base = "tiny.toml"', 'base = "none.toml"'), "cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_sentence(read, change, said):
+    with pytest.raises(LamellaError, match=said):
+        read(STUDY.replace(*change))
+
+
+def test_an_unknown_size_is_refused(read):
+    with pytest.raises(ConfigError, match="no size 'huge'; it has small, large"):
+        read(size="huge")
+
+
+def test_merging_leaves_both_as_they_were():
+    one, other = {"a": {"b": 1}, "list": [1, 2]}, {"a": {"c": 2}, "list": [3]}
+    assert merged(one, other) == {"a": {"b": 1, "c": 2}, "list": [3]}
+    assert one == {"a": {"b": 1}, "list": [1, 2]} and other == {"a": {"c": 2}, "list": [3]}
