@@ -1,5 +1,6 @@
 """The testing kit against perturbations that each break one promise: every one is caught, and named."""
 
+import itertools
 import re
 from typing import ClassVar
 
@@ -343,8 +344,10 @@ class NotOfKornia(nn.Module):
 class NamesItself(Grain):
     """Draws from the chain's streams directly, under a name that others use too, and more each time."""
 
+    calls = itertools.count()
+
     def perturb(self, batch, streams):
-        return super().perturb(batch, Streams(streams.ids + id(streams) % 97))
+        return super().perturb(batch, Streams(streams.ids + next(self.calls)))
 
 
 BROKEN = {
