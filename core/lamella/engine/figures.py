@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -92,7 +92,7 @@ def of_values(values: Sequence[float], seed: int = 0) -> Estimate:
     return _estimate(tuple(values), list(np.array(values)[drawn].mean(1)))
 
 
-def _estimate(each: tuple[float, ...], samples: Sequence[float]) -> Estimate:
+def _estimate(each: tuple[float, ...], samples: Sequence[Any]) -> Estimate:
     low, high = np.nanpercentile(samples, (2.5, 97.5))
     return Estimate(float(np.mean(each)), float(low), float(high), each)
 

@@ -193,10 +193,10 @@ def _check_names(study: Study) -> None:
         if row.cost_of is not None and row.like is None:
             raise ConfigError(f"{study.name}: [rows.{name}] cost_of needs like: a row that tells what a step costs")
     for where, named in rows.items():
-        for name in named:
-            if name is not None and name not in file.rows:
+        for other in named:
+            if other is not None and other not in file.rows:
                 known = ", ".join(file.rows)
-                raise ConfigError(f"{study.name}: {where} names the row {name!r}, which is not there ({known})")
+                raise ConfigError(f"{study.name}: {where} names the row {other!r}, which is not there ({known})")
 
 
 def _follow(file: StudyFile, name: str) -> None:
