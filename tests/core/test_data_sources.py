@@ -396,3 +396,23 @@ def test_the_ebc_micrographs_are_paired_with_their_masks(tiny_registry):
     assert "050317#3" in {row.groups["specimen"] for row in table.rows}
     assert {int(value) for i in (0, 13) for value in np.unique(table.read(i).label)} <= {0, 1, 2}
     assert table.read(0).image.shape[:2] == table.read(0).label.shape == (1024, 1024)
+
+
+def test_more_sources_come_one_after_the_other(tiny_registry, tmp_path):
+    tiny = {"name": "tiny-squares", "count": 3}
+    config = SourceConfig(
+        source=tiny, more=[SourceConfig(source={**tiny, "seed": 1}, subset=2), SourceConfig(source={**tiny, "seed": 2})]
+    )
+    table = open_source(config, tiny_registry, "[data.unlabelled]", folder=tmp_path)
+    names = [row.name for row in table.rows]
+    assert len(names) == 8 and names[:3] == ["s0-0000", "s0-0001", "s0-0002"]
+    assert {name[:2] for name in names[3:5]} == {"s1"} and {name[:2] for name in names[5:]} == {"s2"}
+    assert len(set(table.keys())) == 8
+    assert table.read(7).label is not None
+
+
+def test_more_sources_must_name_the_same_classes(tiny_registry, tmp_path):
+    other = SourceConfig(source={"name": "tiny-squares"}, classes=["a", "b", "c"])
+    config = SourceConfig(source={"name": "tiny-squares"}, more=[other])
+    with pytest.raises(ConfigError, match=r"\[data.labelled\]: .* cannot be one set"):
+        open_source(config, tiny_registry, "[data.labelled]", folder=tmp_path)

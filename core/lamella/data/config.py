@@ -56,6 +56,7 @@ class SourceConfig(BaseModel):
     slice: Annotated[str | None, Field(description="rows by position, as '0:60'")] = None
     subset: Annotated[int | None, Field(description="so many rows, chosen by subset_seed; nested")] = None
     subset_seed: Annotated[int, Field(description="seed of the subset")] = 0
+    more: Annotated[list[SourceConfig], Field(description="further sources, whose images come after these")] = []
 
     def reading(self) -> Reading:
         """How image files are read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def open_source(config: SourceConfig, registry: Registry, where: str, *, folder: Path) -> SampleTable:
-    """The set a ``[data.ROLE]`` table names, with its filters applied.
+    """The set a ``[data.ROLE]`` table names, with its filters applied, and what its ``more`` adds.
 
     Args:
         where: what to call the table in an error message.
@@ -31,6 +31,27 @@ def open_source(config: SourceConfig, registry: Registry, where: str, *, folder:
         ConfigError: nothing of that name, or keys that do not fit the kind of source.
         DataError: the source is there and cannot be read.
     """
+    table = _open_one(config, registry, where, folder)
+    others = [
+        open_source(other, registry, f"{where} more {number + 1}", folder=folder)
+        for number, other in enumerate(config.more)
+    ]
+    return joined([table, *others], where) if others else table
+
+
+def joined(tables: Sequence[SampleTable], where: str) -> SampleTable:
+    """The samples of several sets, one set after the other; raises `ConfigError` where they name other classes."""
+    first = tables[0]
+    for other in tables[1:]:
+        names = [None if table.classes is None else table.classes.names for table in (first, other)]
+        if names[0] != names[1] or first.labelled != other.labelled:
+            listed = "; ".join("unlabelled" if not t.labelled else str(n) for t, n in zip((first, other), names))
+            raise ConfigError(f"{where}: {first.origin} and {other.origin} cannot be one set: {listed}")
+    rows = [row for table in tables for row in table.rows]
+    return SampleTable(rows, first.classes, " + ".join(dict.fromkeys(table.origin for table in tables)))
+
+
+def _open_one(config: SourceConfig, registry: Registry, where: str, folder: Path) -> SampleTable:
     classes = None if config.classes is None else Classes.of(config.classes)
     source = config.source
     if isinstance(source, dict) or source in registry.names("dataset") or re.fullmatch(r"[\w-]+:[\w-]+", source):

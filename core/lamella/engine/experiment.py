@@ -124,7 +124,7 @@ class Experiment:
         tables = self.file.model_dump(exclude_none=True)
         tables["modality"], tables["trainer"] = self.modality.spec(), self.trainer.spec()
         registered = self.registry.names("dataset")
-        for source in tables["data"].values():
+        for source in [one for role in tables["data"].values() for one in (role, *role["more"])]:
             named = source["source"]
             if isinstance(named, str) and named not in registered and (self.folder / named).exists():
                 source["source"] = str((self.folder / named).resolve())
