@@ -16,6 +16,7 @@ base = "tiny.toml"
 seeds = [3, 4]
 seeded = ["seed", "data.labelled.subset_seed"]
 groups = "lot"
+set = { fit.clip = 1.0, fit.steps = 77 }
 reference = "wide"
 figures = { mIoU = "miou", Disc = "iou:disc", "of the results" = "results:miou_pooled" }
 
@@ -75,6 +76,7 @@ def test_a_cell_is_the_base_with_its_changes_and_seed(read):
     cell = next(c for c in study.cells() if (c.row, c.column, c.seed) == ("wide", "four", 4))
     experiment = study.experiment(cell, {})
     assert (experiment.seed, experiment.fit.steps, experiment.fit.log_every) == (4, 400, 5)
+    assert experiment.fit.clip == 1.0
     assert experiment.file.data["labelled"].subset == 4
     assert experiment.file.data["labelled"].subset_seed == 4
     assert experiment.trainer.spec()["backbone"]["width"] == 12

@@ -61,6 +61,7 @@ class StudyFile(BaseModel):
 
     title: str
     base: Annotated[str, Field(description="experiment file beside this one; may lack what the rows give")]
+    set: Annotated[Tables, Field(description="changes to it for every row, before the size's and the row's")] = {}
     seeds: Annotated[list[int], Field(min_length=1, description="each is a subset and an initialisation")] = [0]
     seeded: Annotated[list[str], Field(description="keys that take the seed")] = ["seed"]
     rows: dict[str, RowConfig]
@@ -142,7 +143,7 @@ class Study:
     ) -> Experiment:
         path = self.folder / base
         tables = _read_tables(path)
-        for change in [self.file.sizes.get(self.size, {}), *changes]:
+        for change in [self.file.set, self.file.sizes.get(self.size, {}), *changes]:
             tables = merged(tables, change)
         for key in self.file.seeded:
             _assign(tables, key, seed)
