@@ -107,7 +107,7 @@ def test_the_report_shows_figures_classes_and_the_experiment(finished):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert f"{results['sets']['test']['miou_pooled']:.4f}" in page
     assert f"{results['sets']['test']['grey_level']['miou_pooled']:.4f}" in page
-    assert all(name in page for name in (*CLASSES, "mIoU (pooled)", "mIoU (per image)", "tiny-plain"))
+    assert all(name in page for name in (*CLASSES, "mIoU pooled", "mIoU per image", "tiny-plain"))
 
 
 def test_pictures_show_image_label_prediction_and_difference(finished):

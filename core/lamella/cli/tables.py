@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lamella.engine.headline import named
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned: the first to the left, the others to the right."""
@@ -17,14 +19,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def results_table(results: Mapping[str, Any]) -> str:
     """The headline figures of every evaluated set, with the grey-level baseline beneath each."""
-    rows = []
+    rows, names = [], named(results["sets"].values())
     for role, figures in results["sets"].items():
-        rows.append([role, *_figures(figures)])
+        rows.append([role, *_figures(figures, names)])
         if "grey_level" in figures:
-            rows.append([f"  grey level alone ({role})", *_figures(figures["grey_level"])])
-    return table(["set", "mIoU pooled", "mIoU per image", "boundary mIoU", "accuracy"], rows)
+            rows.append([f"  grey level alone ({role})", *_figures(figures["grey_level"], names)])
+    return table(["set", *names.values()], rows)
 
 
-def _figures(figures: Mapping[str, Any]) -> list[str]:
-    values = [figures.get(name) for name in ("miou_pooled", "miou_per_image", "boundary_miou", "accuracy")]
+def _figures(figures: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    values = [figures.get(name) for name in names]
     return ["–" if value is None or math.isnan(value) else f"{value:.4f}" for value in values]

@@ -18,6 +18,7 @@ from lamella.contracts.batch import Batch
 from lamella.contracts.data import Modality
 from lamella.engine.charts import confusion_chart, embedding_chart
 from lamella.engine.checkpoint import write_text
+from lamella.engine.headline import HEADLINE, named
 from lamella.engine.pictures import row, sample_row, stack
 
 STYLE = """
@@ -101,7 +102,7 @@ def write_report(
         sheet = gallery.sheet()
         if sheet is not None:
             gallery.save(run / "pictures" / f"{role}.png")
-            parts.append(f"<h2>Pictures: {escape(role)}</h2>{_png(sheet)}")
+            parts.append(f"<h2>Pictures: {escape(role)}</h2>{png(sheet)}")
     parts.append(_curves(log))
     for role, figures in results["sets"].items():
         parts += [_per_class(role, figures, results["classes"]), _classified(role, figures, results["classes"])]
@@ -125,27 +126,14 @@ def _summary(results: Mapping[str, Any]) -> str:
     )
 
 
-_HEADLINE = {
-    "miou_pooled": "mIoU (pooled)",
-    "miou_per_image": "mIoU (per image)",
-    "boundary_miou": "boundary mIoU",
-    "accuracy": "accuracy",
-    "macro_recall": "mean recall",
-    "ece": "calibration error",
-    "knn_accuracy": "kNN accuracy",
-    "probe_accuracy": "linear probe",
-    "recall_at_1": "retrieval (recall@1)",
-}
-
-
 def _headline(results: Mapping[str, Any]) -> str:
     rows = []
     for role, figures in results["sets"].items():
         rows.append((role, figures))
         if "grey_level" in figures:
             rows.append((f"{role}: grey level alone", figures["grey_level"]))
-    names = [name for name in _HEADLINE if any(name in figures for _, figures in rows)]
-    head = "".join(f"<th>{_HEADLINE[name]}</th>" for name in names)
+    names = named(figures for _, figures in rows)
+    head = "".join(f"<th>{title}</th>" for title in names.values())
     body = "".join(
         f"<tr><td>{escape(label)}</td>{''.join(f'<td>{_figure(figures.get(name))}</td>' for name in names)}</tr>"
         for label, figures in rows
@@ -178,9 +166,9 @@ def _classified(role: str, figures: Mapping[str, Any], classes: Sequence[str]) -
             for name, row in zip(classes, figures["confusion"])
         )
         head = "<tr><th>class</th><th>samples</th><th>recall</th><th>precision</th></tr>"
-        parts += [f"<table>{head}{body}</table>", _png(confusion_chart(figures["confusion"], classes))]
+        parts += [f"<table>{head}{body}</table>", png(confusion_chart(figures["confusion"], classes))]
     if figures.get("embedding_map"):
-        parts.append(_png(embedding_chart(figures["embedding_map"], classes)))
+        parts.append(png(embedding_chart(figures["embedding_map"], classes)))
     return f"<h2>Classes: {escape(role)}</h2>{''.join(parts)}" if parts else ""
 
 
@@ -188,7 +176,8 @@ def _figure(value: Any) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
-def _png(image: Image.Image) -> str:
+def png(image: Image.Image) -> str:
+    """A picture as an ``img`` element that carries its data."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
@@ -199,7 +188,7 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
     from matplotlib.figure import Figure
 
     training = [entry for entry in log if "lr" in entry]
-    checks = [entry for entry in log if _HEADLINE.keys() & entry.get("validation", {}).keys()]
+    checks = [entry for entry in log if HEADLINE.keys() & entry.get("validation", {}).keys()]
     if not training:
         return ""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
@@ -211,17 +200,17 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
     axes[0].set(xlabel="step", ylabel="loss", yscale="log" if _positive(training) else "linear")
     axes[0].legend(frameon=False)
     if checks:
-        for name in _HEADLINE:
+        for name in HEADLINE:
             points = [(e["step"], e["validation"][name]) for e in checks if name in e["validation"]]
             if points:
-                axes[1].plot(*zip(*points), marker="o", label=_HEADLINE[name])
+                axes[1].plot(*zip(*points), marker="o", label=HEADLINE[name])
         axes[1].set(xlabel="step", ylabel="validation", ylim=(0, 1))
         axes[1].legend(frameon=False)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    return f"<h2>Curves</h2>{_png(Image.open(buffer))}"
+    return f"<h2>Curves</h2>{png(Image.open(buffer))}"
 
 
 def _positive(entries: Sequence[Mapping[str, Any]]) -> bool:
