@@ -6,21 +6,25 @@ import math
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lamella import Sample
+from lamella.data.files import read_mask, read_micrograph
 from lamella.engine import predict as module
 from lamella.engine.evaluate import predict_whole
 from lamella.engine.experiment import read_experiment
 from lamella.engine.fit import fit
+from lamella.engine.inputs import find_images
+from lamella.engine.instances import instances
 from lamella.engine.large import predict_large
 from lamella.engine.pictures import colours
-from lamella.engine.predict import find_images, predict
+from lamella.engine.predict import Wanted, predict
 from lamella.engine.run import open_run
 from lamella.errors import DataError, RunError
 from PIL import Image
-from tiny_plugin import CLASSES, Conv, Grey, Plain
+from tiny_plugin import CLASSES, Conv, Grey, Plain, squares
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,7 @@ def test_a_file_that_cannot_be_read_is_listed_and_does_not_stop_the_rest(run, pi
 
 @pytest.mark.parametrize("pixel_nm", [None, 0.5])
 def test_areas_are_pixels_and_with_a_pixel_size_square_nanometres(run, pictures, tmp_path, pixel_nm):
-    predict(run, [pictures], tmp_path / "out", pixel_nm=pixel_nm)
+    predict(run, [pictures], tmp_path / "out", wanted=Wanted(pixel_nm=pixel_nm))
     with (tmp_path / "out" / "areas.csv").open(newline="") as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
     assert sorted(rows) == ["a", "b", "c"]
@@ -94,7 +98,7 @@ def test_areas_are_pixels_and_with_a_pixel_size_square_nanometres(run, pictures,
 
 
 def test_probabilities_are_written_on_request(run, pictures, tmp_path):
-    predict(run, [pictures / "a.png"], tmp_path / "out", probabilities=True)
+    predict(run, [pictures / "a.png"], tmp_path / "out", wanted=Wanted(probabilities=True))
     maps = [np.asarray(Image.open(tmp_path / "out" / f"a.p-{name}.png")).astype(int) for name in CLASSES]
     assert {m.shape for m in maps} == {(20, 30)}
     assert abs(sum(maps) - 255).max() <= 2
@@ -187,3 +191,123 @@ def test_large_images_go_through_strips_and_come_out_whole(run, tmp_path, monkey
     with Image.open(tmp_path / "out" / "big.label.png") as label, Image.open(tmp_path / "out" / "big.overlay.png") as o:
         assert (label.size, o.size) == ((70, 100), (35, 50))
         assert (np.asarray(label) == expected(run, tmp_path / "big.png")).mean() > 0.98
+
+
+# Pixel sizes, measurements, stacks and bars
+
+
+def rows_of(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def sized(tmp_path):
+    """Two images that say their pixel size (not square), and one that does not."""
+    folder = tmp_path / "sized"
+    folder.mkdir()
+    for name, size in (("a", (0.5, 0.25)), ("b", (2.0, 2.0))):
+        image = squares(count=1, seed=ord(name), size=64)[0]["image"]
+        tifffile.imwrite(folder / f"{name}.tif", np.asarray(image), imagej=True,
+                         resolution=(1 / size[1], 1 / size[0]), metadata={"unit": "nm"})  # fmt: skip
+    squares(count=1, seed=9, size=64)[0]["image"].save(folder / "c.png")
+    return folder
+
+
+@pytest.mark.parametrize("form", ["png", "tiff"])
+def test_label_maps_keep_classes_and_pixel_size(run, sized, tmp_path, form):
+    predict(run, [sized], tmp_path / "out", wanted=Wanted(label_format=form))
+    for name, size in (("a", (0.5, 0.25)), ("b", (2.0, 2.0))):
+        path = tmp_path / "out" / f"{name}.label.{'png' if form == 'png' else 'tif'}"
+        assert read_micrograph(path).pixel_nm == pytest.approx(size, rel=1e-6)
+        assert (read_mask(path) == expected(run, sized / f"{name}.tif")).all()
+        assert read_micrograph(tmp_path / "out" / f"{name}.overlay.png").pixel_nm == pytest.approx(size, rel=1e-6)
+    assert math.isnan(read_micrograph(next((tmp_path / "out").glob("c.label.*"))).pixel_nm[0])
+
+
+def test_overlays_have_a_scale_bar_where_the_pixel_size_is_known(run, sized, tmp_path):
+    known, unknown = tmp_path / "known", tmp_path / "unknown"
+    predict(run, [sized / "c.png"], known, wanted=Wanted(pixel_nm=1.0))
+    predict(run, [sized / "c.png"], unknown)
+    one, other = (np.asarray(Image.open(out / "c.overlay.png")).astype(int) for out in (known, unknown))
+    changed = np.argwhere((one != other).any(2))
+    white = (one == 255).all(2) & (other != 255).any(2)
+    assert changed[:, 0].min() >= 30
+    assert max(white.sum(1)) >= 10  # 64 px at 1 nm: a bar of 10 nm
+
+
+def test_measurements_use_each_files_own_pixel_size(run, sized, tmp_path):
+    out = tmp_path / "out"
+    predict(run, [sized], out, wanted=Wanted(measurements=True, coco=True, structures=["thing=square+disc"]))
+    found = {(row["image"], row["class"]): row for row in rows_of(out / "measurements.csv")}
+    assert len(found) == 3 * 4
+    for name, square in (("a", 0.125), ("b", 4.0)):
+        counts = np.bincount(expected(run, sized / f"{name}.tif").ravel(), minlength=3)
+        for number, label in enumerate(CLASSES):
+            row = found[name, label]
+            assert int(row["area_px"]) == counts[number]
+            assert float(row["area_nm2"]) == pytest.approx(counts[number] * square, rel=1e-5)
+        assert int(found[name, "thing"]["area_px"]) == counts[1] + counts[2]
+    assert (found["c", "square"]["area_nm2"], found["c", "square"]["pixel_x_nm"]) == ("", "")
+    objects = rows_of(out / "instances.csv")
+    for name in ("a", "b", "c"):
+        mine = [row for row in objects if row["image"] == name]
+        label = read_mask(out / f"{name}.label.png")
+        truth = [one.area_px for one in instances(label, CLASSES, (math.nan, math.nan))]
+        assert [int(row["area_px"]) for row in mine] == truth
+    assert len(json.loads((out / "coco.json").read_text())["annotations"]) == len(objects)
+    areas = {row["image"]: row for row in rows_of(out / "areas.csv")}
+    assert (areas["c"]["square (nm²)"], areas["a"]["square (nm²)"]) == ("", found["a", "square"]["area_nm2"])
+    assert {path.stem for path in out.glob("*.parquet")} == {"areas", "measurements", "instances", "columns"}
+
+
+def test_measurements_of_a_prediction_that_was_stopped_are_whole(run, sized, tmp_path, monkeypatch):
+    straight, stopped, wanted = tmp_path / "straight", tmp_path / "stopped", Wanted(measurements=True)
+    predict(run, [sized], straight, wanted=wanted)
+    honest = module.Journal.note
+
+    def killed(self, entry, measured=None):
+        honest(self, entry, measured)
+        if entry["name"] == "a":
+            (stopped / "journal-0.jsonl").write_text("")  # as if killed between measurements and journal
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.Journal, "note", killed)
+    with pytest.raises(KeyboardInterrupt):
+        predict(run, [sized], stopped, wanted=wanted)
+    monkeypatch.setattr(module.Journal, "note", honest)
+    assert predict(run, [sized], stopped, wanted=wanted)["done"] == ["a", "b", "c"]
+    assert (stopped / "measured-0.jsonl").read_text().count('"name": "a"') == 2
+    for table in ("measurements", "instances", "columns", "areas"):
+        assert (stopped / f"{table}.csv").read_text() == (straight / f"{table}.csv").read_text()
+
+
+def test_a_folder_begun_with_other_settings_is_refused(run, sized, tmp_path):
+    predict(run, [sized], tmp_path / "out")
+    with pytest.raises(RunError, match="measurements = False, not True"):
+        predict(run, [sized], tmp_path / "out", wanted=Wanted(measurements=True))
+    with pytest.raises(RunError, match="pixel_nm = None, not 2"):
+        predict(run, [sized], tmp_path / "out", wanted=Wanted(pixel_nm=2.0))
+
+
+def test_every_frame_of_a_stack_is_predicted_on_request(run, tmp_path):
+    frames = np.stack([np.asarray(row["image"]) for row in squares(count=3, seed=4)])
+    tifffile.imwrite(tmp_path / "s.tif", frames, imagej=True, resolution=(2.0, 2.0), metadata={"unit": "nm"})
+    assert "stack of 3 frames" in predict(run, [tmp_path / "s.tif"], tmp_path / "no")["failed"]["s"]
+    outcome = predict(run, [tmp_path / "s.tif"], tmp_path / "out", wanted=Wanted(stack="each"))
+    assert outcome["done"] == ["s-f0000", "s-f0001", "s-f0002"]
+    Image.fromarray(frames[1]).save(tmp_path / "one.png")
+    label = tmp_path / "out" / "s-f0001.label.png"
+    assert (read_mask(label) == expected(run, tmp_path / "one.png")).all()
+    assert read_micrograph(label).pixel_nm == pytest.approx((0.5, 0.5))
+    assert predict(run, [tmp_path / "s.tif"], tmp_path / "mean", wanted=Wanted(stack="mean"))["done"] == ["s"]
+
+
+def test_a_data_bar_is_cut_as_in_training_or_as_told(run, tmp_path):
+    pixels = np.random.default_rng(0).integers(70, 180, (100, 120), np.uint8)
+    pixels[80:] = 0
+    pixels[86:94, 10:60:3] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for name, wanted, height in (("as", Wanted(), 100), ("find", Wanted(data_bar="find"), 80)):
+        predict(run, [tmp_path / "a.png"], tmp_path / name, wanted=wanted)
+        assert read_mask(tmp_path / name / "a.label.png").shape == (height, 120)

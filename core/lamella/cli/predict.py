@@ -1,34 +1,71 @@
 """``lamella predict``."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
+class LabelFormat(StrEnum):
+    """What label maps are written as."""
+
+    PNG = "png"
+    TIFF = "tiff"
+
+
+class Bar(StrEnum):
+    """What becomes of a data bar."""
+
+    METADATA = "metadata"
+    FIND = "find"
+    KEEP = "keep"
+
+
+class Stacked(StrEnum):
+    """What becomes of a file of several frames."""
+
+    REFUSE = "refuse"
+    EACH = "each"
+    MEAN = "mean"
+
+
 def predict(
     run: Annotated[Path, typer.Argument(help="run folder")],
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
-    out: Annotated[Path, typer.Option("--out", help="folder for label maps, overlays and areas.csv")],
+    out: Annotated[Path, typer.Option("--out", help="folder for label maps, overlays and tables")],
     checkpoint: Annotated[str | None, typer.Option(help="best or last; default best where there is one")] = None,
-    pixel_nm: Annotated[float | None, typer.Option(min=0, help="nm per pixel, for areas in nm²")] = None,
+    pixel_nm: Annotated[float | None, typer.Option(min=0, help="nm per pixel where the files do not say")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="tables of thickness, CD and objects in nm")] = False,
+    structure: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=CLASS+CLASS", help="measure several classes as one structure")
+    ] = None,
+    coco: Annotated[bool, typer.Option("--coco", help="coco.json with a mask for every object")] = False,
+    label_format: Annotated[LabelFormat, typer.Option(help="what label maps are written as")] = LabelFormat.PNG,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="a picture of every class's too")] = False,
+    data_bar: Annotated[Bar | None, typer.Option(help="which data bars are cut; default as in training")] = None,
+    stack: Annotated[Stacked | None, typer.Option(help="files of several frames; default as in training")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Predict new images with a trained run: label maps, overlays and the area of every class.
+    """Predict new images with a trained run: label maps, overlays, areas, and measurements in nm.
 
     Files that are done already are skipped, so a command that was stopped can simply be given again.
     """
+    from lamella.engine.predict import Wanted
     from lamella.engine.predict import predict as run_predict
 
-    outcome = run_predict(
-        run, images, out, checkpoint=checkpoint, pixel_nm=pixel_nm, probabilities=probabilities
+    wanted = Wanted(
+        probabilities, measure or bool(structure), coco, label_format.value, structure or (), pixel_nm,
+        None if data_bar is None else data_bar.value, None if stack is None else stack.value,
     )  # fmt: skip
+    outcome = run_predict(run, images, out, checkpoint=checkpoint, wanted=wanted)
     if as_json:
         print(json.dumps(outcome, indent=2))
         return
     already = f", {len(outcome['skipped'])} were there already" if outcome["skipped"] else ""
     print(f"{len(outcome['done'])} predicted into {out}{already}")
+    if wanted.measurements:
+        print(f"tables: {out / 'measurements.csv'}, instances.csv, columns.csv (and .parquet)")
     for reason in outcome["failed"].values():
         print(f"not read: {reason}")

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from lamella.data.micrograph import Micrograph
+from lamella.data.micrograph import UNKNOWN_NM, Micrograph, asked, positive
 from lamella.data.rosetta import READERS, read_rosetta, rosetta_frames
 from lamella.data.sidecar import read_sidecar, sidecar_of
 from lamella.data.tiff import MOST_PER_BYTE, read_tiff, tiff_frames
@@ -99,7 +99,21 @@ def _opened(path: Path, frame: int | None) -> Micrograph:
     suffix = path.suffix.lower()
     if suffix in (".tif", ".tiff"):
         return read_tiff(path, frame)
-    return read_rosetta(path, frame) if suffix in READERS else Micrograph(_by_pillow(path))
+    if suffix in READERS:
+        return read_rosetta(path, frame)
+    image = _by_pillow(path)
+    return Micrograph(image, asked(lambda: _own_size(path), UNKNOWN_NM))
+
+
+def _own_size(path: Path) -> tuple[float, float]:
+    """The pixel size that a PNG of Lamella's own carries."""
+    if path.suffix.lower() != ".png":
+        return UNKNOWN_NM
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        y, x = (positive(part) for part in str(opened.info["pixel_nm"]).split())
+    return y, x
 
 
 def _with_sidecar(found: Micrograph, path: Path) -> Micrograph:

@@ -73,8 +73,18 @@ def row(
         panels.append((f"difference ({share:.1%} wrong)", difference_picture(image, label, prediction)))
     else:
         panels.append(("overlay", overlay_picture(image, prediction, classes)))
-    scale = _SIDE / max(image.shape[:2])
-    width, height = (max(1, round(n * scale)) for n in (image.shape[1], image.shape[0]))
+    return panel_row(panels, pixel_nm=pixel_nm)
+
+
+def panel_row(panels: Sequence[tuple[str, np.ndarray]], *, pixel_nm: float = math.nan) -> Image.Image:
+    """Titled pictures (H, W, 3) uint8 of one size side by side; the first is a micrograph and has the scale bar.
+
+    Args:
+        pixel_nm: nm per pixel along x; nan draws no bar.
+    """
+    size = panels[0][1].shape[:2]
+    scale = _SIDE / max(size)
+    width, height = (max(1, round(n * scale)) for n in (size[1], size[0]))
     strip = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, height + _HEAD), "white")
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(12)
     for place, (title, pixels) in enumerate(panels):
@@ -129,6 +139,14 @@ def sample_row(
 def _short(title: str, width: int) -> str:
     room = max(width // 7, 8)
     return title if len(title) <= room else f"…{title[1 - room :]}"
+
+
+def with_scale_bar(picture: np.ndarray, pixel_nm: float) -> Image.Image:
+    """A picture (H, W, 3) with a scale bar; as it is where the pixel size (nm along x) is unknown or it is small."""
+    image = Image.fromarray(picture)
+    if 0 < pixel_nm < math.inf and image.width >= 64 and image.height >= 48:
+        _scale_bar(ImageDraw.Draw(image), ImageFont.load_default(12), pixel_nm, image.width, image.height)
+    return image
 
 
 def _scale_bar(draw: ImageDraw.ImageDraw, font: Font, nm: float, width: int, bottom: int) -> None:

@@ -1,15 +1,13 @@
-"""Label maps, overlays and areas for new images, from a trained run."""
+"""Label maps, overlays and measurements for new images, from a trained run."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,18 +17,43 @@ from PIL import Image
 
 from lamella.contracts.data import Modality, Sample
 from lamella.contracts.model import Trainer
-from lamella.data.files import SUFFIXES, read_image, readable
+from lamella.data.files import read_mask, readable
+from lamella.data.reading import AS_TOLD, DataBar, Reading, Stack
 from lamella.data.samples import sample_key
-from lamella.engine.checkpoint import Checkpoints, write_json, write_text
+from lamella.engine.checkpoint import Checkpoints, write_json
 from lamella.engine.evaluate import predict_whole
+from lamella.engine.experiment import Experiment
+from lamella.engine.export import write_coco, write_table
+from lamella.engine.inputs import Input, find_images, with_frames
+from lamella.engine.journal import Journal, entries, measured
+from lamella.engine.labelmap import save_image, save_label
 from lamella.engine.large import LARGE, predict_large
-from lamella.engine.pictures import colours, overlay_picture
+from lamella.engine.measure import TABLES, measure, parse_structures, schema
+from lamella.engine.pictures import overlay_picture, with_scale_bar
 from lamella.engine.progress import Progress
 from lamella.engine.run import open_run
 from lamella.engine.session import make_accelerator
 from lamella.errors import DataError, RunError
 
 _LARGE_TILE, _OVERLAY_SIDE = 512, 2048
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a prediction writes beside label maps, overlays and areas, and how it reads what it is given."""
+
+    probabilities: bool = False
+    measurements: bool = False
+    """Tables of thicknesses, critical dimensions and objects."""
+    coco: bool = False
+    label_format: Literal["png", "tiff"] = "png"
+    structures: Sequence[str] = ()
+    """Upright structures of several classes, as ``"gate=high-k+liner+metal"``."""
+    pixel_nm: float | None = None
+    """nm per pixel where the files do not say."""
+    data_bar: DataBar | None = None
+    """As in ``[data.ROLE]``; else as the run was trained."""
+    stack: Stack | None = None
 
 
 @dataclass(frozen=True)
@@ -43,22 +66,34 @@ class Predictor:
     classes: list[str]
     tile: int
     out: Path
-    pixel_nm: float | None
-    probabilities: bool
+    reading: Reading = AS_TOLD
+    wanted: Wanted = field(default_factory=Wanted)
+    structures: dict[str, list[str]] = field(default_factory=dict)
 
-    def predict(self, name: str, path: Path) -> list[int]:
-        """Predict one file, write its pictures, and return the pixels of every class. Raises `DataError`."""
-        image = read_image(path)
-        pixel = (self.pixel_nm or math.nan,) * 2
-        key = sample_key(readable(path.parent.name), readable(path.name))
-        sample = Sample(image, None, None, key, 0, pixel, {}, name)
+    def label_path(self, name: str) -> Path:
+        """Where the label map of a file goes."""
+        return self.out / f"{name}.label.{'png' if self.wanted.label_format == 'png' else 'tif'}"
+
+    def predict(self, name: str, image: Input) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Predict one file and write its pictures; its entry for the journal, and measurements if wanted.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        found = self.reading.micrograph(image.path, image.frame)
+        unknown = math.isnan(found.pixel_nm[0])
+        pixel = (self.wanted.pixel_nm or math.nan,) * 2 if unknown else found.pixel_nm
+        key = sample_key(readable(image.path.parent.name), readable(name))
+        sample = Sample(found.image, None, None, key, 0, pixel, found.facts.numbers(), name)
         with torch.inference_mode(), self.accelerator.autocast():
-            label = self._large(sample) if max(image.shape[:2]) > LARGE else self._whole(sample)
-        palette = Image.fromarray(label)
-        palette.putpalette([channel for colour in colours(self.classes) for channel in colour])
-        save_image(palette, self.out / f"{name}.label.png")
+            label = self._large(sample) if max(found.image.shape[:2]) > LARGE else self._whole(sample)
+        save_label(label, self.label_path(name), self.classes, pixel)
         # Row by row: bincount makes 64-bit integers of what it is given, eight times a large label map.
-        return sum(np.bincount(line, minlength=len(self.classes)) for line in label).tolist()  # type: ignore[union-attr]
+        counts = sum(np.bincount(line, minlength=len(self.classes)) for line in label).tolist()  # type: ignore[union-attr]
+        entry = {"name": name, "file": readable(image.path.name), "pixels": counts, "pixel_nm": pixel}
+        if not self.wanted.measurements:
+            return entry, None
+        return entry, {"pixel_nm": pixel, **measure(label, self.classes, pixel, self.structures)}
 
     def _whole(self, sample: Sample) -> np.ndarray:
         batch = send_to_device(self.modality.collate([sample]), self.accelerator.device)
@@ -66,11 +101,11 @@ class Predictor:
             raise RunError("this run judges samples of several views; measure it with: lamella evaluate RUN")
         likely = predict_whole(self.trainer, batch, self.tile)[0]
         label = likely.argmax(0).to(torch.uint8).cpu().numpy()
-        if self.probabilities:
+        if self.wanted.probabilities:
             maps = (likely * 255).round().to(torch.uint8).cpu().numpy()
             for number, name in enumerate(self.classes):
-                save_image(Image.fromarray(maps[number]), self.out / f"{sample.name}.p-{name}.png")
-        self._overlay(self.modality.picture(batch.image[0].cpu()), label, sample.name)
+                save_image(Image.fromarray(maps[number]), self.out / f"{sample.name}.p-{name}.png", sample.pixel_nm)
+        self._overlay(self.modality.picture(batch.image[0].cpu()), label, sample)
         return label
 
     def _large(self, sample: Sample) -> np.ndarray:
@@ -78,14 +113,18 @@ class Predictor:
             self.trainer, sample, self.modality, tile=min(self.tile, _LARGE_TILE), device=self.accelerator.device
         )
         step = -(-max(label.shape) // _OVERLAY_SIDE)
-        small = sample._replace(image=np.ascontiguousarray(sample.image[::step, ::step]))
+        # Every step-th pixel: each stands for step of them.
+        size = (sample.pixel_nm[0] * step, sample.pixel_nm[1] * step)
+        small = sample._replace(image=np.ascontiguousarray(sample.image[::step, ::step]), pixel_nm=size)
         batch = self.modality.collate([small])
         assert not isinstance(batch, dict)
-        self._overlay(self.modality.picture(batch.image[0]), label[::step, ::step], sample.name)
+        self._overlay(self.modality.picture(batch.image[0]), label[::step, ::step], small)
         return label
 
-    def _overlay(self, picture: np.ndarray, label: np.ndarray, name: str) -> None:
-        save_image(Image.fromarray(overlay_picture(picture, label, self.classes)), self.out / f"{name}.overlay.png")
+    def _overlay(self, picture: np.ndarray, label: np.ndarray, sample: Sample) -> None:
+        mixed = overlay_picture(picture, label, self.classes)
+        drawn = with_scale_bar(mixed, sample.pixel_nm[1])
+        save_image(drawn, self.out / f"{sample.name}.overlay.png", sample.pixel_nm)
 
 
 def predict(
@@ -94,121 +133,110 @@ def predict(
     out: Path,
     *,
     checkpoint: str | None = None,
-    pixel_nm: float | None = None,
-    probabilities: bool = False,
+    wanted: Wanted = Wanted(),
 ) -> dict[str, Any]:
     """Predict files (or all images of folders) into ``out``; files that cannot be read are listed, not fatal.
 
     Writes ``NAME.label.png`` (palette PNG: the pixel value is the class), ``NAME.overlay.png``,
     ``classes.json`` and ``areas.csv`` (pixels and, where the pixel size is known, nm² per class and image); on
-    request ``NAME.p-CLASS.png``, probabilities from 0 to 255. Started again, it goes on with what is missing;
-    under several processes each takes its share.
+    request ``NAME.p-CLASS.png`` (probabilities from 0 to 255), the tables `TABLES` as CSV and parquet, and
+    ``coco.json``. Started again, it goes on with what is missing; under several processes each takes its share.
 
     Returns:
         ``{"done": […], "skipped": […], "failed": {name: reason}}``; on the first process, those of all.
     """
-    files = find_images(images)
     experiment, trainer, modality, header = open_run(run, checkpoint)
     if trainer.embeds:
         raise RunError(f"{run}: {experiment.trainer.component.full_name} learns without classes; it predicts none")
+    reading = _reading(experiment, trainer, wanted)
+    files = with_frames(find_images(images), reading)
     accelerator = make_accelerator(experiment.fit.precision)
     names: list[str] = header["data"]["class_names"]
+    structures = parse_structures(wanted.structures, names)
     trainer.to(accelerator.device)
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, run, checkpoint)
+    _claim(out, run, checkpoint, wanted)
     predictor = Predictor(
-        trainer, modality, accelerator, names, experiment.fit.tile, out, pixel_nm, probabilities
+        trainer, modality, accelerator, names, experiment.fit.tile, out, reading, wanted, structures
     )  # fmt: skip
-    known = {entry["name"] for entry in _journal(out) if "pixels" in entry}
-    known = {name for name in known if (out / f"{name}.label.png").is_file()}
+    known = {name for name, entry in entries(out).items() if "pixels" in entry and predictor.label_path(name).is_file()}
     rank, world = accelerator.process_index, accelerator.num_processes
-    mine = [(name, path) for name, path in files.items() if name not in known][rank::world]
+    mine = [(name, image) for name, image in files.items() if name not in known][rank::world]
     with (
         Progress("predicting", len(mine), quiet=not accelerator.is_main_process) as progress,
-        (out / f"journal-{rank}.jsonl").open("a", encoding="utf-8") as journal,
+        Journal(out, rank) as journal,
     ):
-        for number, (name, path) in enumerate(mine):
-            entry: dict[str, Any] = {"name": name}
+        for number, (name, image) in enumerate(mine):
             try:
-                entry["pixels"] = predictor.predict(name, path)
+                journal.note(*predictor.predict(name, image))
             except DataError as error:
-                entry["failed"] = str(error)
+                journal.note({"name": name, "failed": str(error)})
                 progress.say(f"not read: {error}")
-            journal.write(json.dumps(entry) + "\n")
-            journal.flush()
             progress.at(number + 1, {})
     accelerator.wait_for_everyone()
-    entries = {entry["name"]: entry for entry in _journal(out) if entry["name"] in files}
-    failed = {name: entry["failed"] for name, entry in entries.items() if "failed" in entry}
+    noted = {name: entry for name, entry in entries(out).items() if name in files}
+    failed = {name: entry["failed"] for name, entry in noted.items() if "failed" in entry}
     if accelerator.is_main_process:
-        write_json(out / "classes.json", {name: number for number, name in enumerate(names)})
-        write_json(out / "failed.json", failed)
-        _write_areas(out / "areas.csv", names, [entries[n] for n in files if "pixels" in entries.get(n, {})], pixel_nm)
+        _conclude(predictor, [noted[name] for name in files if "pixels" in noted.get(name, {})], failed)
     done = [name for name in files if name not in failed and name not in known]
     return {"done": done, "skipped": sorted(known & set(files)), "failed": failed}
 
 
-def _claim(out: Path, run: Path, checkpoint: str | None) -> None:
-    """Note which weights a folder is predicted with; raise `RunError` where it was begun with others."""
+def _reading(experiment: Experiment, trainer: Trainer, wanted: Wanted) -> Reading:
+    """As the first role of the training was read, unless told otherwise."""
+    trained = [experiment.file.data[role].reading() for role in type(trainer).roles if role in experiment.file.data]
+    reading = trained[0] if trained else AS_TOLD
+    return Reading(wanted.data_bar or reading.data_bar, wanted.stack or reading.stack)
+
+
+def _claim(out: Path, run: Path, checkpoint: str | None, wanted: Wanted) -> None:
+    """Note what a folder is predicted with; raise `RunError` where it was begun with something else."""
     checkpoints = Checkpoints(run)
     name = checkpoint or ("best" if checkpoints.has("best") else "last")
-    ours = {"run": str(run.resolve()), "checkpoint": checkpoints.load_pointer(name)}
+    ours = {
+        "run": str(run.resolve()), "checkpoint": checkpoints.load_pointer(name),
+        "measurements": wanted.measurements, "structures": list(wanted.structures), "pixel_nm": wanted.pixel_nm,
+    }  # fmt: skip
     note = out / "predicted-by.json"
-    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) != ours:
+    there = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else ours
+    if there.get("run") != ours["run"] or there.get("checkpoint") != ours["checkpoint"]:
         raise RunError(f"{out} holds predictions of another run or checkpoint ({note.name}); choose another --out")
+    for key in ("measurements", "structures", "pixel_nm"):
+        if there.get(key, ours[key]) != ours[key]:
+            raise RunError(
+                f"{out} was begun with {key} = {there[key]!r}, not {ours[key]!r} ({note.name}); choose another --out"
+            )
     write_json(note, ours)
 
 
-def _journal(out: Path) -> list[dict[str, Any]]:
-    """What all processes have noted so far, one entry a file; a line that was cut short does not count."""
-    entries = []
-    for path in sorted(out.glob("journal-*.jsonl")):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        entries += [json.loads(line) for line in lines if line.endswith("}\n")]
-    return entries
+def _conclude(predictor: Predictor, done: list[dict[str, Any]], failed: dict[str, str]) -> None:
+    """Write what is about all files: classes, failures, areas, tables, COCO."""
+    out, classes, wanted = predictor.out, predictor.classes, predictor.wanted
+    write_json(out / "classes.json", {name: number for number, name in enumerate(classes)})
+    write_json(out / "failed.json", failed)
+    _write_areas(out, classes, done)
+    names = [entry["name"] for entry in done]
+    for table in TABLES if wanted.measurements else ():
+        write_table(out / table, schema(table), measured(out, names, table))
+    if wanted.coco:
+        write_coco(out / "coco.json", _labels(predictor, done), classes)
 
 
-def find_images(paths: Sequence[Path]) -> dict[str, Path]:
-    """Image files by a name that is unique among them; of a folder, the images in it.
-
-    Raises:
-        DataError: a path that does not exist, or a folder without images.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-            if not inside:
-                raise DataError(f"{path}: the folder holds no image ({', '.join(SUFFIXES)})")
-            files += inside
-        elif path.exists():
-            files.append(path)
-        else:
-            raise DataError(f"{path}: there is no such file or folder")
-    named: dict[str, Path] = {}
-    for path in files:
-        stem, full = readable(path.stem), readable(path.name)
-        name = stem if stem not in named else full
-        number = 2
-        while name in named:
-            name, number = f"{full}-{number}", number + 1
-        named[name] = path
-    return named
+def _labels(predictor: Predictor, done: list[dict[str, Any]]) -> Iterator[tuple[str, str, np.ndarray]]:
+    for entry in done:
+        yield entry["name"], entry["file"], read_mask(predictor.label_path(entry["name"]))
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Write a picture so that it is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.tmp")
-    image.save(beside, "PNG")
-    beside.replace(path)
+def _write_areas(out: Path, names: list[str], done: list[dict[str, Any]]) -> None:
+    known = any(not math.isnan(entry["pixel_nm"][0]) for entry in done)
+    columns: dict[str, type] = {"image": str, **{f"{name} (px)": int for name in names}}
+    columns |= {f"{name} (nm²)": float for name in names} if known else {}
 
+    def rows() -> Iterator[dict[str, Any]]:
+        for entry in done:
+            square = entry["pixel_nm"][0] * entry["pixel_nm"][1]
+            areas = {f"{name} (px)": count for name, count in zip(names, entry["pixels"], strict=True)}
+            nm = {f"{name} (nm²)": count * square for name, count in zip(names, entry["pixels"], strict=True)}
+            yield {"image": entry["name"], **areas, **nm}
 
-def _write_areas(path: Path, names: list[str], entries: list[dict[str, Any]], pixel_nm: float | None) -> None:
-    extra = [] if pixel_nm is None else [f"{name} (nm²)" for name in names]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", *(f"{name} (px)" for name in names), *extra])
-    for entry in entries:
-        nm = [] if pixel_nm is None else [f"{count * pixel_nm**2:.6g}" for count in entry["pixels"]]
-        writer.writerow([entry["name"], *entry["pixels"], *nm])
-    write_text(path, text.getvalue())
+    write_table(out / "areas", columns, rows())

@@ -1,0 +1,107 @@
+"""Tables as CSV and parquet, row by row, so that their length does not matter; and COCO annotations."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+_BATCH = 10_000
+_EIGHT = np.ones((3, 3), bool)
+_LEAST = 4
+
+
+def write_table(stem: Path, columns: Mapping[str, type], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write ``STEM.csv`` and ``STEM.parquet``; nan is an empty cell, and null."""
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
+    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    text, table = (stem.with_name(f".{stem.name}.{kind}.tmp") for kind in ("csv", "parquet"))
+    with text.open("w", newline="", encoding="utf-8") as file, parquet.ParquetWriter(table, schema) as writer:
+        sheet = csv.writer(file, lineterminator="\n")
+        sheet.writerow(columns)
+        for batch in _batches(rows):
+            clean = [[_cell(row.get(name)) for name in columns] for row in batch]
+            sheet.writerows([["" if cell is None else _short(cell) for cell in row] for row in clean])
+            writer.write_table(pyarrow.table(list(zip(*clean, strict=True)), schema=schema))
+    text.replace(stem.with_name(f"{stem.name}.csv"))
+    table.replace(stem.with_name(f"{stem.name}.parquet"))
+
+
+def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    batch: list[Mapping[str, Any]] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _cell(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def write_coco(path: Path, images: Iterable[tuple[str, str, np.ndarray]], classes: Sequence[str]) -> int:
+    """Write COCO annotations with run-length masks, image by image, and return how many there are.
+
+    Every connected region of 4 pixels and more of every class is one annotation. Category ids are class ids plus
+    1, because 0 stands for nothing in COCO.
+
+    Args:
+        images: (name, file name, class ids (H, W)) of every image.
+    """
+    beside, places, count = path.with_name(f".{path.name}.tmp"), [], 0
+    with beside.open("w", encoding="utf-8") as file:
+        categories = [{"id": number + 1, "name": name} for number, name in enumerate(classes)]
+        file.write(f'{{"categories": {json.dumps(categories)},\n"annotations": [')
+        for number, (name, file_name, label) in enumerate(images, 1):
+            places.append(
+                {"id": number, "name": name, "file_name": file_name, "height": label.shape[0], "width": label.shape[1]}
+            )
+            for annotation in _annotations(label, len(classes)):
+                file.write(",\n" if count else "\n")
+                count += 1
+                file.write(json.dumps({"id": count, "image_id": number, **annotation}))
+        file.write(f'],\n"images": {json.dumps(places)}}}\n')
+    beside.replace(path)
+    return count
+
+
+def _annotations(label: np.ndarray, classes: int) -> Iterator[dict[str, Any]]:
+    for number in range(classes):
+        numbered, _ = ndimage.label(label == number, _EIGHT)
+        for i, (rows, columns) in enumerate(ndimage.find_objects(numbered), 1):
+            here = numbered[rows, columns] == i
+            if (area := int(here.sum())) < _LEAST:
+                continue
+            box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+            mask = {"size": list(label.shape), "counts": run_lengths(here, rows.start, columns.start, label.shape)}
+            yield {"category_id": number + 1, "area": area, "bbox": box, "iscrowd": 0, "segmentation": mask}
+
+
+def run_lengths(here: np.ndarray, top: int, left: int, shape: Sequence[int]) -> list[int]:
+    """COCO's uncompressed run lengths, column by column, first the zeros, of a mask ``here`` placed in ``shape``.
+
+    >>> run_lengths(np.ones((2, 1), bool), 1, 1, (3, 3))
+    [4, 2, 3]
+    """
+    right, down = np.nonzero(here.T)
+    at = (right + left) * shape[0] + down + top  # column by column, rising
+    breaks = np.flatnonzero(np.diff(at) > 1)
+    starts, stops = at[np.r_[0, breaks + 1]], at[np.r_[breaks, len(at) - 1]] + 1
+    edges = np.stack([starts, stops], 1).ravel()
+    return np.diff(np.r_[0, edges, shape[0] * shape[1]]).tolist()

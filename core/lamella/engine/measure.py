@@ -1,0 +1,120 @@
+"""What a label map says in nm: areas, thicknesses, critical dimensions, per image and class and per object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+
+from lamella.engine.columns import Column, columns
+from lamella.engine.instances import Instance, instances
+from lamella.engine.thickness import thickness
+
+TABLES = ("measurements", "instances", "columns")
+"""The tables that come out: one row per image and class, per object, per upright structure."""
+_SUMMARY: dict[str, type] = {
+    "class": str, "area_px": int, "share": float, "area_nm2": float, "objects": int,
+    "thickness_nm": float, "thickness_3s_nm": float, "structures": int, "cd_top_nm": float, "cd_mid_nm": float,
+    "cd_bottom_nm": float, "sidewall_deg": float, "ler_nm": float, "lwr_nm": float, "pitch_nm": float,
+}  # fmt: skip
+_MEANS = ("cd_top_nm", "cd_mid_nm", "cd_bottom_nm", "sidewall_deg", "pitch_nm")
+_RMS = ("ler_nm", "lwr_nm")
+_TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+def schema(table: str) -> dict[str, type]:
+    """The columns of one of `TABLES` with their types, behind the image's name and pixel size."""
+    if table == "measurements":
+        own = _SUMMARY
+    else:
+        rows = fields(Instance if table == "instances" else Column)
+        own = {_renamed(field.name): _TYPES[str(field.type)] for field in rows}
+    return {"image": str, "pixel_y_nm": float, "pixel_x_nm": float, **own}
+
+
+def measure(
+    label: np.ndarray,
+    classes: Sequence[str],
+    pixel_nm: tuple[float, float],
+    structures: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of `TABLES` for one label map; what needs the pixel size is nan where that is unknown.
+
+    Args:
+        label: (H, W) class ids; 255 is no class.
+        pixel_nm: nm per pixel in y and x.
+        structures: upright structures made of several classes, by name.
+    """
+    structures = dict(structures or {})
+    objects = list(instances(label, classes, pixel_nm))
+    upright = columns(label, classes, pixel_nm, structures)
+    parts = {**{name: [name] for name in classes}, **structures}
+    rows = [_row(label, name, members, classes, pixel_nm, objects, upright) for name, members in parts.items()]
+    return {
+        "measurements": rows,
+        "instances": [_plain(one) for one in objects],
+        "columns": [_plain(one) for one in upright],
+    }  # fmt: skip
+
+
+def _renamed(name: str) -> str:
+    return "class" if name == "label" else name
+
+
+def _plain(one: Instance | Column) -> dict[str, Any]:
+    return {_renamed(name): value for name, value in asdict(one).items()}
+
+
+def _row(
+    label: np.ndarray,
+    name: str,
+    members: Sequence[str],
+    classes: Sequence[str],
+    pixel_nm: tuple[float, float],
+    objects: Sequence[Instance],
+    upright: Sequence[Column],
+) -> dict[str, Any]:
+    """One class, or one structure of several, of one image."""
+    mask = np.isin(label, [classes.index(member) for member in members])
+    area, known = int(mask.sum()), not math.isnan(pixel_nm[0])
+    middle, spread = thickness(mask, pixel_nm) if known and area else (math.nan, math.nan)
+    whole = [one for one in upright if one.label == name and not one.cut_off]
+    return {
+        "class": name, "area_px": area, "share": area / label.size, "area_nm2": area * pixel_nm[0] * pixel_nm[1],
+        "objects": sum(one.label in members for one in objects),
+        "thickness_nm": middle, "thickness_3s_nm": spread,
+        "structures": len(whole),
+        **{figure: _mean([getattr(one, figure) for one in whole]) for figure in _MEANS},
+        **{figure: math.sqrt(_mean([getattr(one, figure) ** 2 for one in whole])) for figure in _RMS},
+    }  # fmt: skip
+
+
+def _mean(values: Iterable[float]) -> float:
+    there = [value for value in values if not math.isnan(value)]
+    return sum(there) / len(there) if there else math.nan
+
+
+def parse_structures(given: Sequence[str], classes: Sequence[str]) -> dict[str, list[str]]:
+    """``["gate=high-k+liner+metal"]`` as a table.
+
+    Raises:
+        ConfigError: another form, a name that is taken, or a class that the run does not know.
+
+    >>> parse_structures(["gate=liner+metal"], ["oxide", "liner", "metal"])
+    {'gate': ['liner', 'metal']}
+    """
+    from lamella.errors import ConfigError
+
+    found: dict[str, list[str]] = {}
+    for text in given:
+        name, equals, members = text.partition("=")
+        parts = [part.strip() for part in members.split("+")]
+        if not equals or not name.strip() or name.strip() in (*classes, *found):
+            raise ConfigError(f"--structure {text!r} must read NAME=CLASS+CLASS, with a NAME that is not taken")
+        if stray := [part for part in parts if part not in classes]:
+            raise ConfigError(f"--structure {text!r}: there is no class {stray[0]!r}; there are {', '.join(classes)}")
+        found[name.strip()] = parts
+    return found
