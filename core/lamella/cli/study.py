@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lamella.cli.tables import table
+
+if TYPE_CHECKING:
+    from lamella.engine.study import Study
 
 
 def study(
@@ -14,7 +17,7 @@ def study(
     out: Annotated[Path | None, typer.Option("--out", help="folder of its runs; default runs/NAME-SIZE")] = None,
     size: Annotated[str | None, typer.Option("--size", help="one of the study's sizes; default the first")] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=0, help="run at most so many, then show the table")
+        int | None, typer.Option("--limit", min=0, help="train at most so many, then show the table")
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="list the runs and what is done; train nothing")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="the table as JSON")] = False,
@@ -24,9 +27,7 @@ def study(
     Stopped at any time, it goes on where it was when started again. Writes table.json and report.html beside the runs.
     """
     from lamella.engine.study import read_study
-    from lamella.engine.study_report import text_rows, write_study
-    from lamella.engine.study_run import results, run_study
-    from lamella.engine.study_table import study_table
+    from lamella.engine.study_run import run_study
 
     read = read_study(file, size)
     folder = out or Path("runs") / (f"{read.name}-{read.size}" if read.size else read.name)
@@ -35,14 +36,28 @@ def study(
             state = "done" if (folder / cell.folder / "results.json").is_file() else "to do"
             print(f"{state:<6} {cell.folder.as_posix()}")
         return
-    done = run_study(read, folder, limit=limit, tell=lambda line: typer.echo(line, err=True))
-    found = study_table(read, results(read, folder) or done, folder)
-    page = write_study(read, found, folder)
+    run_study(read, folder, limit=limit, tell=lambda line: typer.echo(line, err=True))
+    show(read, folder, as_json=as_json)
+
+
+def show(study: "Study", folder: Path, *, as_json: bool = False) -> None:
+    """Write the page of what is done of a study, and print its tables."""
+    from lamella.engine.study_pictures import sheet
+    from lamella.engine.study_report import text_rows, write_study
+    from lamella.engine.study_run import results
+    from lamella.engine.study_table import study_table
+
+    done = results(study, folder)
+    found = study_table(study, done, folder)
+    picture = sheet(study, done, folder)
+    page = write_study(study, found, folder, picture)
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    for test in read.file.sets:
-        header, rows = text_rows(read, found, test)
+    for test in study.file.sets:
+        header, rows = text_rows(study, found, test)
         if rows:
             print(f"{test}\n{table(header, rows)}\n")
-    print(f"report: {page}")
+    if picture is not None:
+        print(f"pictures: {folder / 'comparison.png'}")
+    print(f"report:   {page}")

@@ -53,6 +53,9 @@ class ImageCounts:
 def read_counts(path: Path, group: str | None) -> tuple[list[str], dict[str, np.ndarray]]:
     """(classes, counts (K, K) by group) of what `ImageCounts` saved; one group where ``group`` is no column.
 
+    Args:
+        group: a group column, or ``"name"`` for every image by itself.
+
     Raises:
         RunError: the file is not there or cut short.
     """
@@ -61,7 +64,7 @@ def read_counts(path: Path, group: str | None) -> tuple[list[str], dict[str, np.
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: the counts of the test images cannot be read ({error})") from error
     size = len(kept["classes"])
-    names = kept["groups"].get(group) or [""] * len(kept["confusion"])
+    names = kept["names"] if group == "name" else kept["groups"].get(group) or [""] * len(kept["confusion"])
     totals: dict[str, np.ndarray] = {}
     for name, counts in zip(names, kept["confusion"]):
         totals[name] = totals.get(name, np.zeros((size, size), np.int64)) + np.array(counts).reshape(size, size)

@@ -75,6 +75,8 @@ class StudyFile(BaseModel):
     reference: Annotated[str | None, Field(description="row that the others are compared with, pair by pair")] = None
     paper: Annotated[dict[str, dict[str, dict[str, float]]], Field(description="row → column → figure: published")] = {}
     sizes: Annotated[dict[str, Tables], Field(description="changes to the base by size; the first is the default")] = {}
+    pictures: Annotated[str | None, Field(description="test set on whose images rows are shown side by side")] = None
+    shown: Annotated[list[str], Field(description="the rows shown there; else all")] = []
     note: Annotated[str, Field(description="what a reader has to know; stands under the table")] = ""
 
 
@@ -184,7 +186,9 @@ def read_study(path: Path, size: str | None = None, *, registry: Registry | None
 def _check_names(study: Study) -> None:
     """Raise `ConfigError` where a row or column is named that is not there, or a row is like itself."""
     file = study.file
-    rows: dict[str, list[str | None]] = {"reference": [file.reference], "paper": [*file.paper]}
+    rows: dict[str, list[str | None]] = {
+        "reference": [file.reference], "paper": [*file.paper], "shown": [*file.shown]
+    }  # fmt: skip
     for name, row in file.rows.items():
         rows[f"[rows.{name}] like"], rows[f"[rows.{name}] cost_of"] = [row.like], [row.cost_of]
         _follow(file, name)

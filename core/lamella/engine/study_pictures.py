@@ -1,0 +1,88 @@
+"""What two methods of a study make of the same images: those where they differ most, least, and in between."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lamella.contracts.batch import Batch
+from lamella.engine.counts import read_counts
+from lamella.engine.evaluate import predict_whole
+from lamella.engine.figures import figure
+from lamella.engine.pictures import label_picture, panel_row, stack
+from lamella.engine.run import open_run
+from lamella.engine.study import Cell, Study
+from lamella.errors import ConfigError
+
+SHARES = (1.0, 0.9, 0.5, 0.0)
+"""Where the images stand in the order of the reference's gain: the greatest, at nine tenths, the middle, the least."""
+
+
+def sheet(study: Study, done: Collection[Cell], out: Path) -> Image.Image | None:
+    """The sheet a study asks for, of its first column and seed; None where fewer than two rows are done."""
+    test = study.file.pictures
+    column, seed = next(iter(study.file.columns)), study.file.seeds[0]
+    cells = [Cell(row, column, seed) for row in study.file.shown or study.file.rows]
+    there = [cell for cell in cells if cell in done]
+    return comparison(study, there, test, out) if test is not None and len(there) > 1 else None
+
+
+def comparison(study: Study, cells: Sequence[Cell], test: str, out: Path) -> Image.Image:
+    """A sheet of image, label and what each cell predicts, for images chosen by the last cell's gain over the first.
+
+    The choice is by a rule, not by eye: `SHARES` of the ranking by the difference of mIoU, image by image, so the
+    sheet shows where the last cell loses as well.
+
+    Args:
+        cells: two or more finished cells of one column and seed.
+        test: the test set.
+
+    Raises:
+        ConfigError: fewer than two cells.
+    """
+    if len(cells) < 2:
+        raise ConfigError(f"{study.name}: a comparison needs two finished rows, not {len(cells)}")
+    runs = [out / cell.folder for cell in cells]
+    gains = _each(runs[-1], test) - _each(runs[0], test)
+    ranked = np.argsort(gains)
+    chosen = list(dict.fromkeys(int(ranked[round(share * (len(ranked) - 1))]) for share in SHARES))
+    opened = [open_run(run, registry=study.registry) for run in runs]
+    experiment, _, modality, header = opened[0]
+    table, classes = experiment.open(test), header["data"]["class_names"]
+    titles = [study.file.rows[cell.row].title or cell.row for cell in cells]
+    strips = []
+    for index in chosen:
+        batch = modality.collate([table.read(index)])
+        assert isinstance(batch, Batch) and batch.label is not None
+        panels = [
+            (table.rows[index].name, modality.picture(batch.image[0])),
+            ("label", label_picture(batch.label[0].numpy(), classes)),
+        ]
+        for title, (_, trainer, _, _) in zip(titles, opened):
+            predicted = _predicted(trainer, batch)
+            panels.append((_titled(title, batch, predicted), label_picture(predicted, classes)))
+        strips.append(panel_row(panels, pixel_nm=float(batch.pixel_nm[0, 1])))
+    return stack(strips, classes)
+
+
+def _each(run: Path, test: str) -> np.ndarray:
+    """The mIoU of every image of a test set."""
+    classes, counts = read_counts(run / "images" / f"{test}.json", "name")
+    of = figure("miou", classes)
+    return np.array([of(one) for one in counts.values()])
+
+
+def _predicted(trainer: Any, batch: Batch) -> np.ndarray:
+    with torch.inference_mode():
+        found: np.ndarray = predict_whole(trainer, batch, 1024)[0].argmax(0).numpy()
+    return found
+
+
+def _titled(title: str, batch: Batch, predicted: np.ndarray) -> str:
+    assert batch.label is not None
+    return f"{title}: {float((batch.label[0].numpy() != predicted).mean()):.1%} wrong"
