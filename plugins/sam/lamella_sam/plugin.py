@@ -1,3 +1,30 @@
-"""The plugin's door: it declares the version of the hooks, and has no component to offer yet."""
+"""What the SAM plugin offers. Light: targets are strings, imported when first needed."""
+
+from typing import Any
+
+from lamella import hookimpl
 
 LAMELLA_API = 1
+
+
+@hookimpl
+def lamella_backbones() -> dict[str, Any]:
+    """Promptable networks."""
+    return {
+        "sam-nano": "lamella_sam.nano.network:sam_nano",
+        "sam-vit-b": "lamella_sam.vit:sam_vit_b",
+        "sam-vit-l": "lamella_sam.vit:sam_vit_l",
+        "sam-vit-h": "lamella_sam.vit:sam_vit_h",
+    }
+
+
+@hookimpl
+def lamella_trainers() -> dict[str, Any]:
+    """Ways to adapt a promptable network."""
+    return {"sesami": "lamella_sam.sesami:Sesami"}
+
+
+@hookimpl
+def lamella_datasets() -> dict[str, Any]:
+    """Scenes to train the small foundation model on."""
+    return {"sam-scenes": "lamella_sam.nano.scenes:sam_scenes"}

@@ -1,0 +1,113 @@
+"""Segment Anything as a promptable backbone: images of any size and channel count in, masks for prompts out."""
+
+import torch
+from lamella.errors import ConfigError, ContractError
+from segment_anything.modeling import MaskDecoder, PromptEncoder
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate, pad
+
+from lamella_sam.decoder import decode
+from lamella_sam.encoder import Encoder
+from lamella_sam.prompts import Prompts
+
+
+class SamBackbone(nn.Module):
+    """An image encoder, a prompt encoder and a mask decoder under the names of ``segment_anything``.
+
+    Images are scaled so that their longer side is ``size`` pixels, normalised, and padded below and to the right
+    to a square, as Segment Anything does; without ``size`` they keep their scale and are padded to a multiple of
+    the patch. Grey images are repeated to, and colour images averaged to, the channels the encoder has.
+
+    Raises:
+        ConfigError: a size that the patch does not divide.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        *,
+        size: int | None,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ):
+        super().__init__()
+        self.image_encoder, self.prompt_encoder, self.mask_decoder = encoder, prompt_encoder, mask_decoder
+        self.patch = int(encoder.patch_embed.proj.stride[0])
+        self.in_channels = encoder.patch_embed.proj.in_channels
+        if size is not None and (size < self.patch or size % self.patch):
+            raise ConfigError(f"size = {size} must be a multiple of the patch, {self.patch} pixels")
+        self.size = size
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1) / 255.0, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1) / 255.0, persistent=False)
+
+    @property
+    def width(self) -> int:
+        """C, the channels of the embedding and the length of a prompt token."""
+        return int(self.prompt_encoder.embed_dim)
+
+    def side(self, size: tuple[int, int]) -> int:
+        """The side in pixels of the square that an image of ``size`` (H, W) becomes."""
+        return self.size or -(-max(size) // self.patch) * self.patch
+
+    def inside(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the image within that square."""
+        if self.size is None:
+            return size
+        scale = self.size / max(size)
+        return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+    def cell(self, size: tuple[int, int]) -> float:
+        """The side of a cell of the mask grid, in pixels of an image of ``size`` (H, W)."""
+        return max(size) / max(self.inside(size)) * self.patch / 4
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] as normalised squares (B, C', S, S)."""
+        height, width = image.shape[-2:]
+        if image.shape[1] != self.in_channels:
+            grey = image.mean(1, keepdim=True)
+            image = grey.expand(-1, self.in_channels, -1, -1)
+        inside, side = self.inside((height, width)), self.side((height, width))
+        if inside != (height, width):
+            image = interpolate(image, inside, mode="bilinear", align_corners=False, antialias=True)
+        return pad((image - self.mean) / self.std, (0, side - inside[1], 0, side - inside[0]))
+
+    def embed(self, image: Tensor) -> Tensor:
+        """The embedding (B, C, g, g) of images (B, C, H, W) in [0, 1]: once per image, for all its prompts."""
+        if image.ndim != 4 or min(image.shape[-2:]) < 2:
+            raise ContractError(f"images of shape {tuple(image.shape)} cannot be segmented: they need 2×2 pixels")
+        return self.image_encoder(self.prepare(image))
+
+    def masks(self, embedding: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        """Logits (B, Q, M, 4g, 4g) on the mask grid and predicted IoU (B, Q, M) of each of M mask tokens.
+
+        Token 0 is meant for prompts that leave no doubt; 1 to 3 are the alternatives for a single click.
+        """
+        side = self.side(prompts.size)
+        inside = self.inside(prompts.size)
+        if inside == prompts.size:
+            points = prompts.points
+        else:  # as segment_anything: the scale of each side, on coordinates of pixel centres
+            scale = prompts.points.new_tensor([inside[1] / prompts.size[1], inside[0] / prompts.size[0]])
+            points = prompts.points * scale
+        return decode(self.prompt_encoder, self.mask_decoder, embedding, prompts, points, side)
+
+    def enlarge(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (…, h, h) on the mask grid as logits (…, H, W) of the image."""
+        lead, side, inside = logits.shape[:-2], self.side(size), self.inside(size)
+        logits = logits.reshape(1, -1, *logits.shape[-2:])
+        logits = interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+        logits = logits[..., : inside[0], : inside[1]]
+        if inside != size:
+            logits = interpolate(logits, size, mode="bilinear", align_corners=False)
+        return logits.reshape(*lead, *size)
+
+    def reduce(self, mask: Tensor) -> Tensor:
+        """Maps (B, Q, H, W) as means over the cells of the mask grid, (B, Q, h, h); 0 beside the image."""
+        height, width = mask.shape[-2:]
+        inside, side = self.inside((height, width)), self.side((height, width))
+        if inside != (height, width):
+            mask = interpolate(mask, inside, mode="bilinear", align_corners=False, antialias=True)
+        mask = pad(mask, (0, side - inside[1], 0, side - inside[0]))
+        return avg_pool2d(mask, self.patch // 4)

@@ -1,0 +1,133 @@
+"""The prompt encoder and mask decoder of Segment Anything for many prompts at once.
+
+The modules and their weights are ``segment_anything``'s; only the way through them is ours. All prompts of all
+images go through in one call, a prompt may have fewer points than its neighbour (absent slots are masked out of
+the attention, so they change nothing), and what depends on the image alone is computed once per image. No host
+sync.
+"""
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder
+from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from lamella_sam.prompts import ABSENT, NO_POINT, Prompts
+
+
+def sparse_tokens(encoder: PromptEncoder, points: Tensor, labels: Tensor, side: int) -> Tensor:
+    """Tokens (B, Q, P, C) of points (B, Q, P, 2), in pixels of a square input of ``side``."""
+    b, q, p, _ = points.shape
+    where = encoder.pe_layer.forward_with_coords(points.reshape(b, q * p, 2) + 0.5, (side, side)).view(b, q, p, -1)
+    kinds = torch.stack([e.weight[0] for e in encoder.point_embeddings])  # negative, positive, two corners
+    known = where + kinds[labels.clamp(min=0)]
+    blank = encoder.not_a_point_embed.weight[0].expand_as(known)
+    return torch.where((labels == NO_POINT).unsqueeze(-1), blank, known)
+
+
+def dense_tokens(encoder: PromptEncoder, prompts: Prompts, grid: int) -> Tensor:
+    """(B or 1, Q or 1, C, grid, grid) what a mask prompt, or its absence, adds to the image embedding."""
+    none = encoder.no_mask_embed.weight.view(1, 1, -1, 1, 1).expand(1, 1, -1, grid, grid)
+    if prompts.mask is None:
+        return none
+    b, q = prompts.mask.shape[:2]
+    masks = encoder.mask_downscaling(prompts.mask.flatten(0, 1).unsqueeze(1)).unflatten(0, (b, q))
+    if prompts.with_mask is None:
+        return masks
+    return torch.where(prompts.with_mask.view(b, q, 1, 1, 1), masks, none)
+
+
+def decode(
+    encoder: PromptEncoder, decoder: MaskDecoder, embedding: Tensor, prompts: Prompts, points: Tensor, side: int
+) -> tuple[Tensor, Tensor]:
+    """Mask logits (B, Q, M, 4g, 4g) and predicted IoU (B, Q, M) of every mask token.
+
+    Args:
+        embedding: (B, C, g, g).
+        points: the prompts' points in pixels of the square input of ``side``.
+    """
+    grid = embedding.shape[-1]
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])  # (1 + M, C)
+    tokens = sparse_tokens(encoder, points, prompts.labels, side)
+    there = prompts.labels != ABSENT
+    if prompts.tokens is not None:
+        tokens = torch.cat([prompts.tokens, tokens], 2)
+        there = torch.cat([there.new_ones(prompts.tokens.shape[:3]), there], 2)
+    b, q = tokens.shape[:2]
+    tokens = torch.cat([own.expand(b, q, -1, -1), tokens], 2)  # (B, Q, T, C)
+    there = torch.cat([there.new_ones(b, q, len(own)), there], 2)
+    image = embedding.unsqueeze(1) + dense_tokens(encoder, prompts, grid)  # (B, G, C, g, g), G = 1 or Q
+    keys = image.flatten(3).transpose(2, 3)  # (B, G, g·g, C)
+    place = encoder.pe_layer((grid, grid)).flatten(1).T  # (g·g, C)
+    tokens, keys = two_way(decoder.transformer, tokens, keys, place, there)
+    return heads(decoder, tokens, keys, grid)
+
+
+def two_way(
+    transformer: TwoWayTransformer, tokens: Tensor, keys: Tensor, place: Tensor, there: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The two-way transformer: tokens (B, Q, T, C), keys (B, G, N, C); returns both, keys with G = Q."""
+    start = tokens
+    for layer in transformer.layers:
+        tokens, keys = _layer(layer, tokens, keys, start, place, there)
+    attended = cross(transformer.final_attn_token_to_image, tokens + start, keys + place, keys)
+    return transformer.norm_final_attn(tokens + attended), keys
+
+
+def _layer(
+    layer: TwoWayAttentionBlock, tokens: Tensor, keys: Tensor, start: Tensor, place: Tensor, there: Tensor
+) -> tuple[Tensor, Tensor]:
+    if layer.skip_first_layer_pe:
+        tokens = cross(layer.self_attn, tokens, tokens, tokens, there)
+    else:
+        q = tokens + start
+        tokens = tokens + cross(layer.self_attn, q, q, tokens, there)
+    tokens = layer.norm1(tokens)
+    tokens = layer.norm2(tokens + cross(layer.cross_attn_token_to_image, tokens + start, keys + place, keys))
+    tokens = layer.norm3(tokens + layer.mlp(tokens))
+    back = cross(layer.cross_attn_image_to_token, keys + place, tokens + start, tokens, there)
+    return tokens, layer.norm4(keys + back)
+
+
+def cross(layer: Attention, q: Tensor, k: Tensor, v: Tensor, there: Tensor | None = None) -> Tensor:
+    """One attention of q (B, Gq, N, C) to k and v (B, Gk, S, C); either G may be 1, and is then shared.
+
+    Args:
+        there: (B, Q, S) bool, which keys may be attended to.
+    """
+    q, k, v = _split(layer, layer.q_proj(q)), _split(layer, layer.k_proj(k)), _split(layer, layer.v_proj(v))
+    groups, shared = q.shape[1], k.shape[1] == 1 and q.shape[1] > 1
+    if shared:  # one image, many prompts: their tokens are queries of one attention
+        q = q.transpose(1, 2).flatten(2, 3)  # (B, heads, Q·N, c)
+        out = _product(q, k.squeeze(1), v.squeeze(1), None)
+        out = out.unflatten(2, (groups, -1)).transpose(1, 2)
+    else:
+        mask = None if there is None else there[:, :, None, None, :]
+        out = _product(q, k, v, mask)
+    return layer.out_proj(out.transpose(2, 3).flatten(3))
+
+
+def _split(layer: Attention, x: Tensor) -> Tensor:
+    """(B, G, N, C) to (B, G, heads, N, c)."""
+    return x.unflatten(-1, (layer.num_heads, -1)).transpose(2, 3)
+
+
+def _product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention over the last two dimensions; few keys go by plain products, which is faster on a CPU."""
+    if k.shape[-2] > 64 and q.device.type != "cpu":
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1) @ v
+
+
+def heads(decoder: MaskDecoder, tokens: Tensor, keys: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """Masks and their predicted IoU from what the transformer gave."""
+    b, q = tokens.shape[:2]
+    keys = keys.expand(b, q, -1, -1).flatten(0, 1)
+    upscaled = decoder.output_upscaling(keys.transpose(1, 2).unflatten(2, (grid, grid)))
+    mask_tokens = tokens[:, :, 1 : 1 + decoder.num_mask_tokens].unbind(2)
+    hyper = torch.stack([mlp(t) for mlp, t in zip(decoder.output_hypernetworks_mlps, mask_tokens)], 2)
+    masks = hyper @ upscaled.flatten(2).unflatten(0, (b, q))  # (B, Q, M, 16·g·g)
+    return masks.unflatten(-1, tuple(upscaled.shape[-2:])), decoder.iou_prediction_head(tokens[:, :, 0])

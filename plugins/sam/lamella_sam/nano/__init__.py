@@ -1,0 +1,1 @@
+"""The small foundation model: its network, its procedural scenes, and its weights."""

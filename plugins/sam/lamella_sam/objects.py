@@ -1,0 +1,123 @@
+"""Objects to ask for, from labels: connected regions, one drawn at random per prompt. No host sync."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from lamella import IGNORE, Batch, Streams
+from torch import Tensor
+
+Kind = Literal["region", "class", "instance"]
+"""An object is a connected region of one class, all of a class, or what the instance map holds."""
+
+
+class Objects(NamedTuple):
+    """Q objects of each of B images."""
+
+    mask: Tensor
+    """(B, Q, H, W) bool."""
+    pixel: Tensor
+    """(B, Q, 2) int64, y and x of a pixel inside, uniform over the object."""
+    there: Tensor
+    """(B, Q) bool: whether the image had any object."""
+
+
+def identities(batch: Batch, kind: Kind, *, background: int | None = None) -> Tensor:
+    """(B, H, W) int64: 0 where there is no object, else a number that pixels of one object share.
+
+    Args:
+        background: a class that is no object, where ``kind`` is not ``instance``.
+    """
+    if kind == "instance" and batch.instance is not None:
+        return batch.instance
+    assert batch.label is not None
+    nothing = batch.label == IGNORE
+    if background is not None:
+        nothing = nothing | (batch.label == background)
+    found = batch.label + 1 if kind == "class" else regions(batch.label) + 1
+    return torch.where(nothing, 0, found)
+
+
+def regions(label: Tensor, *, sweeps: int = 16) -> Tensor:
+    """(B, H, W) int64: the largest pixel index of each pixel's 4-connected region of equal label.
+
+    Every sweep carries the largest index along rows and columns, both ways; ``sweeps`` of them reach around as
+    many corners, so a region that winds more often than that may fall into parts.
+
+    >>> regions(torch.tensor([[[0, 0, 1], [1, 1, 1], [0, 0, 0]]])).tolist()
+    [[[1, 1, 5], [5, 5, 5], [8, 8, 8]]]
+    """
+    b, height, width = label.shape
+    index = torch.arange(height * width, device=label.device).view(1, height, width).expand(b, -1, -1)
+    rows, columns = _runs(label, 2), _runs(label, 1)
+    for _ in range(sweeps):
+        index = _carry(_carry(index, rows, 2), columns, 1)
+    return index
+
+
+def _runs(label: Tensor, dim: int) -> Tensor:
+    """The number of each run of equal labels along a dimension, counted from its start."""
+    size = label.shape[dim]
+    changed = label.narrow(dim, 1, size - 1) != label.narrow(dim, 0, size - 1)
+    first = torch.zeros_like(label.narrow(dim, 0, 1))
+    return torch.cat([first, changed.to(torch.int64).cumsum(dim)], dim)
+
+
+def _carry(index: Tensor, runs: Tensor, dim: int) -> Tensor:
+    """The largest index in each run, by a running maximum there and back."""
+    far = index.shape[1] * index.shape[2]
+    there = (index + runs * far).cummax(dim).values - runs * far
+    last = runs.narrow(dim, -1, 1) - runs
+    back = (there + last * far).flip(dim).cummax(dim).values.flip(dim)
+    return back - last * far
+
+
+def drawn_objects(identity: Tensor, streams: Streams, count: int, *, evenness: float = 1.0) -> Objects:
+    """``count`` objects of every image, and a pixel inside each.
+
+    Args:
+        identity: (B, H, W) int64 from `identities`.
+        evenness: 1 draws every object equally often, 0 in proportion to its area, between them by area^(1 − e).
+    """
+    b, height, width = identity.shape
+    flat = identity.flatten(1)
+    slot = flat % (height * width + 1)
+    area = torch.zeros(b, height * width + 1, dtype=torch.float64, device=flat.device)
+    area = area.scatter_add_(1, slot, torch.ones_like(slot, dtype=torch.float64))
+    weight = torch.where(flat > 0, area.gather(1, slot) ** -evenness, 0.0)
+    place = pick(weight, streams.uniform(0.0, 1.0, count))
+    chosen = flat.gather(1, place)
+    mask = (identity.unsqueeze(1) == chosen.view(b, count, 1, 1)) & (chosen > 0).view(b, count, 1, 1)
+    pixel = torch.stack([place // width, place % width], -1)
+    return Objects(mask, pixel, chosen > 0)
+
+
+def pick(weight: Tensor, share: Tensor) -> Tensor:
+    """Positions (…, n) drawn with probability ∝ ``weight`` (…, N), from uniform numbers ``share`` (…, n).
+
+    Where all weights are 0 the position is some position.
+    """
+    sums = weight.to(torch.float64).cumsum(-1)
+    place = torch.searchsorted(sums, share.to(torch.float64) * sums[..., -1:], right=True)
+    return place.clamp(max=weight.shape[-1] - 1)
+
+
+def pick_pixel(where: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """A pixel (…, 2) (y, x) uniform in each map (…, H, W) bool, and whether the map had any (…).
+
+    Args:
+        share: (…) uniform in [0, 1).
+    """
+    width = where.shape[-1]
+    flat = where.flatten(-2)
+    place = pick(flat.to(torch.float64), share.unsqueeze(-1)).squeeze(-1)
+    return torch.stack([place // width, place % width], -1), flat.any(-1)
+
+
+def boxes_of(mask: Tensor) -> Tensor:
+    """(…, 4) float32 x0, y0, x1, y1 of the pixels of each mask (…, H, W); the whole map where it is empty."""
+    height, width = mask.shape[-2:]
+    columns, rows = mask.any(-2), mask.any(-1)
+    x0, y0 = (line.to(torch.uint8).argmax(-1) for line in (columns, rows))
+    x1 = width - 1 - columns.flip(-1).to(torch.uint8).argmax(-1)
+    y1 = height - 1 - rows.flip(-1).to(torch.uint8).argmax(-1)
+    return torch.stack([x0, y0, x1, y1], -1).to(torch.float32)

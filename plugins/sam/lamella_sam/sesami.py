@@ -1,0 +1,283 @@
+"""SeSAMI: Segment Anything adapted to micrographs by LoRA, from prompts made of labels."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from lamella import IGNORE, Batch, Chain, FromData, Mean, PromptableBackbone, SegmentationMetrics, Step, Trainer
+from lamella.contracts.model import Metric
+from lamella.errors import ConfigError, DataError
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, cross_entropy
+
+from lamella_sam.answers import class_map, of_token
+from lamella_sam.exemplars import Exemplars
+from lamella_sam.figures import PromptedFigures, answered, classes_of, test_objects
+from lamella_sam.losses import class_dice, focal, mask_dice, mask_iou
+from lamella_sam.objects import Kind, Objects, drawn_objects, identities
+from lamella_sam.prompting import Mix, corrected, given_prompts
+from lamella_sam.prompts import ABSENT, Prompts
+
+WEIGHTS = {"focal": 20.0, "dice": 1.0, "iou": 1.0, "ce": 1.0, "class_dice": 1.0}
+"""Of the losses: those of the masks as in Segment Anything, and those of the classes where there are class tokens."""
+Adapt = Literal["lora", "full", "nothing"]
+
+
+class Sesami(Trainer):
+    """Adapts a promptable network: LoRA on queries and values of its image encoder, decoders frozen.
+
+    Every image is embedded once; all its prompts go through the decoder in one batch. ``adapt = "full"`` trains
+    every weight, ``"nothing"`` none (zero-shot: it only counts exemplars in). Without prompts, classes are told
+    by ``semantic``: learned tokens, one set per class, that ask the decoder for that class; or a linear
+    discriminant on the embeddings of labelled images (``exemplars``). ``answer`` says what predict does: name
+    classes so, or answer prompts made from the test labels with a fixed seed.
+
+    Losses: focal + Dice of the masks, squared error of the predicted IoU, averaged over the rounds of correction
+    clicks; cross-entropy + Dice of the classes where tokens are learned. The class tokens are ours: the paper
+    does not say how a mask gets its class.
+
+    Raises:
+        ConfigError: settings that exclude each other.
+
+    Source: paper section 2.1, equations 1 and 2, figures 3 and 4; rounds of clicks: Kirillov et al., appendix A.
+    """
+
+    roles = ("labelled",)
+
+    def __init__(
+        self,
+        *,
+        backbone: PromptableBackbone,
+        adapt: Annotated[Adapt, Field(description="what learns: adapters, everything, or nothing")] = "lora",
+        rank: Annotated[int | None, Field(ge=1, description="of LoRA; else so that 1.5 % of weights train")] = None,
+        alpha: Annotated[float | None, Field(gt=0, description="LoRA's scale is alpha / rank; else 1")] = None,
+        late_blocks: Annotated[int | None, Field(ge=1, description="adapt the last so many blocks alone")] = None,
+        adapter: Annotated[
+            str | None, Field(description="adapters to start from: peft folder or SAM LoRA file")
+        ] = None,
+        augment: Annotated[Chain | None, Field(description="perturbation set of the training images")] = None,
+        prompts: Annotated[int, Field(ge=1, description="prompts per image, all in one pass of the decoder")] = 8,
+        mix: Annotated[
+            dict[Literal["point", "box", "mask"], float] | None, Field(description="weights of prompt types; equal")
+        ] = None,
+        negative: Annotated[float, Field(ge=0, le=1, description="probability of a negative point")] = 0.25,
+        jitter: Annotated[float, Field(ge=0, le=0.5, description="largest shift of a box's side, of its size")] = 0.1,
+        corrections: Annotated[int, Field(ge=0, description="rounds of clicks where the mask is wrong")] = 1,
+        objects: Annotated[Kind, Field(description="what an object is")] = "region",
+        background: Annotated[str | None, Field(description="class that is no object")] = None,
+        semantic: Annotated[
+            Literal["tokens", "exemplars", "none"], Field(description="how classes are told")
+        ] = "tokens",
+        answer: Annotated[
+            Literal["classes", "point", "box", "mask"], Field(description="predict's: classes, or prompted by labels")
+        ] = "classes",
+        weights: Annotated[dict[str, float] | None, Field(description="of the losses, where other than usual")] = None,
+        gamma: Annotated[float, Field(ge=0, description="focusing of the focal loss; 0 is cross-entropy")] = 2.0,
+        balance: Annotated[float, Field(gt=0, lt=1, description="the focal loss's α, the weight of the object")] = 0.25,
+        class_names: Annotated[list[str], FromData],
+    ):
+        super().__init__()
+        self.backbone: Any = _whole(backbone)
+        self.adapt, self.augment, self.prompts, self.corrections = adapt, augment, prompts, corrections
+        self.objects, self.answer, self.class_names = objects, answer, class_names
+        self.background = _number_of(background, class_names)
+        self.mix = _mix(mix, negative, jitter)
+        self.weights, self.gamma, self.balance = _weights(weights), gamma, balance
+        if semantic == "none" and answer == "classes":
+            raise ConfigError("sesami: semantic = 'none' knows no classes; set answer to 'point', 'box' or 'mask'")
+        if adapt == "nothing" and semantic == "tokens":
+            raise ConfigError("sesami: adapt = 'nothing' learns no class tokens; set semantic = 'exemplars'")
+        self._adapt(adapt, rank, alpha, late_blocks, adapter)
+        width, count = int(self.backbone.width), len(class_names)
+        self.class_tokens = nn.Parameter(0.5 * torch.randn(count, 4, width)) if semantic == "tokens" else None
+        decay = 1.0 if adapt == "nothing" else 0.99
+        self.exemplars = Exemplars(count, width, decay=decay) if semantic == "exemplars" else None
+        self._seen: tuple[Tensor, Tensor] | None = None
+
+    def _adapt(
+        self, adapt: Adapt, rank: int | None, alpha: float | None, late: int | None, adapter: str | None
+    ) -> None:
+        from lamella_sam.lora import add_lora, load_adapter, rank_for
+
+        if adapt != "lora" and (rank, alpha, late, adapter) != (None, None, None, None):
+            raise ConfigError(f"sesami: rank, alpha, late_blocks and adapter belong to adapt = 'lora', not {adapt!r}")
+        if adapter is not None:
+            load_adapter(self.backbone, Path(adapter))
+        elif adapt == "lora":
+            rank = rank or rank_for(self.backbone, 0.015, late)
+            add_lora(self.backbone, rank=rank, alpha=float(rank) if alpha is None else alpha, late=late)
+        elif adapt == "nothing":
+            self.backbone.requires_grad_(False)
+            self.idle = nn.Parameter(torch.zeros(()))  # an optimizer needs something to step
+
+    def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
+        """The losses of masks and classes, and the IoU before and after corrections."""
+        batch = self._perturbed(batches["labelled"], step)
+        with torch.set_grad_enabled(self.adapt != "nothing" and torch.is_grad_enabled()):
+            embedding = self.backbone.embed(batch.image)
+        if self.exemplars is not None and self.training:
+            self.exemplars.add(embedding.detach(), self._shares(batch))
+        losses = self._masks(embedding, batch, step)
+        if self.class_tokens is not None:
+            losses |= self._classes(embedding, batch, step)
+        total = torch.stack([self.weights[name] * value for name, value in losses.items() if name in WEIGHTS]).sum()
+        logged = {name: value.detach() for name, value in losses.items()}
+        return {**logged, "loss": total + self.idle * 0.0 if self.adapt == "nothing" else total}
+
+    def _perturbed(self, batch: Batch, step: Step) -> Batch:
+        if batch.label is None or batch.weight is None:
+            raise ConfigError("sesami: the data of the role 'labelled' have no labels")
+        return batch if self.augment is None else self.augment(batch, step.streams(batch, "weak"))
+
+    def _masks(self, embedding: Tensor, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """The rounds: a prompt for every object, then clicks where the mask is wrong."""
+        streams = step.streams(batch, "prompts")
+        objects = drawn_objects(self.identity(batch), streams.child("objects"), self.prompts)
+        target = self.backbone.reduce(objects.mask.to(torch.float32))
+        weight = self.backbone.reduce(_trust(batch).unsqueeze(1)) * objects.there[..., None, None]
+        prompts, doubt = given_prompts(objects, self.backbone, streams.child("given"), self.mix)
+        cell = self.backbone.cell(prompts.size)
+        logits, iou = self.backbone.masks(embedding, prompts)
+        losses, chosen = self._round(logits, iou, target, weight, doubt, objects.there)
+        rounds = [losses]
+        for number in range(self.corrections):
+            draw = streams.child(f"round {number}")
+            back = draw.child("feed").uniform(0.0, 1.0, self.prompts) < 0.5
+            prompts = corrected(prompts, chosen.detach(), target, draw, cell=cell, feed_back=back)
+            logits, iou = self.backbone.masks(embedding, prompts)
+            losses, chosen = self._round(logits, iou, target, weight, torch.zeros_like(doubt), objects.there)
+            rounds.append(losses)
+        out = {name: step.mean(torch.stack([r[name] for r in rounds]).mean()) for name in ("focal", "dice", "iou")}
+        return {**out, "miou_first": step.mean(rounds[0]["hit"]), "miou_last": step.mean(rounds[-1]["hit"])}
+
+    def _round(
+        self, logits: Tensor, iou: Tensor, target: Tensor, weight: Tensor, doubt: Tensor, there: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses of one pass of the decoder, and the mask (B, Q, h, w) of each prompt's best token.
+
+        A prompt in doubt may be answered by token 1, 2 or 3, whichever costs least; any other by token 0.
+        """
+        given = target.unsqueeze(2), weight.unsqueeze(2)
+        each_focal = focal(logits, *given, gamma=self.gamma, alpha=self.balance)  # (B, Q, M)
+        each_dice = mask_dice(logits, *given)
+        real = mask_iou(logits.detach(), *given)
+        token = torch.arange(logits.shape[2], device=logits.device)
+        allowed = (token > 0) == doubt.unsqueeze(-1)
+        cost = self.weights["focal"] * each_focal + self.weights["dice"] * each_dice
+        best = torch.where(allowed, cost.detach(), torch.inf).argmin(-1)  # (B, Q)
+        wrong = ((iou - real).square() * allowed).sum(-1) / allowed.sum(-1)
+        picked = {"focal": each_focal, "dice": each_dice, "hit": real}
+        found = {name: value.gather(2, best.unsqueeze(-1)).squeeze(-1) for name, value in picked.items()}
+        found["iou"] = wrong
+        return {name: (value * there).mean() for name, value in found.items()}, of_token(logits, best)
+
+    def _classes(self, embedding: Tensor, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Cross-entropy and Dice of the class map that the class tokens ask for."""
+        assert batch.label is not None
+        logits = self._class_logits(embedding, (batch.image.shape[-2], batch.image.shape[-1])).float()
+        each = cross_entropy(logits, batch.label, ignore_index=IGNORE, reduction="none")
+        trust = _trust(batch)
+        ce = step.mean(Mean((each * trust).sum(), trust.sum()), "ce")
+        return {"ce": ce, "class_dice": step.mean(class_dice(logits, batch.label, trust))}
+
+    def _class_logits(self, embedding: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, K, H, W) the masks of all classes, asked for by their tokens."""
+        assert self.class_tokens is not None
+        b, (count, _, _) = len(embedding), self.class_tokens.shape
+        labels = torch.full((b, count, 1), ABSENT, device=embedding.device)
+        points = embedding.new_zeros(b, count, 1, 2)
+        prompts = Prompts(points, labels, size, tokens=self.class_tokens.expand(b, -1, -1, -1))
+        logits, _ = self.backbone.masks(embedding, prompts)
+        return self.backbone.enlarge(logits[:, :, 0], size)
+
+    def _shares(self, batch: Batch) -> Tensor:
+        """(B, K, g, g) how much of each cell of the embedding belongs to each class."""
+        assert batch.label is not None
+        number = torch.arange(len(self.class_names), device=batch.label.device).view(1, -1, 1, 1)
+        share = (batch.label.unsqueeze(1) == number) * _trust(batch).unsqueeze(1)
+        return avg_pool2d(self.backbone.reduce(share.to(torch.float32)), 4)
+
+    def identity(self, batch: Batch) -> Tensor:
+        """(B, H, W) the objects that may be asked for."""
+        return identities(batch, self.objects, background=self.background)
+
+    def counts(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
+        """What the cross-entropy is divided by."""
+        return {"ce": _trust(self._perturbed(batches["labelled"], step)).sum()}
+
+    def embedding(self, batch: Batch) -> Tensor:
+        """The embedding of a batch; the last one is kept, for predict and the figures ask for the same."""
+        if self._seen is None or self._seen[0] is not batch.image:
+            self._seen = batch.image, self.backbone.embed(batch.image)
+        return self._seen[1]
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Class probabilities (B, K, H, W); raises `DataError` where prompts need labels and there are none."""
+        self._seen = None
+        embedding = self.embedding(batch)
+        size = (batch.image.shape[-2], batch.image.shape[-1])
+        if self.answer != "classes":
+            return self._prompted(embedding, batch)
+        if self.class_tokens is not None:
+            return self._class_logits(embedding, size).float().softmax(1)
+        assert self.exemplars is not None
+        coarse = self.exemplars.logits(embedding).softmax(1)
+        fine = nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear")
+        return self.backbone.enlarge(fine, size).clamp(min=0)
+
+    def _prompted(self, embedding: Tensor, batch: Batch) -> Tensor:
+        if batch.label is None:
+            raise DataError(f"sesami: answer = {self.answer!r} makes its prompts from labels, and there are none")
+        count, identity = len(self.class_names), self.identity(batch)
+        out = []
+        for i, label in enumerate(batch.label):
+            key = batch.key[i : i + 1]
+            objects: Objects = test_objects(identity[i : i + 1], key)
+            if not objects.mask.shape[1]:
+                out.append(torch.full((count, *label.shape), 1 / count, device=label.device))
+                continue
+            logits = answered(self.backbone, embedding[i : i + 1], objects, key, self.answer)
+            out.append(class_map(logits, classes_of(objects, label).clamp(max=count - 1), count))
+        return torch.stack(out)
+
+    def metrics(self) -> list[Metric]:
+        """Segmentation figures of what predict gives, and figures by type of prompt."""
+        return [SegmentationMetrics(self.class_names), PromptedFigures(self, self.class_names)]
+
+
+def _whole(backbone: PromptableBackbone) -> Any:
+    """The backbone, if it has all that prompts from labels need; raises `ConfigError`."""
+    missing = [name for name in ("masks", "reduce", "enlarge", "cell", "width") if not hasattr(backbone, name)]
+    if missing:
+        raise ConfigError(f"sesami needs a backbone like sam-nano or sam-vit-b; this one has no {missing[0]!r}")
+    return backbone
+
+
+def _trust(batch: Batch) -> Tensor:
+    """(B, H, W) how far each pixel counts."""
+    assert batch.label is not None and batch.weight is not None
+    return torch.where(batch.label == IGNORE, 0.0, batch.weight)
+
+
+def _number_of(name: str | None, class_names: list[str]) -> int | None:
+    if name is not None and name not in class_names:
+        raise ConfigError(f"sesami: background = {name!r} is none of the classes {', '.join(class_names)}")
+    return None if name is None else class_names.index(name)
+
+
+def _mix(given: Mapping[Any, float] | None, negative: float, jitter: float) -> Mix:
+    share = (
+        {"point": 1.0, "box": 1.0, "mask": 1.0} if given is None else {"point": 0.0, "box": 0.0, "mask": 0.0, **given}
+    )
+    if min(share.values()) < 0 or sum(share.values()) <= 0:
+        raise ConfigError(f"sesami: mix = {given!r} needs weights of 0 or more, and one above 0")
+    return Mix(point=share["point"], box=share["box"], mask=share["mask"], negative=negative, jitter=jitter)
+
+
+def _weights(given: Mapping[str, float] | None) -> dict[str, float]:
+    unknown = set(given or {}) - set(WEIGHTS)
+    if unknown:
+        raise ConfigError(f"sesami: weights are of {', '.join(WEIGHTS)}, not of {sorted(unknown)[0]!r}")
+    return {**WEIGHTS, **(given or {})}

@@ -1,0 +1,215 @@
+"""Objects and prompts from labels: against slow references, within their bounds, and keyed by the image."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lamella import Streams
+from lamella.errors import DataError
+from lamella.testing.no_sync import no_sync
+from lamella_sam.objects import Objects, boxes_of, drawn_objects, identities, pick, pick_pixel, regions
+from lamella_sam.prompting import Mix, corrected, given_prompts, jittered, negative_points, partial_masks
+from lamella_sam.prompts import (
+    ABSENT,
+    CORNER,
+    NEGATIVE,
+    NO_POINT,
+    OPPOSITE,
+    POSITIVE,
+    box_prompts,
+    check_prompts,
+    mask_prompts,
+    point_prompts,
+)
+from scipy import ndimage
+
+
+def streams(*keys):
+    return Streams(torch.tensor(keys))
+
+
+@given(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from([(9, 9), (12, 5), (1, 7)]))
+def test_regions_are_the_connected_components_of_scipy(seed, classes, size):
+    label = torch.randint(0, classes, (2, *size), generator=torch.Generator().manual_seed(seed))
+    found = regions(label)
+    for image, ids in zip(label.numpy(), found.numpy()):
+        count = 0
+        for number in range(classes):
+            parts, here = ndimage.label(image == number)
+            count += here
+            for part in range(1, here + 1):
+                assert len(np.unique(ids[parts == part])) == 1
+        assert len(np.unique(ids)) == count
+
+
+def test_a_long_snake_is_one_region():
+    snake = torch.zeros(1, 15, 40, dtype=torch.int64)
+    for row in range(1, 15, 2):
+        snake[0, row, 1:-1] = 1
+    for i, row in enumerate(range(2, 14, 2)):
+        snake[0, row, -2 if i % 2 == 0 else 1] = 1
+    assert len(regions(snake)[snake == 1].unique()) == 1
+
+
+def test_objects_are_drawn_evenly_and_points_uniformly_inside(batch):
+    identity = identities(batch, "region")
+    objects = drawn_objects(identity[:1], streams(3), 4000)
+    assert objects.there.all()
+    y, x = objects.pixel[0].unbind(-1)
+    assert objects.mask[0][torch.arange(4000), y, x].all()
+    chosen, counts = identity[0][y, x].unique(return_counts=True)
+    assert len(chosen) == len(identity[0].unique()) - 1  # all but the ignored strip
+    assert (counts / 4000 - 1 / len(chosen)).abs().max() < 0.04
+    inside = objects.mask[0].flatten(1).sum(1)
+    assert set(inside.unique().tolist()) == set(identity[0][identity[0] > 0].unique(return_counts=True)[1].tolist())
+
+
+def test_kinds_of_objects(batch):
+    batch = batch._replace(instance=(batch.label == 1).long() * 7)
+    assert identities(batch, "instance").unique().tolist() == [0, 7]
+    assert identities(batch, "class").unique().tolist() == [0, 1, 2, 3]
+    assert identities(batch, "class", background=0).unique().tolist() == [0, 2, 3]
+    assert (identities(batch, "region")[:, :3] == 0).all()
+
+
+def test_an_image_without_objects_gives_none(batch):
+    nothing = batch._replace(label=torch.full_like(batch.label, 255))
+    objects = drawn_objects(identities(nothing, "region"), streams(1, 2), 3)
+    assert not objects.there.any() and not objects.mask.any()
+
+
+def test_pick_follows_the_weights():
+    weight = torch.tensor([[0.0, 1.0, 0.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
+    share = torch.linspace(0, 0.999, 400).expand(2, -1)
+    found = pick(weight, share)
+    assert found[0].bincount(minlength=4).tolist() == [0, 100, 0, 300]
+    assert (found[1] < 4).all()
+
+
+def test_pick_pixel_says_where_there_is_none():
+    where = torch.zeros(2, 4, 4, dtype=torch.bool)
+    where[0, 2, 3] = True
+    pixel, some = pick_pixel(where, torch.tensor([0.7, 0.7]))
+    assert pixel[0].tolist() == [2, 3] and some.tolist() == [True, False]
+
+
+def test_boxes_are_those_of_numpy(batch):
+    objects = drawn_objects(identities(batch, "region"), streams(5, 6), 6)
+    for b in range(2):
+        for q in range(6):
+            y, x = np.nonzero(objects.mask[b, q].numpy())
+            assert boxes_of(objects.mask)[b, q].tolist() == [x.min(), y.min(), x.max(), y.max()]
+
+
+def test_jitter_keeps_within_its_bound_and_the_image():
+    boxes = torch.tensor([[[10.0, 10.0, 29.0, 49.0]]]).repeat(1, 500, 1)
+    moved = jittered(boxes, streams(1), 0.1, (64, 64))
+    shift = (moved - boxes).abs()
+    assert shift[..., 0::2].max() <= 2.0 and shift[..., 1::2].max() <= 4.0  # 10 % of 20 and of 40 pixels
+    assert shift[..., 0].max() > 1.5
+    assert (jittered(boxes, streams(1), 0.5, (40, 25)) >= 0).all()
+    assert (jittered(boxes, streams(1), 0.5, (40, 25))[..., 2:] <= torch.tensor([24.0, 39.0])).all()
+    assert torch.equal(jittered(boxes, streams(1), 0.0, (64, 64)), boxes)
+
+
+def test_partial_masks_are_parts_smaller_than_the_object_and_hold_its_pixel(batch):
+    objects = drawn_objects(identities(batch, "region"), streams(7, 8), 40)
+    part = partial_masks(objects, streams(9, 10), 0.1, 0.7)
+    assert not (part & ~objects.mask).any()
+    area, whole = part.flatten(2).sum(2), objects.mask.flatten(2).sum(2)
+    assert (area >= 1).all() and (area <= 0.8 * whole + 2).all()
+    index = objects.pixel[..., 0] * 64 + objects.pixel[..., 1]
+    assert part.flatten(2).gather(2, index.unsqueeze(-1)).all()
+    assert (area / whole).min() < 0.15 and (area / whole).max() > 0.4
+
+
+def test_negative_points_lie_outside_and_near(batch):
+    objects = drawn_objects(identities(batch, "region"), streams(1, 2), 30)
+    points, some = negative_points(objects.mask, streams(3, 4))
+    assert some.all()
+    index = (points[..., 1] * 64 + points[..., 0]).long()
+    assert not objects.mask.flatten(2).gather(2, index.unsqueeze(-1)).any()
+    whole = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    assert not negative_points(whole, streams(1))[1].any()
+
+
+def test_every_type_is_given_as_often_as_the_mix_says(nano, batch):
+    objects = drawn_objects(identities(batch, "region"), streams(1, 2), 600)
+    prompts, doubt = given_prompts(objects, nano, streams(3, 4), Mix(point=1, box=2, mask=1, negative=0.25))
+    boxed = prompts.labels[..., 0] == CORNER
+    pointed = prompts.labels[..., 0] == POSITIVE
+    masked = prompts.with_mask
+    assert (boxed.int() + pointed.int() + masked.int() == 1).all()
+    assert abs(boxed.float().mean() - 0.5) < 0.05 and abs(masked.float().mean() - 0.25) < 0.05
+    assert (prompts.labels[..., 1][boxed] == OPPOSITE).all() and (prompts.labels[..., 1][pointed] == NO_POINT).all()
+    negative = prompts.labels[..., 2] == NEGATIVE
+    assert abs(negative.float().mean() - 0.25) < 0.05
+    assert torch.equal(doubt, pointed & ~negative)
+    assert (prompts.mask[masked] > 0).flatten(1).any(1).float().mean() > 0.8  # slivers may fill no cell by half
+
+
+def test_prompts_depend_on_the_image_s_stream_alone(nano, batch):
+    def prompts(keys, some):
+        objects = drawn_objects(identities(some, "region"), streams(*keys).child("objects"), 5)
+        return given_prompts(objects, nano, streams(*keys), Mix())[0]
+
+    both, alone = prompts([1, 2], batch), prompts([2], batch.select(slice(1, 2)))
+    assert torch.equal(both.points[1:], alone.points) and torch.equal(both.labels[1:], alone.labels)
+    assert torch.equal(both.mask[1:], alone.mask)
+    assert not torch.equal(prompts([3], batch.select(slice(1, 2))).points, alone.points)
+
+
+def test_a_correction_clicks_where_the_mask_is_wrong():
+    target = torch.zeros(1, 2, 16, 16)
+    target[:, :, 4:8, 4:8] = 1.0
+    logits = torch.where(target > 0.5, 5.0, -5.0)
+    logits[0, 0, 4, 4] = -5.0  # one missing cell
+    logits[0, 1, 12, 3] = 5.0  # one cell too many
+    start = box_prompts(torch.zeros(1, 2, 4), (32, 32))
+    back = torch.tensor([[True, False]])
+    prompts = corrected(start, logits, target, streams(1), cell=2.0, feed_back=back)
+    assert prompts.labels[0, :, -1].tolist() == [POSITIVE, NEGATIVE]
+    assert prompts.points[0, :, -1].tolist() == [[8.5, 8.5], [6.5, 24.5]]  # centres of cells of 2 pixels
+    assert prompts.with_mask.tolist() == [[True, False]]
+    right = torch.where(target > 0.5, 5.0, -5.0)
+    assert corrected(start, right, target, streams(1), cell=2.0, feed_back=back).labels[..., -1].tolist() == [
+        [ABSENT] * 2
+    ]
+
+
+def test_making_prompts_never_waits_for_the_device(nano, batch):
+    with no_sync():
+        objects = drawn_objects(identities(batch, "region"), streams(1, 2), 4)
+        prompts, _ = given_prompts(objects, nano, streams(3, 4), Mix())
+        target = nano.reduce(objects.mask.float())
+        corrected(prompts, target - 0.3, target, streams(5, 6), cell=2.0, feed_back=torch.ones(2, 4, dtype=torch.bool))
+
+
+ONE = torch.ones(1, 1, 1, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (point_prompts(torch.tensor([[[[70.0, 5.0]]]]), ONE, (64, 64)), r"0 of image 0: the point \(x 70, y 5\)"),
+        (point_prompts(torch.tensor([[[[5.0, -3.0]]]]), ONE, (64, 64)), "lies outside of the image of 64×64"),
+        (point_prompts(torch.tensor([[[[5.0, torch.nan]]]]), ONE, (64, 64)), "lies outside"),
+        (box_prompts(torch.tensor([[[30.0, 5.0, 20.0, 9.0]]]), (64, 64)), "must read x0, y0, x1, y1"),
+        (mask_prompts(torch.full((1, 1, 32, 32), -5.0), (64, 64)), "its mask is empty"),
+        (point_prompts(torch.zeros(1, 0, 1, 2), ONE[:, :0], (64, 64)), "there is no prompt"),
+        (point_prompts(torch.zeros(1, 1, 1, 2), ONE, (1, 64)), "1×64 pixels is too small"),
+    ],
+)  # fmt: skip
+def test_what_a_user_can_get_wrong_is_one_sentence(prompts, message):
+    with pytest.raises(DataError, match=message):
+        check_prompts(prompts)
+
+
+def test_right_prompts_pass():
+    check_prompts(point_prompts(torch.tensor([[[[0.0, 63.0]]]]), ONE, (64, 64)))
+    check_prompts(box_prompts(torch.tensor([[[0.0, 0.0, 63.0, 63.0]]]), (64, 64)))
+
+
+def test_objects_is_a_plain_tuple():
+    assert Objects._fields == ("mask", "pixel", "there")
