@@ -16,6 +16,21 @@ def lamella_modalities() -> dict[str, Any]:
 
 
 @hookimpl
+def lamella_backbones() -> dict[str, Any]:
+    """A Vision Transformer of timm."""
+    return {"vit": "lamella_sem.vit:vit"}
+
+
+@hookimpl
+def lamella_trainers() -> dict[str, Any]:
+    """Pre-training and classification of pairs."""
+    return {
+        "mae-contrastive": "lamella_sem.mae_contrastive:MaeContrastive",
+        "classify": "lamella_sem.classify:Classify",
+    }
+
+
+@hookimpl
 def lamella_perturbations() -> dict[str, Any]:
     """What a second look at a defect changes."""
     return dict(TARGETS)

@@ -1,9 +1,4 @@
-"""Equation 9 in one pass against the equation as printed: values, gradients, processes, memory."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Equation 9 in one pass against the equation as printed: values, gradients, memory."""
 
 import pytest
 import torch
@@ -13,8 +8,6 @@ from lamella.testing.no_sync import no_sync
 from lamella_sem.four_way import TERMS, four_way
 from literal_equations import equation_9
 from torch.nn.functional import normalize
-
-SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
 def features(count, seed=0, width=6):
@@ -132,27 +125,3 @@ def test_what_is_kept_for_the_backward_grows_with_the_batch_not_its_square():
         return sum(saved)
 
     assert kept(256) < 4.4 * kept(64)
-
-
-def run_in_two_processes(given, path, temperature):
-    torch.save(given, path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
-    done = subprocess.run(
-        [*command, str(path), str(temperature)], env={**os.environ}, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(f"{path}.out", weights_only=True)
-
-
-@pytest.mark.slow
-def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path):
-    high, low = features(6, seed=4)
-    defect = torch.tensor([1, 2, 3, 1, 5, 6])  # a die whose defects lie on both processes
-    present = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1], [0, 1], [1, 1]])
-    given = {"high": high.detach(), "low": low.detach(), "defect": defect, "present": present}
-    found = run_in_two_processes(given, tmp_path / "given.pt", 0.2)
-    wanted = mean(four_way(high, low, temperature=0.2, defect=defect, present=present))
-    assert found["world"] == 2
-    assert found["loss"].item() == pytest.approx(wanted.item(), abs=1e-12)
-    for name, gradient in zip(("high", "low"), gradients(wanted, high, low)):
-        assert (found[name] - gradient).abs().max() < 1e-12

@@ -1,10 +1,35 @@
-"""The four-way loss under torchrun on a share of a batch: started by test_four_way.py, not by pytest."""
+"""The four-way loss and pre-training under torchrun on shares of a batch: started by test_two_processes.py."""
 
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from lamella import Step
 from lamella_sem.four_way import four_way
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pairs import pairs, share, trainer  # isort: skip
+
+PRESENT = [[1, 1], [1, 0], [1, 1], [1, 1], [0, 1], [1, 1]]
+
+
+def pretrained(rank, world):
+    """The losses and gradients of a step of mae-contrastive, averaged over processes as DDP does."""
+    made = trainer(views="sem-views", exclude_same=True)
+    batch = pairs(6, dies=[1, 2, 3, 1, 5, 6], present=PRESENT)
+    losses = made({"unlabelled": share(batch, slice(rank * 6 // world, (rank + 1) * 6 // world))}, Step(3, 10, 0))
+    losses["loss"].backward()
+    gradients = {name: p.grad for name, p in made.named_parameters() if p.requires_grad}
+    for gradient in gradients.values() if world > 1 else ():
+        dist.all_reduce(gradient)
+        gradient /= world
+    values = {name: value.detach().clone() for name, value in losses.items()}
+    for value in values.values() if world > 1 else ():
+        dist.all_reduce(value)
+        value /= world
+    return {"losses": values, "gradients": gradients}
 
 
 def main() -> None:
@@ -38,7 +63,10 @@ def main() -> None:
             torch.cat([part.view(2, count, -1) for part in parts[place * world : (place + 1) * world]], 1).flatten(0, 1)
             for place in range(2)
         ]
-        torch.save({"loss": whole, "high": joined[0], "low": joined[1], "world": world}, f"{path}.out")
+        found = {"loss": whole, "high": joined[0], "low": joined[1], "world": world}
+    trained = pretrained(rank, world)
+    if rank == 0:
+        torch.save({**found, **trained}, f"{path}.out")
     dist.barrier()
     dist.destroy_process_group()
 
