@@ -7,7 +7,7 @@ from lamella import About, Perturbation, Range, Streams, within
 from pydantic import Field
 from torch import Tensor
 
-from lamella_tem.perturbations.compiled import Compiled, Kernel, noise_source, uniform
+from lamella_tem.perturbations.compiled import Compiled, Kernel, noise_source, uniform_pair
 from lamella_tem.perturbations.dark_current import hot_pixels, hot_threshold
 from lamella_tem.perturbations.fixed_pattern import (
     SIDE,
@@ -18,8 +18,11 @@ from lamella_tem.perturbations.fixed_pattern import (
     unpacked,
 )
 from lamella_tem.perturbations.parameters import Chance, Detector, log_uniform
-from lamella_tem.perturbations.poisson import normal_quantile, poisson
+from lamella_tem.perturbations.poisson import SPLIT, Counts, normal_quantile, poisson, poisson_of_many
 from lamella_tem.perturbations.readout import EXACT_BITS, whole
+
+_FARTHEST = 5.5
+"""Standard deviations within which all pixels of a fixed pattern lie (1024² of them)."""
 
 
 class Camera(Perturbation):
@@ -151,7 +154,14 @@ class Camera(Perturbation):
         if device.type == "cpu":  # vectorised arithmetic must not wait for look-ups: two kernels
             place, patterns = _look_up(place, shared=(patterns, width), kernel=self.kernel), None
         images = (image.flatten(1, 2), *sources, rows, gain_columns, dark_columns, place)
-        return _expose(*images, shared=(patterns,), kernel=self.kernel).view_as(image)
+        return _expose(*images, shared=(patterns,), kernel=self.kernel, easy=_many(drawn)).view_as(image)
+
+
+def _many(drawn: dict[str, Tensor]) -> Tensor:
+    """(B,) bool: images of which no pixel expects fewer than `SPLIT` electrons, not even a black one."""
+    least = [(1.0 - _FARTHEST * drawn[name]).clamp(min=0.0) for name in ("gain", "column_gain", "spread")]
+    sides = 1.0 + drawn["quadrants"].amin(1)
+    return drawn["dose"] * drawn["pedestal"] * least[0] * least[1] * sides + drawn["dark"] * least[2] >= SPLIT
 
 
 def _per_image(drawn: dict[str, Tensor]) -> Tensor:
@@ -193,6 +203,7 @@ def _exposed(
     dark_columns: Tensor,
     place: Tensor,
     patterns: Tensor | None,
+    counts: Counts = poisson,
 ) -> Tensor:
     """The camera's arithmetic on rows of pixels (B, R, W), pointwise: one kernel when compiled.
 
@@ -212,13 +223,29 @@ def _exposed(
     gain = gain * torch.where(pixel < seam * width, left, right)
 
     rate = (black + span * image) * gain + dark * (1.0 + spread * dark_noise)
-    electrons = poisson(rate.clamp(min=0.0), uniform(count_source, width))
-    electrons = electrons + read * normal_quantile(uniform(read_source, width))
+    for_count, for_read = uniform_pair(count_source, read_source, width)
+    electrons = counts(rate.clamp(min=0.0), for_count) + read * normal_quantile(for_read)
     electrons = electrons + (row_offset + column * dark_columns - offset)
     seen = torch.where(finite > 0.0, electrons / span, image * gain)
     seen = seen + hot_pixels(dark_noise, hottest, glow)
     return torch.where(levels > 0.0, (seen * levels).round() / levels.clamp(min=1.0), seen)
 
 
+def _exposed_to_many(
+    image: Tensor,
+    count_source: Tensor,
+    read_source: Tensor,
+    rows: Tensor,
+    gain_columns: Tensor,
+    dark_columns: Tensor,
+    place: Tensor,
+    patterns: Tensor | None,
+) -> Tensor:
+    """`_exposed` where no pixel expects fewer than `SPLIT` electrons."""
+    return _exposed(
+        image, count_source, read_source, rows, gain_columns, dark_columns, place, patterns, poisson_of_many
+    )
+
+
 _look_up = Compiled(_looked_up)
-_expose = Compiled(_exposed)
+_expose = Compiled(_exposed, _exposed_to_many)

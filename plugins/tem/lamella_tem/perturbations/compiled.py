@@ -28,8 +28,10 @@ class Compiled:
     (False, tensor([2., 2.]))
     """
 
-    def __init__(self, function: Callable[..., Tensor]):
+    def __init__(self, function: Callable[..., Tensor], easier: Callable[..., Tensor] | None = None):
+        """``easier`` does the same with less work for images that are ``easy``."""
         self.function = function
+        self._easier = None if easier is None else Compiled(easier)
         self.failure: str | None = None
         """Why the function could not be compiled; None where it could, or was never asked to."""
         self._compiled: Callable[..., Tensor] | None = None
@@ -40,17 +42,27 @@ class Compiled:
         real = type(tensor) is Tensor  # not the stand-in of a tracing mode
         return asked and real and self.failure is None and not torch.compiler.is_compiling()
 
-    def __call__(self, *images: Tensor, shared: tuple[Any, ...] = (), kernel: str) -> Tensor:
-        """``function(*images, *shared)`` for ``images`` (B, …) each and what all of them share."""
+    def __call__(
+        self, *images: Tensor, shared: tuple[Any, ...] = (), kernel: str, easy: Tensor | None = None
+    ) -> Tensor:
+        """``function(*images, *shared)`` for ``images`` (B, …) each and what all of them share.
+
+        Args:
+            easy: (B,) bool, images for which the easier function will do; used on the CPU alone, where images go
+                one by one and nothing waits when a value is read.
+        """
         run = self._attempt if self.wanted(kernel, images[0]) else self.function
-        if images[0].device.type != "cpu" or len(images[0]) == 1:
+        if images[0].device.type != "cpu":
             return run(*images, *shared)
-        first = run(*(one[:1] for one in images), *shared)
-        joined = first.new_empty(len(images[0]), *first.shape[1:])
-        joined[:1] = first
-        for i in range(1, len(joined)):
-            joined[i : i + 1] = run(*(one[i : i + 1] for one in images), *shared)
-        return joined
+        light = [False] * len(images[0]) if easy is None or self._easier is None else easy.tolist()
+        parts = []
+        for i, is_light in enumerate(light):
+            one = tuple(image[i : i + 1] for image in images)
+            if is_light and self._easier is not None:
+                parts.append(self._easier(*one, shared=shared, kernel=kernel))
+            else:
+                parts.append(run(*one, *shared))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _attempt(self, *arguments: Any) -> Tensor:
         if self.failure is not None:
@@ -84,6 +96,16 @@ def uniform(source: Tensor, width: int) -> Tensor:
     column = torch.arange(width, dtype=torch.int32, device=source.device)
     x = _mix(_mix(column ^ source[..., :1]) + source[..., 1:])
     return ((x >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24
+
+
+def uniform_pair(source: Tensor, other: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Two independent uniform numbers for every pixel, each as `uniform` gives; the hash of one is that of both."""
+    if source.dtype != torch.int32:
+        return source, other
+    column = torch.arange(width, dtype=torch.int32, device=source.device)
+    first = _mix(_mix(column ^ source[..., :1]) + source[..., 1:])
+    second = _mix(first ^ other[..., :1])
+    return tuple(((x >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24 for x in (first, second))  # type: ignore[return-value]
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lamella_tem.perturbations.compiled import Compiled, Kernel, noise_source, uniform
 from lamella_tem.perturbations.parameters import Chance, log_uniform
-from lamella_tem.perturbations.poisson import poisson
+from lamella_tem.perturbations.poisson import SPLIT, Counts, poisson, poisson_of_many
 
 
 class ShotNoise(Perturbation):
@@ -66,17 +66,23 @@ class ShotNoise(Perturbation):
         source = noise_source(streams, channels * height, width, hashed=hashed)
         rows = torch.stack([drawn["dose"], drawn["pedestal"]], 1).unsqueeze(1)
         rows = rows.expand(-1, channels * height, -1).contiguous()
-        return _count(image.flatten(1, 2), source, rows, kernel=self.kernel).view_as(image)
+        many = drawn["dose"] * drawn["pedestal"] >= SPLIT
+        return _count(image.flatten(1, 2), source, rows, kernel=self.kernel, easy=many).view_as(image)
 
 
-def _counted(image: Tensor, source: Tensor, rows: Tensor) -> Tensor:
+def _counted(image: Tensor, source: Tensor, rows: Tensor, counts: Counts = poisson) -> Tensor:
     """Rows (B, R, W) counted, ``rows`` (B, R, 2) being dose and pedestal; pointwise, one kernel compiled."""
     dose, pedestal = rows[..., :1], rows[..., 1:]
     finite = dose < float("inf")
     dose = torch.where(finite, dose, torch.ones_like(dose))
     rate = dose * (pedestal + (1.0 - pedestal) * image)
-    counts = poisson(rate, uniform(source, image.shape[2]))
-    return torch.where(finite, (counts / dose - pedestal) / (1.0 - pedestal), image)
+    count = counts(rate, uniform(source, image.shape[2]))
+    return torch.where(finite, (count / dose - pedestal) / (1.0 - pedestal), image)
 
 
-_count = Compiled(_counted)
+def _many_counted(image: Tensor, source: Tensor, rows: Tensor) -> Tensor:
+    """The same where no pixel expects fewer than `SPLIT` electrons."""
+    return _counted(image, source, rows, poisson_of_many)
+
+
+_count = Compiled(_counted, _many_counted)

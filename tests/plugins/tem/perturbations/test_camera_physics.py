@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lamella import Batch, Chain, Streams
-from lamella_tem.perturbations import shot_noise
+from lamella_tem.perturbations import camera, shot_noise
 from lamella_tem.perturbations.camera import Camera
 from lamella_tem.perturbations.compiled import Compiled, noise_source, uniform
 from lamella_tem.perturbations.detector_mtf import DetectorMtf, mtf
@@ -150,3 +150,22 @@ def test_the_compiled_kernel_counts_as_the_eager_one():
     source = noise_source(streams.child("render"), 64, 96, hashed=True)
     eager = shot_noise._counted(batch.image.flatten(1, 2), source, rows).view_as(batch.image).clamp(0, 1)
     assert ((eager - compiled).abs() > 1e-4).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_short_way_for_bright_images_changes_nothing(seed, monkeypatch):
+    image = torch.rand(12, 1, 40, 48, generator=torch.Generator().manual_seed(seed)) * (torch.arange(12) % 3 > 0).view(
+        -1, 1, 1, 1
+    )  # every third image is black
+    known = about(image)
+    streams = Streams(torch.arange(12) + 100 * seed)
+    for perturbation in (Camera(), ShotNoise()):
+        drawn = perturbation.draw(streams.child("draw"), known)
+        short = perturbation.render(image, drawn, streams.child("render"), known)
+        with monkeypatch.context() as patch:
+            patch.setattr(camera, "SPLIT", torch.inf)
+            patch.setattr(shot_noise, "SPLIT", torch.inf)
+            long = perturbation.render(image, drawn, streams.child("render"), known)
+        assert torch.equal(short, long)
+        easy = camera._many(drawn) if isinstance(perturbation, Camera) else drawn["dose"] * drawn["pedestal"] >= 5.0
+        assert 0 < int(easy.sum()) < 12
