@@ -41,6 +41,9 @@ class SourceConfig(BaseModel):
     split: Annotated[str, Field(description="split of a Hub dataset")] = "train"
     revision: Annotated[str | None, Field(description="revision of a Hub dataset")] = None
     data_files: Annotated[str | list[str] | None, Field(description="files of a Hub dataset")] = None
+    streaming: Annotated[
+        bool, Field(description="read a Hub dataset's parquet files where they lie, row by row, without downloading")
+    ] = False
     pixel_nm: Annotated[
         float | list[float] | None, Field(description="nm per pixel (or [y, x]) where the files do not say")
     ] = None

@@ -11,9 +11,10 @@ from pathlib import Path
 from lamella.data.classes import Classes
 from lamella.data.config import SourceConfig
 from lamella.data.folders import from_folder
+from lamella.data.hub import from_hub
 from lamella.data.samples import SampleTable
 from lamella.data.splits import by_group, by_slice, nested_subset
-from lamella.data.tables import from_dataset, from_hub, from_parquet
+from lamella.data.tables import from_dataset, from_parquet
 from lamella.errors import ConfigError
 from lamella.registry.registry import Plan, Registry
 

@@ -1,4 +1,4 @@
-"""A ``datasets.Dataset``, a parquet file or a repository on the Hub as a set of samples."""
+"""A ``datasets.Dataset`` or a parquet file as a set of samples."""
 
 from __future__ import annotations
 
@@ -85,23 +85,3 @@ def from_parquet(path: Path, config: SourceConfig, classes: Classes | None) -> S
     except Exception as error:  # pyarrow's and datasets' own, of many kinds
         raise DataError(f"{path}: the parquet file cannot be read ({error})") from error
     return from_dataset(dataset, config, classes, path.stem)
-
-
-def from_hub(config: SourceConfig, classes: Classes | None) -> SampleTable:
-    """A split of a set on the Hub; raises `DataError` with what went wrong in a sentence."""
-    import datasets
-
-    try:
-        dataset = datasets.load_dataset(
-            str(config.source),
-            config.config,
-            split=config.split,
-            revision=config.revision,
-            data_files=config.data_files,
-        )
-    except Exception as error:  # network, authentication, missing repository: one sentence each
-        raise DataError(
-            f"Hub dataset {config.source!r} (split {config.split!r}) cannot be loaded: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"
-        ) from error
-    return from_dataset(dataset, config, classes, str(config.source))
