@@ -28,14 +28,15 @@ class SamBackbone(nn.Module):
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
         *,
+        patch: int,
+        in_channels: int,
         size: int | None,
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ):
         super().__init__()
         self.image_encoder, self.prompt_encoder, self.mask_decoder = encoder, prompt_encoder, mask_decoder
-        self.patch = int(encoder.patch_embed.proj.stride[0])
-        self.in_channels = encoder.patch_embed.proj.in_channels
+        self.patch, self.in_channels = patch, in_channels
         if size is not None and (size < self.patch or size % self.patch):
             raise ConfigError(f"size = {size} must be a multiple of the patch, {self.patch} pixels")
         self.size = size

@@ -56,7 +56,7 @@ def rank_for(backbone: SamBackbone, share: float, late: int | None = None) -> in
     >>> rank_for(sam_nano(weights="none"), 0.015)
     8
     """
-    width = backbone.image_encoder.patch_embed.proj.out_channels
+    width = backbone.image_encoder.neck[0].in_channels
     per_rank = len(chosen_blocks(backbone, late)) * 2 * 2 * width  # q and v, A and B
     return max(1, round(share * sum(p.numel() for p in backbone.parameters()) / per_rank))
 

@@ -5,7 +5,7 @@ Targets are soft: the share of each cell of the mask grid that the object covers
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, max_pool2d, normalize
 
 
 def focal(logits: Tensor, target: Tensor, weight: Tensor, *, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
@@ -63,3 +63,26 @@ def class_dice(logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
     there = ((trust * target).sum((2, 3)) > 0).to(p.dtype)
     each = (1 - (2 * both + 1) / (sizes + 1)) * there
     return each.sum() / there.sum().clamp(min=1)
+
+
+def affinity(embedding: Tensor, identity: Tensor, *, scale: float = 10.0) -> Tensor:
+    """Whether two cells of an embedding belong to one object, told from their cosine; a scalar.
+
+    Balanced cross-entropy of scale·(cos − ½) over all pairs of cells that lie in one object each. It teaches an
+    encoder from every pixel of a labelled image, where prompts teach it from a few objects.
+
+    Args:
+        embedding: (B, C, g, g).
+        identity: (B, H, W) int64 object ids, with H, W multiples of g; 0 counts as one object.
+    """
+    cell = identity.shape[-1] // embedding.shape[-1]
+    ids = identity.unsqueeze(1).to(torch.float32)
+    top, low = max_pool2d(ids, cell).flatten(1), -max_pool2d(-ids, cell).flatten(1)
+    pure = (top == low).to(embedding.dtype)
+    cells = normalize(embedding.flatten(2), dim=1)
+    logits = scale * (cells.transpose(1, 2) @ cells - 0.5)  # (B, N, N)
+    same = (top.unsqueeze(2) == top.unsqueeze(1)).to(embedding.dtype)
+    pairs = pure.unsqueeze(2) * pure.unsqueeze(1)
+    each = binary_cross_entropy_with_logits(logits, same, reduction="none")
+    sides = [(each * part).sum() / part.sum().clamp(min=1) for part in (pairs * same, pairs * (1 - same))]
+    return (sides[0] + sides[1]) / 2

@@ -28,3 +28,11 @@ def lamella_trainers() -> dict[str, Any]:
 def lamella_datasets() -> dict[str, Any]:
     """Scenes to train the small foundation model on."""
     return {"sam-scenes": "lamella_sam.nano.scenes:sam_scenes"}
+
+
+@hookimpl
+def lamella_commands() -> dict[str, tuple[str, str]]:
+    """Objects of images, annotation in rounds, and the weights of the small network."""
+    return {
+        "segment": ("objects of images, by prompts or all of them", "lamella_sam.segment_command:segment"),
+    }

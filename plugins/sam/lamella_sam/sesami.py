@@ -15,13 +15,14 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 from lamella_sam.answers import class_map, of_token
 from lamella_sam.exemplars import Exemplars
 from lamella_sam.figures import PromptedFigures, answered, classes_of, test_objects
-from lamella_sam.losses import class_dice, focal, mask_dice, mask_iou
+from lamella_sam.losses import affinity, class_dice, focal, mask_dice, mask_iou
 from lamella_sam.objects import Kind, Objects, drawn_objects, identities
 from lamella_sam.prompting import Mix, corrected, given_prompts
 from lamella_sam.prompts import ABSENT, Prompts
 
-WEIGHTS = {"focal": 20.0, "dice": 1.0, "iou": 1.0, "ce": 1.0, "class_dice": 1.0}
-"""Of the losses: those of the masks as in Segment Anything, and those of the classes where there are class tokens."""
+WEIGHTS = {"focal": 20.0, "dice": 1.0, "iou": 1.0, "ce": 1.0, "class_dice": 1.0, "affinity": 0.0}
+"""Of the losses: those of the masks as in Segment Anything, those of the classes where there are class tokens, and
+that of the embedding itself, which helps a network that starts from nothing."""
 Adapt = Literal["lora", "full", "nothing"]
 
 
@@ -66,6 +67,7 @@ class Sesami(Trainer):
         jitter: Annotated[float, Field(ge=0, le=0.5, description="largest shift of a box's side, of its size")] = 0.1,
         corrections: Annotated[int, Field(ge=0, description="rounds of clicks where the mask is wrong")] = 1,
         objects: Annotated[Kind, Field(description="what an object is")] = "region",
+        evenness: Annotated[float, Field(ge=0, le=1, description="1: every object as often; 0: by its area")] = 1.0,
         background: Annotated[str | None, Field(description="class that is no object")] = None,
         semantic: Annotated[
             Literal["tokens", "exemplars", "none"], Field(description="how classes are told")
@@ -81,7 +83,7 @@ class Sesami(Trainer):
         super().__init__()
         self.backbone: Any = _whole(backbone)
         self.adapt, self.augment, self.prompts, self.corrections = adapt, augment, prompts, corrections
-        self.objects, self.answer, self.class_names = objects, answer, class_names
+        self.objects, self.answer, self.class_names, self.evenness = objects, answer, class_names, evenness
         self.background = _number_of(background, class_names)
         self.mix = _mix(mix, negative, jitter)
         self.weights, self.gamma, self.balance = _weights(weights), gamma, balance
@@ -120,6 +122,8 @@ class Sesami(Trainer):
         if self.exemplars is not None and self.training:
             self.exemplars.add(embedding.detach(), self._shares(batch))
         losses = self._masks(embedding, batch, step)
+        if self.weights["affinity"] > 0:
+            losses["affinity"] = step.mean(affinity(embedding, self.identity(batch)))
         if self.class_tokens is not None:
             losses |= self._classes(embedding, batch, step)
         total = torch.stack([self.weights[name] * value for name, value in losses.items() if name in WEIGHTS]).sum()
@@ -134,7 +138,7 @@ class Sesami(Trainer):
     def _masks(self, embedding: Tensor, batch: Batch, step: Step) -> dict[str, Tensor]:
         """The rounds: a prompt for every object, then clicks where the mask is wrong."""
         streams = step.streams(batch, "prompts")
-        objects = drawn_objects(self.identity(batch), streams.child("objects"), self.prompts)
+        objects = drawn_objects(self.identity(batch), streams.child("objects"), self.prompts, evenness=self.evenness)
         target = self.backbone.reduce(objects.mask.to(torch.float32))
         weight = self.backbone.reduce(_trust(batch).unsqueeze(1)) * objects.there[..., None, None]
         prompts, doubt = given_prompts(objects, self.backbone, streams.child("given"), self.mix)

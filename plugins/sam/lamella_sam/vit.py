@@ -76,7 +76,7 @@ def build(variant: Variant, weights: str, size: int, *, table: int = 1024) -> Sa
         num_multimask_outputs=3, transformer_dim=CHANNELS, iou_head_depth=3, iou_head_hidden_dim=256,
         transformer=TwoWayTransformer(depth=2, embedding_dim=CHANNELS, mlp_dim=2048, num_heads=8),
     )  # fmt: skip
-    backbone = SamBackbone(encoder.fold(), prompts, decoder, size=size, mean=MEAN, std=STD)
+    backbone = SamBackbone(encoder.fold(), prompts, decoder, patch=PATCH, in_channels=3, size=size, mean=MEAN, std=STD)
     if weights != "none":
         load_weights(backbone, weights, variant.name)
     return backbone

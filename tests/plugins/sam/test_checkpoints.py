@@ -23,7 +23,9 @@ def small():
     prompts = PromptEncoder(embed_dim=32, image_embedding_size=(4, 4), input_image_size=(64, 64), mask_in_chans=16)
     transformer = TwoWayTransformer(depth=2, embedding_dim=32, num_heads=2, mlp_dim=64)
     decoder = MaskDecoder(transformer_dim=32, transformer=transformer, iou_head_depth=3, iou_head_hidden_dim=32)
-    return SamBackbone(encoder.fold(), prompts, decoder, size=64, mean=(0, 0, 0), std=(255, 255, 255)).eval()
+    return SamBackbone(
+        encoder.fold(), prompts, decoder, patch=16, in_channels=3, size=64, mean=(0, 0, 0), std=(255, 255, 255)
+    ).eval()
 
 
 @pytest.fixture(scope="module")

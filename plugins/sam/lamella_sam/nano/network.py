@@ -10,8 +10,9 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention
-from torch import nn
+from torch import Tensor, nn
 
 from lamella_sam.backbone import SamBackbone
 from lamella_sam.encoder import Encoder
@@ -19,6 +20,25 @@ from lamella_sam.encoder import Encoder
 WEIGHTS = Path(__file__).with_name("sam_nano.safetensors")
 """The weights, in half precision; ``sam_nano.json`` beside them says how they were made."""
 SIDE, PATCH, WIDTH, CHANNELS = 128, 8, 128, 96
+
+
+class Stem(nn.Module):
+    """Patches by three convolutions of stride 2 in the place of one of stride 8: it learns far sooner.
+
+    Source: Xiao et al., "Early convolutions help transformers see better", NeurIPS 2021.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, width // 4, 3, 2, 1), LayerNorm2d(width // 4), nn.GELU(),
+            nn.Conv2d(width // 4, width // 2, 3, 2, 1), LayerNorm2d(width // 2), nn.GELU(),
+            nn.Conv2d(width // 2, width, 3, 2, 1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 1, S, S) to (B, S / 8, S / 8, C)."""
+        return self.layers(x).permute(0, 2, 3, 1)
 
 
 def sam_nano(
@@ -32,9 +52,9 @@ def sam_nano(
 ) -> SamBackbone:
     """A promptable network of 2 million parameters, trained on procedural scenes that are no semiconductors.
 
-    A ViT of 8 blocks, 128 wide, patch 8 (every other block global, the rest in windows of 8), and
-    ``segment_anything``'s own prompt encoder and mask decoder, 96 wide. It is not SAM: its zero-shot quality is
-    in docs/sam.md.
+    A ViT of 8 blocks, 128 wide, on patches of 8 pixels by convolutions (every other block global, the rest in
+    windows of 8), and ``segment_anything``'s own prompt encoder and mask decoder, 96 wide. It is not SAM: its
+    zero-shot quality is in docs/sam.md.
 
     Raises:
         ConfigError: a file that is no such network, or a size that 8 does not divide.
@@ -51,10 +71,18 @@ def sam_nano(
         num_multimask_outputs=3, transformer_dim=CHANNELS, iou_head_depth=3, iou_head_hidden_dim=CHANNELS,
         transformer=TwoWayTransformer(depth=2, embedding_dim=CHANNELS, mlp_dim=256, num_heads=4),
     )  # fmt: skip
+    encoder.patch_embed = Stem(WIDTH)  # type: ignore[assignment]
     _start(encoder)
     _look_where_asked(decoder.transformer)
     backbone = SamBackbone(
-        encoder.fold(), prompt_encoder, decoder, size=None if size == "native" else size, mean=(127.5,), std=(63.75,)
+        encoder.fold(),
+        prompt_encoder,
+        decoder,
+        patch=PATCH,
+        in_channels=1,
+        size=None if size == "native" else size,
+        mean=(127.5,),
+        std=(63.75,),
     )
     if weights != "none":
         _load(backbone, WEIGHTS if weights == "scenes" else Path(weights))

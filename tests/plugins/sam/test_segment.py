@@ -1,0 +1,127 @@
+"""Inference: prompts, everything in an image, tiles, and the command."""
+
+import numpy as np
+import pytest
+import torch
+from lamella.cli.main import main
+from lamella.errors import ContractError, DataError
+from lamella_sam import segment
+from lamella_sam.prompts import box_prompts, point_prompts
+from lamella_sam.segment import Found, ask, everything
+from PIL import Image
+
+
+class Perfect:
+    """A network that knows the objects: the mask of a click is the object under it."""
+
+    def __init__(self, ids):
+        self.ids, self.seen = ids, None
+
+    def embed(self, image):
+        self.seen = image[0, 0].mul(100).round().long()  # the image holds the ids
+        return torch.zeros(1, 1, 1, 1)
+
+    def masks(self, embedding, prompts):
+        x, y = prompts.points[0, :, 0].round().long().unbind(-1)
+        mask = torch.where((self.seen == self.seen[y, x].view(-1, 1, 1)) & (self.seen > 0), 5.0, -5.0)
+        logits = mask.unsqueeze(1).repeat(1, 4, 1, 1).unsqueeze(0)
+        return logits, torch.full(logits.shape[:3], 0.9)
+
+    def enlarge(self, logits, size):
+        return logits
+
+
+def scene(side=96):
+    ids = torch.zeros(side, side, dtype=torch.int64)
+    ids[4:30, 6:40], ids[50:90, 10:30], ids[40:60, 60:92], ids[62:64, 62:64] = 1, 2, 3, 4
+    return ids, ids.float().div(100).view(1, 1, side, side)
+
+
+@pytest.mark.parametrize("tile", [96, 64])
+def test_everything_finds_every_object_once_whole_and_in_tiles(tile):
+    ids, image = scene()
+    found = everything(Perfect(ids), image, grid=12, tile=tile)
+    assert len(found.quality) == 3  # the fourth has 4 pixels, below the smallest
+    for number in (1, 2, 3):
+        assert any(torch.equal(mask, ids == number) for mask in found.mask)
+
+
+def test_nothing_is_found_in_an_empty_image():
+    ids, _ = scene()
+    found = everything(Perfect(ids), torch.zeros(1, 1, 96, 96), grid=4)
+    assert found.mask.shape == (0, 96, 96) and not found.instances().any()
+
+
+def test_doubles_are_dropped_and_the_better_stays():
+    mask = torch.zeros(3, 10, 10, dtype=torch.bool)
+    mask[0, :5], mask[1, :5], mask[1, 0, 0], mask[2, 6:] = True, True, False, True
+    kept = segment._without_doubles(Found(mask, torch.tensor([0.6, 0.9, 0.7])), 0.7)
+    assert kept.quality.tolist() == pytest.approx([0.9, 0.7])
+    assert torch.equal(kept.mask[0], mask[1]) and torch.equal(kept.mask[1], mask[2])
+
+
+def test_smaller_objects_lie_on_top():
+    mask = torch.zeros(2, 4, 4, dtype=torch.bool)
+    mask[0, 1:3, 1:3], mask[1] = True, True
+    assert Found(mask, torch.tensor([0.5, 0.9])).instances().tolist()[1] == [2, 1, 1, 2]
+
+
+def test_asking_gives_one_mask_per_prompt_in_the_image_s_size(nano):
+    image = torch.rand(1, 1, 50, 70)
+    with torch.no_grad():
+        embedding = nano.embed(image)
+    found = ask(
+        nano, embedding, box_prompts(torch.tensor([[[5.0, 5.0, 20.0, 30.0], [0.0, 0.0, 69.0, 49.0]]]), (50, 70))
+    )
+    assert found.mask.shape == (2, 50, 70) and found.quality.shape == (2,)
+    with pytest.raises(DataError, match="lies outside of the image of 50×70"):
+        ask(nano, embedding, point_prompts(torch.tensor([[[[60.0, 55.0]]]]), torch.ones(1, 1, 1).long(), (50, 70)))
+
+
+def test_an_image_of_one_row_is_refused(nano):
+    with pytest.raises(ContractError, match="cannot be segmented"):
+        nano.embed(torch.rand(1, 1, 1, 64))
+
+
+def command(*words):
+    try:
+        main(["segment", *map(str, words)])
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    image = np.full((64, 80), 60, np.uint8)
+    image[20:40, 30:60] = 200
+    Image.fromarray(image).save(path)
+    return path
+
+
+def test_the_command_writes_instances_and_an_overlay(photo, tmp_path, capsys):
+    done = command(photo, "--out", tmp_path / "out", "--weights", "none", "--box", "30,20,59,39", "--box", "0,0,9,9")
+    assert done == 0 and "2 objects" in capsys.readouterr().out
+    ids = np.asarray(Image.open(tmp_path / "out" / "photo.instances.png"))
+    assert ids.shape == (64, 80) and ids.max() <= 2
+    assert command(photo, "--out", tmp_path / "all", "--weights", "none", "--grid", 4) == 0
+    assert (tmp_path / "all" / "photo.overlay.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--point", "5"], "'5' must be 2 or 3 numbers"),
+        (["--box", "a,b,c,d"], "must be 4 numbers"),
+        (["--point", "100,5"], "lies outside of the image of 64×80"),
+        (["--point", "1,1", "--box", "0,0,2,2"], "not both"),
+        (["--backbone", "sam-vit-b", "--weights", "nothing.pth"], "there is no such file"),
+    ],
+)
+def test_mistakes_end_in_a_sentence(photo, tmp_path, capsys, words, message):
+    assert (
+        command(photo, "--out", tmp_path / "out", *(["--weights", "none"] if "--weights" not in words else []), *words)
+        == 2
+    )
+    assert message in capsys.readouterr().err
