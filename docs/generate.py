@@ -1,7 +1,7 @@
 """Fills the generated tables of these pages from the code: python docs/generate.py [--check].
 
-A table stands between ``<!-- generated: WHAT -->`` and ``<!-- end -->``. WHAT is ``keys``, ``hooks``, ``commands``,
-``contracts`` or ``components KIND``. Components are those of the plugins that the checkout's registry.toml enables.
+A table stands between ``<!-- generated: WHAT -->`` and ``<!-- end -->``. WHAT is ``keys``, ``study``, ``hooks``,
+``commands``, ``contracts`` or ``components KIND``. Components are those of the plugins that the checkout's registry.toml enables.
 """
 
 import inspect
@@ -16,8 +16,9 @@ import lamella.testing
 from lamella.cli.main import COMMANDS
 from lamella.data.sources import SourceConfig
 from lamella.engine.experiment import ExperimentFile, FitConfig, OptimizerConfig
+from lamella.engine.study import BeforeConfig, ColumnConfig, RowConfig, StudyFile
 from lamella.registry import hookspecs
-from lamella.registry.component import Component, Parameter
+from lamella.registry.component import Component, type_name
 from lamella.registry.plugins import RegistryFile
 from lamella.registry.registry import Registry
 from pydantic import AfterValidator, BaseModel
@@ -49,7 +50,7 @@ def filled(text: str) -> str:
 def _content(what: str) -> str:
     name, _, argument = what.partition(" ")
     makers: dict[str, Callable[..., str]] = {
-        "keys": keys, "hooks": hooks, "commands": commands, "contracts": contracts, "components": components,
+        "keys": keys, "study": study, "hooks": hooks, "commands": commands, "contracts": contracts, "components": components,
     }  # fmt: skip
     return makers[name](*([argument] if argument else []))
 
@@ -69,9 +70,20 @@ def _fields(model: type[BaseModel]) -> str:
     rows = []
     for name, field in model.model_fields.items():
         default = "required" if field.is_required() else _value(field.get_default(call_default_factory=True))
-        kind = Parameter(name, field.annotation, None, False, False, "").type_name
+        kind = type_name(field.annotation)
         rows.append([f"`{name}`", _type(kind), default, _help(field.description or "", field.metadata)])
     return _table(["key", "type", "default", "meaning"], rows)
+
+
+def study() -> str:
+    """Every key of a study file."""
+    parts: list[tuple[str, type[BaseModel]]] = [
+        ("Top level", StudyFile),
+        ("`[rows.NAME]`", RowConfig),
+        ("`[columns.NAME]`", ColumnConfig),
+        ("`[before.NAME]`", BeforeConfig),
+    ]
+    return "\n\n".join(f"### {title}\n\n{_fields(model)}" for title, model in parts)
 
 
 def hooks() -> str:
@@ -162,9 +174,13 @@ def _type(name: str) -> str:
 
 def _value(value: Any) -> str:
     """A default as TOML would have it; — for nothing."""
-    if value is None or isinstance(value, BaseModel) or value == {}:
+    if value is None or isinstance(value, BaseModel) or value in ({}, [], "") or _built(value):
         return "—"
     return f"`{_toml(value)}`"
+
+
+def _built(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(item, BaseModel) for item in value.values())
 
 
 def _toml(value: Any) -> str:

@@ -91,6 +91,6 @@ def test_counts_of_images_come_back_by_group(tmp_path, tiny_file, tiny_registry)
     from lamella.engine.fit import fit
 
     found = fit(read_experiment(tiny_file, ["fit.steps=2"], registry=tiny_registry), tmp_path / "run")
-    classes, lots = read_counts(tmp_path / "run" / "images" / "test.json", "lot")
+    classes, lots = read_counts(tmp_path / "run" / "counts" / "test.json", "lot")
     assert classes == found["classes"] and sorted(lots) == ["A", "B"]
     assert torch.equal(torch.from_numpy(sum(lots.values())), torch.tensor(found["sets"]["test"]["confusion"]))

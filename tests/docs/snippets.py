@@ -13,6 +13,7 @@ from typing import Any
 import typer
 from lamella.cli.main import COMMANDS, main
 from lamella.engine.experiment import check_experiment
+from lamella.engine.study import StudyFile
 from lamella.registry import registry as registry_module
 from lamella.registry.plugins import RegistryFile
 from lamella.registry.registry import Registry, current
@@ -165,13 +166,15 @@ def parse(words: list[str]) -> None:
 
 
 def check_toml(text: str) -> None:
-    """Check a registry file, a pyproject.toml, or an experiment file or a piece of one."""
+    """Check a registry file, a pyproject.toml, a study, or an experiment file or a piece of one."""
     tables = tomllib.loads(text)
     if tables.keys() <= {"plugins", "alias", "sets"}:
         check_registry(text)
     elif "project" in tables:
         entries = tables["project"]["entry-points"]["lamella"]
         assert entries and all(re.fullmatch(r"[\w.]+", module) for module in entries.values()), entries
+    elif "rows" in tables:
+        StudyFile.model_validate(tables)
     else:
         whole = {**_BASE, **tables, "data": {**_BASE["data"], **tables.get("data", {})}}
         if "name" not in whole["trainer"] or "backbone" not in whole["trainer"]:

@@ -8,8 +8,9 @@ from lamella import __version__
 from lamella.errors import LamellaError
 
 COMMANDS = {
-    "demo": ("train on the embedded devices and show what comes out", "lamella.cli.demo:demo"),
+    "demo": ("20 labels of embedded devices, with and without unlabelled images", "lamella.cli.demo:demo"),
     "init": ("look at your images and masks, and write an experiment file", "lamella.cli.init:init"),
+    "data": ("look into a data set, or push one to the Hub", "lamella.cli.data:data"),
     "train": ("train an experiment file into a run folder", "lamella.cli.train:train"),
     "evaluate": ("measure a run on the test sets of its experiment", "lamella.cli.evaluate:evaluate"),
     "predict": ("label maps and overlays for new images", "lamella.cli.predict:predict"),
@@ -117,7 +118,7 @@ def _foreign(name: str) -> str:
 
 
 def _run(name: str, target: str, rest: list[str]) -> None:
-    """Hand the arguments to the command's function, whose typed signature typer reads."""
+    """Hand the arguments to the command's function, whose typed signature typer reads, or to its subcommands."""
     import typer
 
     module, _, function = target.partition(":")
@@ -125,6 +126,8 @@ def _run(name: str, target: str, rest: list[str]) -> None:
         command = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise LamellaError(f"the command {name!r} cannot be imported from {target!r}: {error}") from error
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command(name=name)(command)
+    app = command
+    if not isinstance(command, typer.Typer):
+        app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        app.command(name=name)(command)
     typer.main.get_command(app)(args=rest, prog_name=f"lamella {name}")

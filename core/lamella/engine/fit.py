@@ -198,7 +198,7 @@ def _finish(session: Session, seconds: float, flops: float | None) -> dict[str, 
         galleries[role] = Gallery(session.modality, names, len(table))
         counts = ImageCounts(table, names)
         figures = measure(session, table, galleries[role], counts)
-        counts.save(session.run / "images" / f"{role}.json")
+        counts.save(session.run / "counts" / f"{role}.json")
         if labelled.labelled and "miou_pooled" in figures:
             figures["grey_level"] = grey_level_baseline(labelled, table, session.modality, names)
         sets[role] = figures

@@ -72,7 +72,7 @@ def comparison(study: Study, cells: Sequence[Cell], test: str, out: Path) -> Ima
 
 def _each(run: Path, test: str) -> np.ndarray:
     """The mIoU of every image of a test set."""
-    classes, counts = read_counts(run / "images" / f"{test}.json", "name")
+    classes, counts = read_counts(run / "counts" / f"{test}.json", "name")
     of = figure("miou", classes)
     return np.array([of(one) for one in counts.values()])
 

@@ -89,7 +89,7 @@ def _figure(
 
 
 def _counts(study: Study, out: Path, cell: Cell, test: str) -> tuple[list[str], Counts]:
-    return read_counts(out / cell.folder / "images" / f"{test}.json", study.file.groups)
+    return read_counts(out / cell.folder / "counts" / f"{test}.json", study.file.groups)
 
 
 def _value(result: Mapping[str, Any], test: str, path: str) -> float:

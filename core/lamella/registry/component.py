@@ -39,7 +39,7 @@ class Parameter:
     @property
     def type_name(self) -> str:
         """The annotation as a person would write it."""
-        return _type_name(self.annotation)
+        return type_name(self.annotation)
 
 
 @dataclass
@@ -223,16 +223,17 @@ def _with_specs(annotation: Any, planner: Planner, where: str) -> Any:
     return annotation
 
 
-def _type_name(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
+    """An annotation as a person would write it."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return _type_name(arguments[0])
+        return type_name(arguments[0])
     if origin is Union or origin is types.UnionType:
-        return " | ".join(_type_name(argument) for argument in arguments)
+        return " | ".join(type_name(argument) for argument in arguments)
     if origin is typing.Literal:
         return " | ".join(repr(argument) for argument in arguments)
     if arguments and origin is not None:
-        inner = ", ".join("…" if a is Ellipsis else _type_name(a) for a in arguments)
+        inner = ", ".join("…" if a is Ellipsis else type_name(a) for a in arguments)
         return f"{getattr(origin, '__name__', origin)}[{inner}]"
     if annotation is type(None):
         return "None"
