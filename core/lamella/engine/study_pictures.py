@@ -47,16 +47,12 @@ def comparison(study: Study, cells: Sequence[Cell], test: str, out: Path) -> Ima
     """
     if len(cells) < 2:
         raise ConfigError(f"{study.name}: a comparison needs two finished rows, not {len(cells)}")
-    runs = [out / cell.folder for cell in cells]
-    gains = _each(runs[-1], test) - _each(runs[0], test)
-    ranked = np.argsort(gains)
-    chosen = list(dict.fromkeys(int(ranked[round(share * (len(ranked) - 1))]) for share in SHARES))
-    opened = [open_run(run, registry=study.registry) for run in runs]
+    opened = [open_run(out / cell.folder, registry=study.registry) for cell in cells]
     experiment, _, modality, header = opened[0]
     table, classes = experiment.open(test), header["data"]["class_names"]
     titles = [study.file.rows[cell.row].title or cell.row for cell in cells]
     strips = []
-    for index in chosen:
+    for index in ranked(cells, test, out):
         batch = modality.collate([table.read(index)])
         assert isinstance(batch, Batch) and batch.label is not None
         panels = [
@@ -68,6 +64,13 @@ def comparison(study: Study, cells: Sequence[Cell], test: str, out: Path) -> Ima
             panels.append((_titled(title, batch, predicted), label_picture(predicted, classes)))
         strips.append(panel_row(panels, pixel_nm=float(batch.pixel_nm[0, 1])))
     return stack(strips, classes)
+
+
+def ranked(cells: Sequence[Cell], test: str, out: Path) -> list[int]:
+    """The images of a test set at `SHARES` of the ranking by the last cell's gain of mIoU over the first's."""
+    gains = _each(out / cells[-1].folder, test) - _each(out / cells[0].folder, test)
+    order = np.argsort(gains, kind="stable")
+    return list(dict.fromkeys(int(order[round(share * (len(order) - 1))]) for share in SHARES))
 
 
 def _each(run: Path, test: str) -> np.ndarray:
