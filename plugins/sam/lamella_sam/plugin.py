@@ -34,5 +34,9 @@ def lamella_datasets() -> dict[str, Any]:
 def lamella_commands() -> dict[str, tuple[str, str]]:
     """Objects of images, annotation in rounds, and the weights of the small network."""
     return {
+        "annotate": (
+            "label images in rounds: suggest, correct, accept, retrain",
+            "lamella_sam.annotate.command:annotate",
+        ),
         "segment": ("objects of images, by prompts or all of them", "lamella_sam.segment_command:segment"),
     }

@@ -26,7 +26,7 @@ def segment(
     tile: Annotated[int, typer.Option(min=64, help="images above this side go in tiles (pixels)")] = 1024,
 ) -> None:
     """Segment the objects that points or boxes ask for; without prompts every object there is."""
-    from lamella.engine.predict import find_images
+    from lamella.engine.inputs import find_images
 
     if point and box:
         raise LamellaError("give --point or --box, not both")
@@ -105,8 +105,8 @@ def _found(
 
 def _write(found: "Found", picture: Any, out: Path, name: str) -> None:
     import numpy as np
+    from lamella.engine.labelmap import save_image
     from lamella.engine.pictures import label_picture
-    from lamella.engine.predict import save_image
     from PIL import Image
 
     out.mkdir(parents=True, exist_ok=True)

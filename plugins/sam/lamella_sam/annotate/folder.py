@@ -1,0 +1,206 @@
+"""An annotation folder: images, palette masks, and for every image its status and where its mask came from.
+
+``images/NAME.png`` is what a person looks at: 8 bit, of the size of the original. An original of more than 8 bits
+or of another format lies untouched in ``originals/``; ``low`` and ``high`` of its entry say which of its grey
+values became 0 and 255. ``masks/NAME.png`` is a palette PNG: the pixel value is the class, 255 is not labelled.
+``images/metadata.jsonl`` holds one entry per image and is what the ``datasets`` library reads
+(``load_dataset("imagefolder", data_dir=FOLDER / "images")``).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lamella import IGNORE
+from lamella.data.files import read_image, read_mask
+from lamella.engine.checkpoint import write_json, write_text
+from lamella.engine.inputs import find_images
+from lamella.engine.labelmap import save_image
+from lamella.engine.pictures import colours
+from lamella.errors import ConfigError, DataError
+from PIL import Image
+
+FORMAT = 1
+STATUS = ("new", "suggested", "accepted", "locked")
+"""Not labelled; labelled by a model; accepted by a person; accepted, and kept apart to measure on."""
+
+
+@dataclass
+class Entry:
+    """One image."""
+
+    name: str
+    original: str
+    low: float
+    high: float
+    status: str = "new"
+    score: float | None = None
+    """Coherence of the suggestion, 0 to 1; the lowest is reviewed first."""
+    changed: int | None = None
+    """Pixels that differ between what was suggested and what was accepted."""
+    provenance: list[dict[str, Any]] = field(default_factory=list)
+    """What happened to the mask, oldest first."""
+
+
+class AnnotationFolder:
+    """Reads and writes an annotation folder; every change is on disk when a method returns.
+
+    Raises:
+        DataError: a folder that is none, or of another format.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            facts = json.loads((path / "annotate.json").read_text(encoding="utf-8"))
+            lines = (path / "images" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            raise DataError(f"{path}: this is no annotation folder; begin one with `lamella annotate init`") from None
+        except ValueError as error:
+            raise DataError(f"{path / 'annotate.json'}: not JSON: {error}") from error
+        if facts.get("format") != FORMAT:
+            raise DataError(f"{path}: written in format {facts.get('format')}, this version reads {FORMAT}")
+        self.classes: list[str] = facts["classes"]
+        self.facts: dict[str, Any] = facts
+        self.entries = {entry.name: entry for entry in map(_entry, lines)}
+
+    @classmethod
+    def create(cls, path: Path, images: Sequence[Path], classes: Sequence[str]) -> AnnotationFolder:
+        """Begin a folder with images; raises `ConfigError` where it is there already, `DataError` for an image."""
+        if (path / "annotate.json").exists():
+            raise ConfigError(f"{path}: an annotation folder is there already")
+        if len(classes) < 2 or len(set(classes)) < len(classes):
+            raise ConfigError(f"classes {', '.join(classes) or 'none'}: name two or more, none twice")
+        entries = [_take_in(path, name, image) for name, image in find_images(images).items()]
+        write_json(path / "annotate.json", {"format": FORMAT, "classes": list(classes), "rounds": []})
+        write_text(path / "images" / "metadata.jsonl", "".join(_line(entry) for entry in entries))
+        return cls(path)
+
+    def save(self) -> None:
+        """Write what changed in ``entries`` and ``facts``."""
+        write_text(self.path / "images" / "metadata.jsonl", "".join(_line(e) for e in self.entries.values()))
+        write_json(self.path / "annotate.json", self.facts)
+
+    def entry(self, name: str) -> Entry:
+        """The entry of that name; raises `DataError`."""
+        if name not in self.entries:
+            raise DataError(f"{self.path}: there is no image {name!r}")
+        return self.entries[name]
+
+    def of(self, *status: str) -> list[Entry]:
+        """The entries of some statuses, by name."""
+        return [self.entries[name] for name in sorted(self.entries) if self.entries[name].status in status]
+
+    def queue(self) -> list[Entry]:
+        """What waits for a person, least coherent first; what no model has seen comes last."""
+        waiting = self.of("suggested", "new")
+        return sorted(waiting, key=lambda entry: (entry.score is None, entry.score or 0.0, entry.name))
+
+    def image(self, name: str) -> np.ndarray:
+        """The original's pixels, in its own depth."""
+        return read_image(self.path / self.entry(name).original)
+
+    def preview(self, name: str) -> Path:
+        """The 8-bit picture."""
+        return self.path / "images" / f"{name}.png"
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Height and width of an image."""
+        with Image.open(self.preview(name)) as opened:
+            return opened.height, opened.width
+
+    def mask_path(self, name: str) -> Path:
+        """Where the mask is, or will be."""
+        return self.path / "masks" / f"{name}.png"
+
+    def suggestion_path(self, name: str) -> Path:
+        """Where the mask as it was suggested is kept."""
+        return self.path / "suggested" / f"{name}.png"
+
+    def mask(self, name: str, *, suggested: bool = False) -> np.ndarray:
+        """(H, W) uint8 class ids or 255; raises `DataError` for a mask that an editor has spoiled."""
+        path = self.suggestion_path(name) if suggested else self.mask_path(name)
+        found = read_mask(path)
+        height, width = self.size(name)
+        if found.ndim != 2:
+            raise DataError(f"{path}: a mask is a palette or grey PNG, one number per pixel; this one has colours")
+        if found.shape != (height, width):
+            raise DataError(f"{path}: the mask is {found.shape[0]}×{found.shape[1]} pixels, its image {height}×{width}")
+        stray = np.setdiff1d(np.unique(found), [*range(len(self.classes)), IGNORE])
+        if stray.size:
+            known = ", ".join(f"{number} {name}" for number, name in enumerate(self.classes))
+            raise DataError(f"{path}: the mask holds the value {stray[0]}, which is no class ({known}, 255 unlabelled)")
+        return found.astype(np.uint8)
+
+    def write_mask(self, name: str, label: np.ndarray, *, suggested: bool = False) -> None:
+        """Write a mask as a palette PNG in the classes' colours."""
+        picture = Image.fromarray(label.astype(np.uint8))
+        picture.putpalette(self.palette())
+        for path in [self.mask_path(name), *([self.suggestion_path(name)] if suggested else [])]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_image(picture, path)
+
+    def palette(self) -> list[int]:
+        """768 numbers: the colours of the classes, black for what is unlabelled."""
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(self.classes)] = colours(self.classes)
+        return table.flatten().tolist()
+
+    def accept(self, name: str, *, by: str, locked: bool = False) -> Entry:
+        """Take a mask as true, as it is on disk now; raises as `mask`, and where nothing is labelled."""
+        entry, label = self.entry(name), self.mask(name)
+        if (label == IGNORE).all():
+            raise DataError(f"{self.mask_path(name)}: nothing is labelled in it")
+        if self.suggestion_path(name).is_file():
+            entry.changed = int((self.mask(name, suggested=True) != label).sum())
+        entry.status = "locked" if locked else "accepted"
+        entry.provenance.append({"accepted": by, "changed": entry.changed})
+        self.save()
+        return entry
+
+    def source(self, entries: Iterable[Entry]) -> dict[str, Any]:
+        """A ``[data.ROLE]`` table of an experiment with these images and their masks."""
+        chosen = list(entries)
+        if not chosen:
+            raise ConfigError(f"{self.path}: there is no accepted or no locked image; accept some first")
+        return {
+            "source": str(self.path.resolve()),
+            "images": [entry.original for entry in chosen],
+            "labels": [f"masks/{entry.name}.png" for entry in chosen],
+            "classes": self.classes,
+        }
+
+
+def _entry(line: str) -> Entry:
+    fields = json.loads(line)
+    return Entry(**{key: value for key, value in fields.items() if key not in ("file_name", "mask_file_name")})
+
+
+def _line(entry: Entry) -> str:
+    fields = {"file_name": f"{entry.name}.png", **asdict(entry)}
+    return json.dumps(fields) + "\n"
+
+
+def _take_in(path: Path, name: str, image: Path) -> Entry:
+    """Copy an image, and make its 8-bit picture where it is not one itself."""
+    pixels = read_image(image)
+    if min(pixels.shape[:2]) < 2:
+        raise DataError(f"{image}: {pixels.shape[0]}×{pixels.shape[1]} pixels are too few to annotate")
+    preview = path / "images" / f"{name}.png"
+    preview.parent.mkdir(parents=True, exist_ok=True)
+    if pixels.dtype == np.uint8 and image.suffix.lower() == ".png":
+        shutil.copyfile(image, preview)
+        return Entry(name, f"images/{name}.png", 0.0, 255.0)
+    original = path / "originals" / f"{name}{image.suffix.lower()}"
+    original.parent.mkdir(exist_ok=True)
+    shutil.copyfile(image, original)
+    low, high = (0.0, 255.0) if pixels.dtype == np.uint8 else (float(pixels.min()), float(pixels.max()))
+    scaled = (pixels.astype(np.float64) - low) / max(high - low, 1e-12) * 255
+    save_image(Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8).squeeze()), preview)
+    return Entry(name, original.relative_to(path).as_posix(), low, high)

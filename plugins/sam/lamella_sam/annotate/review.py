@@ -1,0 +1,71 @@
+"""What waits for a person: a picture of every suggestion, and clicks that change masks."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lamella import IGNORE
+from lamella.engine.labelmap import save_image
+from lamella.engine.pictures import overlay_picture
+from lamella.errors import ConfigError
+from PIL import Image
+
+from lamella_sam.annotate.correct import Click, by_image, fill, object_at, read_clicks, superpixels
+from lamella_sam.annotate.folder import AnnotationFolder
+from lamella_sam.annotate.suggest import Suggester, promptable
+
+
+def draw(folder: AnnotationFolder, name: str) -> Path:
+    """Write ``review/NAME.png``: the image, with its mask over it, with superpixel borders; returns the path."""
+    with Image.open(folder.preview(name)) as opened:
+        image = np.asarray(opened.convert("RGB"))
+    panels = [image]
+    if folder.mask_path(name).is_file():
+        panels.append(overlay_picture(image, folder.mask(name), folder.classes))
+    segments = superpixels(image)
+    edges = np.zeros(segments.shape, bool)
+    edges[1:] |= segments[1:] != segments[:-1]
+    edges[:, 1:] |= segments[:, 1:] != segments[:, :-1]
+    panels.append(np.where(edges[..., None], np.array([255, 220, 0], np.uint8), image))
+    path = folder.path / "review" / f"{name}.png"
+    path.parent.mkdir(exist_ok=True)
+    save_image(Image.fromarray(np.concatenate(panels, 1)), path)
+    return path
+
+
+def apply_clicks(folder: AnnotationFolder, clicks: Path, by: str, run: Path | None) -> dict[str, int]:
+    """Change masks by scripted clicks; returns how many pixels of each image changed.
+
+    Args:
+        by: ``superpixel``, or ``object`` as the promptable network of ``run`` sees it.
+
+    Raises:
+        ConfigError: another way to fill, or a run without a promptable network.
+        DataError: clicks that cannot be read, or lie outside of their image.
+    """
+    if by not in ("superpixel", "object"):
+        raise ConfigError(f"annotate review --by {by!r} is neither superpixel nor object")
+    suggester = None if run is None else Suggester(run, folder.classes)
+    network = None if suggester is None else promptable(suggester)
+    if by == "object" and network is None:
+        raise ConfigError(f"{run}: its trainer has no promptable network; use --by superpixel")
+    changed = {}
+    for name, here in by_image(read_clicks(clicks, folder.classes)).items():
+        folder.entry(name)
+        pixels = folder.image(name)
+        before = folder.mask(name) if folder.mask_path(name).is_file() else np.full(pixels.shape[:2], IGNORE, np.uint8)
+        label, segments = before, superpixels(pixels)
+        for click in here:
+            label = fill(label, click, segments if network is None else _object(suggester, network, pixels, click))
+        folder.write_mask(name, label)
+        changed[name] = int((label != before).sum())
+    return changed
+
+
+def _object(suggester: Suggester | None, network: Any, pixels: np.ndarray, click: Click) -> np.ndarray:
+    """The object under a click as segments: 1 inside, 0 outside."""
+    inside = 0 <= click.y < pixels.shape[0] and 0 <= click.x < pixels.shape[1]
+    if not inside:
+        return np.zeros(pixels.shape[:2], np.int64)  # fill says what is wrong
+    assert suggester is not None
+    return object_at(network, suggester.batch(pixels).image, click).astype(np.int64)

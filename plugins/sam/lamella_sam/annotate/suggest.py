@@ -1,0 +1,95 @@
+"""Suggestions for an annotation folder from any segmentation run, and how coherent each is."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lamella import Batch, Sample
+from lamella.engine.evaluate import predict_whole
+from lamella.engine.metrics import confusion, iou_of
+from lamella.engine.run import open_run
+from lamella.errors import ConfigError
+from torch import Tensor
+
+from lamella_sam.annotate.folder import AnnotationFolder, Entry
+
+VIEWS: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], ...] = (
+    (lambda image: image.flip(-1), lambda label: label.flip(-1)),
+    (lambda image: image.flip(-2), lambda label: label.flip(-2)),
+    (lambda image: image.clamp(0, 1) ** 0.8, lambda label: label),
+)
+"""Views of an image that a sure model labels alike, and the way back for their labels."""
+
+
+class Suggester:
+    """A run that labels images: what it predicts, and how far it agrees with itself."""
+
+    def __init__(self, run: Path, classes: list[str]):
+        experiment, self.trainer, self.modality, header = open_run(run)
+        self.run, self.tile = run, experiment.fit.tile
+        known = header["data"]["class_names"]
+        if known != classes:
+            raise ConfigError(f"{run} tells the classes {', '.join(known)}, the folder has {', '.join(classes)}")
+
+    def batch(self, pixels: np.ndarray) -> Batch:
+        """One image as the run's modality reads it."""
+        sample = Sample(pixels, None, None, 0, 0, (float("nan"), float("nan")), {}, "image")
+        made = self.modality.collate([sample])
+        assert isinstance(made, Batch)
+        return made
+
+    @torch.inference_mode()
+    def label(self, batch: Batch) -> Tensor:
+        """(1, H, W) int64 classes."""
+        return predict_whole(self.trainer, batch, self.tile).argmax(1)
+
+    def suggest(self, pixels: np.ndarray) -> tuple[np.ndarray, float]:
+        """The label (H, W) uint8 of an image, and its coherence.
+
+        Coherence is the mean over views (mirrored twice, lighter) of the mIoU between the label of the image and
+        that of the view, turned back: 1 where the model always says the same. It needs no truth and is no
+        accuracy; it only orders the queue.
+        """
+        batch = self.batch(pixels)
+        label = self.label(batch)
+        scores = []
+        for there, back in VIEWS:
+            other = back(self.label(batch._replace(image=there(batch.image))))
+            count = int(torch.maximum(label.max(), other.max())) + 1
+            scores.append(iou_of(confusion(other, label, count)).nanmean())
+        return label[0].to(torch.uint8).numpy(), float(torch.stack(scores).mean())
+
+
+def suggest_all(folder: AnnotationFolder, run: Path, tell: Callable[[str], None]) -> list[Entry]:
+    """Label every image that nobody has accepted; returns the queue, least coherent first.
+
+    A mask that a person has begun to change since the last suggestion is left alone.
+    """
+    suggester = Suggester(run, folder.classes)
+    for entry in folder.of("new", "suggested"):
+        if _touched(folder, entry):
+            tell(f"{entry.name}: its mask was changed by hand and is left alone")
+            continue
+        label, entry.score = suggester.suggest(folder.image(entry.name))
+        folder.write_mask(entry.name, label, suggested=True)
+        entry.status = "suggested"
+        entry.provenance.append({"suggested": str(run), "score": entry.score})
+        folder.save()
+    return folder.queue()
+
+
+def _touched(folder: AnnotationFolder, entry: Entry) -> bool:
+    """Whether the mask on disk is another than what was suggested."""
+    if not folder.mask_path(entry.name).is_file():
+        return False
+    if not folder.suggestion_path(entry.name).is_file():
+        return True
+    return bool((folder.mask(entry.name) != folder.mask(entry.name, suggested=True)).any())
+
+
+def promptable(suggester: Suggester) -> Any | None:
+    """The run's promptable network, or None."""
+    network = getattr(suggester.trainer, "backbone", None)
+    return network if hasattr(network, "masks") else None
