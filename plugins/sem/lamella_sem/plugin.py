@@ -37,6 +37,12 @@ def lamella_perturbations() -> dict[str, Any]:
 
 
 @hookimpl
+def lamella_commands() -> dict[str, tuple[str, str]]:
+    """Encoders for use elsewhere."""
+    return {"sem-export": ("a run's encoder for timm and as ONNX", "lamella_sem.export_command:sem_export")}
+
+
+@hookimpl
 def lamella_sets() -> dict[str, list[dict[str, Any]]]:
     """The views of pre-training, and the milder ones of fine-tuning."""
     return SETS

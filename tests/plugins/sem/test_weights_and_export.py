@@ -1,0 +1,158 @@
+"""Encoders out into the world and back: runs, timm files, the Hub, ONNX; every mistake in one sentence."""
+
+import json
+import shutil
+
+import pytest
+import timm
+import torch
+from lamella.engine.experiment import check_experiment
+from lamella.engine.fit import fit
+from lamella.engine.run import open_run
+from lamella.errors import ContractError, RunError
+from lamella_sem.export import export
+from lamella_sem.vit import vit
+from pairs import ENCODER
+from safetensors.torch import save_file
+
+SHAPE = {key: value for key, value in ENCODER.items() if key != "name"}
+PAIRS = {"source": {"name": "synth-sem", "count": 6, "size": 32, "layout": "apart"},
+         "columns": {"image": {"high": "image", "low": "low"}}}  # fmt: skip
+SMALL = {"name": "vit", "size": 32, "patch": 8, "width": 24, "depth": 2, "heads": 2}
+PRETRAIN = {"name": "mae-contrastive", "views": "sem-views", "encoder": SMALL, "decoder_width": 16, "decoder_depth": 1}
+FIT = {"steps": 3, "batch_size": 4, "log_every": 1, "best": "last"}
+
+
+def trained(folder, name, role, trainer, **fit_changes):
+    data, changed = {role: PAIRS, "test": PAIRS}, {**FIT, **fit_changes}
+    tables = {"modality": "sem", "data": data, "trainer": trainer, "fit": changed}
+    run = folder / name
+    return run, fit(check_experiment(tables, name=name, folder=folder), run)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A pre-training, and a classification that starts from it."""
+    folder = tmp_path_factory.mktemp("runs")
+    pretrained, first = trained(folder, "pre", "unlabelled", PRETRAIN)
+    start = {**SMALL, "weights": str(pretrained)}
+    classified, second = trained(folder, "cls", "labelled", {"name": "classify", "encoder": start}, ema=0.5)
+    return {"pre": pretrained, "cls": classified, "results": (first, second)}
+
+
+def encoder_of(run):
+    return open_run(run)[1].encoder
+
+
+def same(one, other):
+    return all((one.state_dict()[name] == value).all() for name, value in other.state_dict().items())
+
+
+def test_both_trainers_run_end_to_end_and_report(runs):
+    first, second = (results["sets"]["test"] for results in runs["results"])
+    assert first["pairs"] == 6 and {"recall_at_1", "knn_accuracy", "probe_accuracy"} <= first.keys()
+    assert second["samples"] == 6 and len(second["confusion"]) == 8 and len(second["embedding_map"]) == 6
+    page = (runs["cls"] / "report.html").read_text(encoding="utf-8")
+    assert "calibration error" in page and page.count("<img") >= 4
+    assert "retrieval recall@1" in (runs["pre"] / "report.html").read_text(encoding="utf-8")
+    log = [json.loads(line) for line in (runs["pre"] / "log.jsonl").read_text().splitlines()]
+    assert all(entry["paired"] == 1 for entry in log)
+
+
+def test_an_encoder_starts_from_a_run_of_either_trainer(runs):
+    shape = {key: value for key, value in SMALL.items() if key != "name"}
+    for name in ("pre", "cls"):
+        assert same(vit(**shape, weights=str(runs[name]), channels=1), encoder_of(runs[name])), name
+    assert not same(encoder_of(runs["pre"]), encoder_of(runs["cls"]))
+
+
+def test_a_run_is_opened_after_the_run_it_started_from_is_gone(runs, tmp_path):
+    moved = shutil.copytree(runs["cls"], tmp_path / "moved")
+    text = (moved / "experiment.toml").read_text()
+    (moved / "experiment.toml").write_text(text.replace(str(runs["pre"]), str(tmp_path / "gone")))
+    assert str(runs["pre"]) in text and same(encoder_of(moved), encoder_of(runs["cls"]))
+
+
+def test_a_timm_file_of_colour_and_another_size_is_resampled(tmp_path):
+    torch.manual_seed(0)
+    colour = vit(**{**SHAPE, "size": 32}, channels=3)
+    save_file({**colour.state_dict(), "head.weight": torch.zeros(5, 24)}, tmp_path / "timm.safetensors")
+    grey = vit(**SHAPE, weights=str(tmp_path / "timm.safetensors"), channels=1)
+    image = torch.rand(1, 1, 32, 32)
+    with torch.no_grad():
+        patches = [net.eval().patch_embed(x) for net, x in ((grey, image), (colour, image.expand(-1, 3, -1, -1)))]
+    assert (patches[0] - patches[1]).abs().max() < 1e-5
+    assert grey.pos_embed.shape == (1, 17, 24)
+    assert (grey.blocks[1].mlp.fc1.weight == colour.blocks[1].mlp.fc1.weight).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: "nowhere.safetensors", "is no run folder, no .safetensors file, and no Hub id"),
+        (lambda folder: str(folder), "this is no run folder"),
+        (lambda folder: _file(folder, depth=3), r"has 'blocks.2\..*2 tensors missing|which the encoder has not"),
+        (lambda folder: _file(folder, depth=1), "lacks 'blocks.1"),
+        (lambda folder: _file(folder, width=48), r"do not fit: .* is .* there and .* here"),
+        (lambda folder: _broken(folder), "cannot be read as safetensors"),
+        (lambda folder: "timm/no-such-model", "cannot be had from the Hub"),
+    ],
+)
+def test_wrong_weights_are_named_in_one_sentence(make, message, tmp_path):
+    with pytest.raises(ContractError, match=message) as caught:
+        vit(**SHAPE, weights=make(tmp_path), channels=1)
+    assert "\n" not in str(caught.value)
+
+
+def _file(folder, **changes):
+    save_file(vit(**{**SHAPE, **changes}, channels=1).state_dict(), folder / "other.safetensors")
+    return str(folder / "other.safetensors")
+
+
+def _broken(folder):
+    (folder / "broken.safetensors").write_bytes(b"no weights")
+    return str(folder / "broken.safetensors")
+
+
+def test_sizes_that_do_not_go_together_are_named():
+    with pytest.raises(ContractError, match="size = 20 is no multiple of patch = 8"):
+        vit(size=20, patch=8, channels=1)
+    with pytest.raises(ContractError, match="heads = 5 do not divide width = 24"):
+        vit(size=16, patch=8, width=24, heads=5, channels=1)
+
+
+def test_the_export_is_loaded_by_timm_alone(runs, tmp_path):
+    done = export(runs["pre"], tmp_path, onnx=False)
+    assert done["files"] == ["model.safetensors", "config.json"] and done["differences"]["timm"] < 1e-6
+    config = json.loads((tmp_path / "config.json").read_text())
+    model = timm.create_model(
+        config["architecture"], num_classes=0, checkpoint_path=str(tmp_path / "model.safetensors"), **config["model_args"]
+    )
+    image = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        found, wanted = (net.eval().forward_features(image) for net in (model, encoder_of(runs["pre"])))
+    assert (found - wanted).abs().max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_the_onnx_export_gives_the_same(runs, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    done = export(runs["cls"], tmp_path)
+    assert done["files"][-1] == "encoder.onnx" and done["differences"]["onnx"] < 1e-4
+    assert (tmp_path / "encoder.onnx").stat().st_size > 10_000
+
+
+def test_an_export_that_differs_is_refused(runs, tmp_path, monkeypatch):
+    from lamella_sem import export as module
+
+    monkeypatch.setattr(module, "MEAN", 0.4)  # as if normalisation were forgotten on one side
+
+    class Shifted(module.Embedder):
+        def forward(self, image):
+            return super().forward(image) + 0.01
+
+    monkeypatch.setattr(module, "_through_timm", lambda out: Shifted(encoder_of(runs["pre"])))
+    with pytest.raises(RunError, match=r"differs by 0\.01; it is not to be used"):
+        export(runs["pre"], tmp_path, onnx=False)
