@@ -125,9 +125,8 @@ def test_the_export_is_loaded_by_timm_alone(runs, tmp_path):
     done = export(runs["pre"], tmp_path, onnx=False)
     assert done["files"] == ["model.safetensors", "config.json"] and done["differences"]["timm"] < 1e-6
     config = json.loads((tmp_path / "config.json").read_text())
-    model = timm.create_model(
-        config["architecture"], num_classes=0, checkpoint_path=str(tmp_path / "model.safetensors"), **config["model_args"]
-    )
+    file = str(tmp_path / "model.safetensors")
+    model = timm.create_model(config["architecture"], num_classes=0, checkpoint_path=file, **config["model_args"])
     image = torch.rand(2, 1, 32, 32)
     with torch.no_grad():
         found, wanted = (net.eval().forward_features(image) for net in (model, encoder_of(runs["pre"])))
