@@ -103,7 +103,7 @@ class _Answer(BaseHTTPRequestHandler):
             made = json.loads(body)
             name = f"{made.get('organization') or 'me'}/{made['name']}"
             self.hub.repositories.setdefault(name, Repository({"main": {}}, made.get("private", False)))
-            return self._json({"url": f"http://hub/datasets/{name}", "name": name})
+            return self._json({"url": f"{self._own()}/datasets/{name}", "name": name})
         if path == "/api/whoami-v2":
             return self._json({"name": "me", "type": "user", "auth": {"accessToken": {"role": "write"}}})
         if path == "/api/validate-yaml":
@@ -208,8 +208,11 @@ class _Answer(BaseHTTPRequestHandler):
                 path, content = item["value"]["path"], base64.b64decode(item["value"]["content"])
                 self.hub.uploaded[path] = there.revisions["main"][path] = content
         commit = there.commit("main")
-        self._json({"success": True, "commitOid": commit, "commitUrl": f"http://hub/datasets/{name}/commit/{commit}",
+        self._json({"success": True, "commitOid": commit, "commitUrl": f"{self._own()}/datasets/{name}/commit/{commit}",
                     "hookOutput": "", "pullRequestUrl": None})  # fmt: skip
+
+    def _own(self) -> str:
+        return f"http://{self.headers.get('Host')}"
 
     def _json(self, value: object) -> None:
         data = json.dumps(value).encode()

@@ -13,6 +13,16 @@ from lamella.errors import ConfigError
 Patterns = str | list[str]
 
 
+class FoldConfig(BaseModel):
+    """``fold`` of a ``[data.ROLE]`` table: parts of a set that share no group."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    column: Annotated[str, Field(description="group column whose groups stay whole, as specimen or lot")]
+    of: Annotated[int, Field(ge=2, description="number of parts")]
+    take: Annotated[list[int], Field(min_length=1, description="the parts that this role reads, from 0")]
+
+
 class SourceConfig(BaseModel):
     """One ``[data.ROLE]`` table of an experiment file."""
 
@@ -56,6 +66,10 @@ class SourceConfig(BaseModel):
     ] = False
     only: Annotated[dict[str, str | list[str]], Field(description="keep rows whose group column holds this")] = {}
     exclude: Annotated[dict[str, str | list[str]], Field(description="drop rows whose group column holds this")] = {}
+    fold: Annotated[
+        FoldConfig | None,
+        Field(description="whole groups dealt out into parts, { column = 'lot', of = 5, take = [0] }"),
+    ] = None
     slice: Annotated[str | None, Field(description="rows by position, as '0:60'")] = None
     subset: Annotated[int | None, Field(description="so many rows, chosen by subset_seed; nested")] = None
     subset_seed: Annotated[int, Field(description="seed of the subset")] = 0

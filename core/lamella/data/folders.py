@@ -10,6 +10,7 @@ from pathlib import Path
 from lamella.data.classes import Classes
 from lamella.data.config import Patterns, SourceConfig
 from lamella.data.files import SUFFIXES, image_files, image_stem, read_micrograph, readable
+from lamella.data.micrograph import Facts
 from lamella.data.reading import frame_name
 from lamella.data.samples import FileRow, Row, SampleTable, sample_key
 from lamella.data.views import by_wildcards
@@ -33,16 +34,17 @@ def from_folder(folder: Path, config: SourceConfig, classes: Classes | None) -> 
     if labels is not None and config.images is None:
         taken = set(labels.values())
         images = [path for path in images if path not in taken]
-    by_stem = _by_stem(images, "images")
-    groups = {stem: _groups(config.group, stem) for stem in by_stem}
+    if labels is not None or instances is not None:
+        _by_stem(images, "images")  # where masks are paired, stems must tell images apart
+    groups = {str(image): _groups(config.group, image.stem) for image in images}
     classes, class_ids = _classes_of(groups, classes)
     rows: list[Row] = []
-    for stem, image in by_stem.items():
-        if labels is not None and stem not in labels:
+    for image in images:
+        if labels is not None and image.stem not in labels:
             raise DataError(f"{image}: no mask of the same stem matches labels = {config.labels!r}")
-        label = class_ids.get(stem) if labels is None else labels[stem]
-        whole = FileRow(image, label, None if instances is None else instances.get(stem), config.reading())
-        rows += _frames(folder, config, whole, groups[stem])
+        label = class_ids.get(str(image)) if labels is None else labels[image.stem]
+        whole = FileRow(image, label, None if instances is None else instances.get(image.stem), config.reading())
+        rows += _frames(folder, config, whole, groups[str(image)])
     return SampleTable(rows, classes, str(folder))
 
 
@@ -51,11 +53,19 @@ def _frames(folder: Path, config: SourceConfig, whole: FileRow, groups: dict[str
     image = whole.image
     assert isinstance(image, Path)
     if config.metadata:
-        groups = {**read_micrograph(image, 0).facts.texts(), **groups}
+        groups = {**_facts(image).texts(), **groups}
     for frame in whole.reading.frames(image):
         name = frame_name(readable(image.relative_to(folder).as_posix()), frame)
         row = replace(whole, frame=frame)
         yield Row(name, sample_key(folder.name, name), groups, config.pixel_size(), row, whole.label is not None)
+
+
+def _facts(image: Path) -> Facts:
+    """What a header tells; nothing for a file that cannot be read, which says so when it is."""
+    try:
+        return read_micrograph(image, 0).facts
+    except DataError:
+        return Facts()
 
 
 def _from_views(

@@ -13,7 +13,7 @@ from lamella.data.config import SourceConfig
 from lamella.data.folders import from_folder
 from lamella.data.hub import from_hub
 from lamella.data.samples import SampleTable
-from lamella.data.splits import by_group, by_slice, nested_subset
+from lamella.data.splits import by_fold, by_group, by_slice, nested_subset
 from lamella.data.tables import from_dataset, from_parquet
 from lamella.errors import ConfigError
 from lamella.registry.registry import Plan, Registry
@@ -90,13 +90,16 @@ def _quiet() -> Iterator[None]:
 
 
 def choose(table: SampleTable, config: SourceConfig) -> SampleTable:
-    """The rows that filters, slice and subset of ``config`` leave, in that order."""
+    """The rows that filters, fold, slice and subset of ``config`` leave, in that order."""
     chosen = by_group([row.groups for row in table.rows], config.only, config.exclude)
+    if config.fold is not None:
+        kept = [table.rows[i].groups for i in chosen]
+        chosen = [chosen[i] for i in by_fold(kept, config.fold.column, config.fold.of, config.fold.take)]
     if config.slice is not None:
         chosen = by_slice(chosen, config.slice)
     if config.subset is not None:
         keys = [table.rows[i].key for i in chosen]
         chosen = [chosen[i] for i in nested_subset(keys, config.subset, config.subset_seed)]
     if not chosen:
-        raise ConfigError(f"{table.origin}: no image is left after only, exclude and slice")
+        raise ConfigError(f"{table.origin}: no image is left after only, exclude, fold and slice")
     return table.take(chosen)

@@ -1,6 +1,7 @@
 """Which rows of a set are used: filters by group, slices, and nested seeded subsets."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from lamella.errors import ConfigError
@@ -65,3 +66,31 @@ def nested_subset(keys: Sequence[int], count: int, seed: int) -> list[int]:
         raise ConfigError(f"subset = {count} must lie within 1 and {len(keys)}, the number of images there are")
     rank = sorted(range(len(keys)), key=lambda i: hashlib.blake2b(f"{seed} {keys[i]}".encode()).digest())
     return sorted(rank[:count])
+
+
+def by_fold(rows: Sequence[Mapping[str, str]], column: str, of: int, take: Sequence[int]) -> list[int]:
+    """The indices of the rows in some of ``of`` parts, of which each holds whole groups of ``column``.
+
+    Groups are dealt out from the largest to the smallest, each to the part that holds the fewest rows, so the parts
+    are about equal; which group goes where depends on the groups alone, not on the order of the rows.
+
+    Raises:
+        ConfigError: no such column, fewer groups than parts, or a part that does not exist.
+
+    >>> rows = [{"lot": lot} for lot in "AABBBCD"]
+    >>> [by_fold(rows, "lot", 3, [part]) for part in range(3)]
+    [[2, 3, 4], [0, 1], [5, 6]]
+    """
+    if any(column not in row for row in rows):
+        known = ", ".join(sorted({name for row in rows for name in row})) or "none"
+        raise ConfigError(f"fold.column = {column!r} is no group column; the columns are {known}")
+    if stray := [part for part in take if not 0 <= part < of]:
+        raise ConfigError(f"fold: there is no part {stray[0]} of {of}; they are numbered from 0 to {of - 1}")
+    sizes = Counter(row[column] for row in rows)
+    if len(sizes) < of:
+        raise ConfigError(f"fold.of = {of}: the column {column!r} holds only {len(sizes)} groups")
+    filled, part_of = [0] * of, dict[str, int]()
+    for group, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        part_of[group] = min(range(of), key=lambda part: (filled[part], part))
+        filled[part_of[group]] += size
+    return [index for index, row in enumerate(rows) if part_of[row[column]] in take]

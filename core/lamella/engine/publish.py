@@ -1,0 +1,140 @@
+"""A set of samples as parquet files with a card, in a folder or on the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lamella.contracts.data import Sample
+from lamella.data.samples import SampleTable
+from lamella.engine.checkpoint import write_text
+from lamella.engine.inspection import Inspection
+from lamella.errors import DataError
+
+_SHARD = 256 << 20
+"""Bytes of pictures after which a file ends."""
+
+
+def write_set(table: SampleTable, folder: Path, split: str, *, shard: int = _SHARD) -> list[Path]:
+    """Write ``data/SPLIT-00000-of-0000N.parquet`` with the columns of a Lamella dataset, and return the files.
+
+    Raises:
+        DataError: samples of several views, or one that cannot be read.
+    """
+    from datasets import Dataset
+
+    features = _features(table)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    parts: list[Path] = []
+    for number, rows in enumerate(_shards(table, shard)):
+        parts.append(folder / "data" / f"{split}-{number:05d}.part")
+        Dataset.from_list(rows, features=features).to_parquet(parts[-1], batch_size=64)
+    named = [folder / "data" / f"{split}-{i:05d}-of-{len(parts):05d}.parquet" for i in range(len(parts))]
+    return [part.replace(path) for part, path in zip(parts, named, strict=True)]
+
+
+def _shards(table: SampleTable, shard: int) -> Iterator[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for index in range(len(table)):
+        rows.append(_row(table.read(index), table))
+        size += len(rows[-1]["image"]["bytes"])
+        if size >= shard:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def _features(table: SampleTable) -> Any:
+    from datasets import ClassLabel, Features, List, Value
+    from datasets import Image as Picture
+
+    first = table.read(0)
+    columns: dict[str, Any] = {"image": Picture()}
+    if table.classes is not None and first.label is not None:
+        names = ClassLabel(names=list(table.classes.names))
+        columns["label"] = names if isinstance(first.label, int) else Picture()
+        columns["classes"] = List(names)
+    if first.instance is not None:
+        columns["instance"] = Picture()
+    columns |= {"pixel_nm": List(Value("float64"), length=2), "name": Value("string")}
+    columns |= {name: Value("float64") for name in first.meta}
+    columns |= {name: Value("string") for name in first.groups if name not in columns}
+    return Features(columns)
+
+
+def _row(sample: Sample, table: SampleTable) -> dict[str, Any]:
+    if sample.views:
+        raise DataError(f"{sample.name}: samples of several views are not pushed; push their dataset as it is")
+    row: dict[str, Any] = {"image": _picture(sample.image), "name": sample.name, "pixel_nm": list(sample.pixel_nm)}
+    if table.classes is not None and sample.label is not None:
+        whole = isinstance(sample.label, int)
+        row["label"] = sample.label if whole else _picture(np.asarray(sample.label, np.uint8))
+        present = [sample.label] if whole else np.unique(sample.label)
+        row["classes"] = [int(value) for value in present if int(value) < len(table.classes.names)]
+    if sample.instance is not None:
+        row["instance"] = _picture(sample.instance.astype(np.uint16))
+    return {**row, **sample.meta, **{name: value for name, value in sample.groups.items() if name not in row}}
+
+
+def _picture(pixels: np.ndarray) -> dict[str, Any]:
+    """PNG for 8 and 16 bit, TIFF for floating point: both keep every value."""
+    buffer = BytesIO()
+    squeezed = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    Image.fromarray(squeezed).save(buffer, "TIFF" if pixels.dtype == np.float32 else "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def card(found: Inspection, repository: str, splits: list[str], *, licence: str, note: str) -> str:
+    """The README of a data set: what is in it, what was noticed, how to use it."""
+    files = "".join(f"  - split: {split}\n    path: data/{split}-*\n" for split in splits)
+    lines = [
+        "---", *([f"license: {licence}"] if licence else []), "tags:", "- electron-microscopy", "- lamella", "configs:",
+        "- config_name: default", "  data_files:", files.rstrip("\n"), "---", f"# {repository.partition('/')[2]}", "",
+        note or f"Made by `lamella data push` from {Path(found.origin).name}.", "",
+        f"- samples: {found.samples}",
+        f"- sizes: {_listed(found.sizes)}",
+        f"- pixels: {_listed(found.pixels)}",
+        f"- pixel size: {_listed(found.pixel_nm)}",
+        *(f"- {column}: {_listed(values)}" for column, values in found.groups.items() if len(values) <= 40),
+    ]  # fmt: skip
+    if found.classes:
+        lines += ["", "| class | share | samples |", "|---|---:|---:|"]
+        lines += [f"| {name} | {c['share']:.3%} | {c['samples']:.0f} |" for name, c in found.classes.items()]
+    lines += ["", f"Near-duplicates found: {len(found.duplicates)} pairs.", ""]
+    use = ["[data.labelled]", f'source = "{repository}"', f'split = "{splits[0]}"']
+    return "\n".join([*lines, "```toml", *use, "```", ""])
+
+
+def _listed(counts: Any) -> str:
+    return ", ".join(f"{value} ({count})" for value, count in counts.most_common(12)) or "–"
+
+
+def push(folder: Path, repository: str, *, private: bool, message: str) -> str:
+    """Upload a folder to a data set on the Hub, made if it is not there; returns its address.
+
+    Raises:
+        DataError: no token, no right to write, or no connection.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, repo_type="dataset", folder_path=folder, commit_message=message)
+    except Exception as error:  # network and authentication, of many kinds
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"
+        hint = "HF_TOKEN must hold a token with the right to write"
+        raise DataError(f"Hub dataset {repository!r} cannot be written: {reason}; {hint}") from error
+    return f"{api.endpoint}/datasets/{repository}"
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Write ``README.md``."""
+    write_text(folder / "README.md", text)
