@@ -4,21 +4,33 @@ import glob
 import json
 import os
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lamella.data.reading import Reading
 from lamella.data.survey import Survey, class_table, name_groups, survey
 from lamella.errors import ConfigError, DataError
 from lamella.registry.registry import Registry, current
 
 
+class Bar(StrEnum):
+    """What becomes of a data bar."""
+
+    METADATA = "metadata"
+    FIND = "find"
+    KEEP = "keep"
+
+
 def init(
-    images: Annotated[Path, typer.Argument(help="folder of images (PNG, JPEG, TIFF)")],
+    images: Annotated[Path, typer.Argument(help="folder of images: PNG, JPEG, TIFF, DM3, DM4, SER, EMD, MRC")],
     labels: Annotated[Path | None, typer.Option("--labels", help="folder of masks, paired with images by stem")] = None,
     unlabelled: Annotated[Path | None, typer.Option("--unlabelled", help="folder of images without masks")] = None,
     out: Annotated[Path, typer.Option("--out", help="experiment file to write")] = Path("experiment.toml"),
+    data_bar: Annotated[Bar, typer.Option(help="which burnt-in data bars are cut")] = Bar.METADATA,
+    pixel_nm: Annotated[float | None, typer.Option(min=0, help="nm per pixel where the files do not say")] = None,
     modality: Annotated[str, typer.Option(help="imaging technique")] = "tem",
     trainer: Annotated[str, typer.Option(help="way to learn")] = "supervised",
     backbone: Annotated[str, typer.Option(help="network")] = "deeplabv3plus",
@@ -29,15 +41,18 @@ def init(
         registry.get(kind, name)
     if out.exists():
         raise ConfigError(f"{out} exists; choose another with --out, or move it away")
-    found = survey(images, labels)
-    extra = None if unlabelled is None else survey(unlabelled)
+    reading = Reading(data_bar.value)
+    found = survey(images, labels, reading=reading)
+    extra = None if unlabelled is None else survey(unlabelled, reading=reading)
     print(_said(found, extra))
     if labels is None:
         print("\nno masks: nothing to train on yet; run again with --labels MASKS for an experiment file")
         return
     if len(found.labelled) < 2:
         raise DataError(f"{labels}: {len(found.labelled)} usable pairs are too few; it takes 2, one to test on")
-    text = _draft(found, unlabelled, registry, modality, trainer, backbone)
+    keys = [f"data_bar = {_text(data_bar.value)}"] if data_bar is not Bar.METADATA else []
+    keys += [] if pixel_nm is None else [f"pixel_nm = {float(pixel_nm)!r}"]
+    text = _draft(found, unlabelled, registry, modality, trainer, backbone, keys)
     out.write_text(text, encoding="utf-8")
     print(f"\nwrote {out}; look it over, then: lamella train {out}")
 
@@ -48,6 +63,9 @@ def _said(found: Survey, extra: Survey | None) -> str:
     lines = [f"{len(found.pairs)} images, {len(found.labelled)} of them with a mask"]
     lines.append("sizes: " + ", ".join(f"{h}×{w} ({n})" for (h, w), n in found.sizes.most_common(5)))
     lines.append("pixels: " + ", ".join(f"{kind} ({n})" for kind, n in found.kinds.most_common()))
+    lines.append("pixel size: " + ", ".join(f"{_nm(size)} ({n})" for size, n in found.pixel_nm.most_common(5)))
+    if found.makers:
+        lines.append("formats: " + ", ".join(f"{maker} ({n})" for maker, n in found.makers.most_common(5)))
     lines += ["classes:"] if found.marks else []
     for name, mark in class_table(found).items():
         lines.append(f"    {name:<14} {mark!s:<8} {found.marks[mark] / pixels:8.3%} of the pixels")
@@ -64,10 +82,25 @@ def _said(found: Survey, extra: Survey | None) -> str:
     return "\n".join(lines)
 
 
+def _nm(size: tuple[float, float] | None) -> str:
+    if size is None:
+        return "unknown"
+    return f"{size[0]:g} nm" if size[0] == size[1] else f"{size[0]:g} × {size[1]:g} nm"
+
+
 def _draft(
-    found: Survey, unlabelled: Path | None, registry: Registry, modality: str, trainer: str, backbone: str
+    found: Survey,
+    unlabelled: Path | None,
+    registry: Registry,
+    modality: str,
+    trainer: str,
+    backbone: str,
+    keys: Sequence[str],
 ) -> str:
-    """The experiment file: held-out groups where the names show any, else every fifth image."""
+    """The experiment file: held-out groups where the names show any, else every fifth image.
+
+    ``keys`` are further lines of every ``[data.ROLE]``.
+    """
     assert found.masks is not None
     root = Path(os.path.commonpath([found.images.resolve(), found.masks.resolve()]))
     test, rule = _held_out(found.labelled)
@@ -86,11 +119,12 @@ def _draft(
             f"images = {_files(root, [image for image, _ in pairs])}",
             f"labels = {_files(root, [mask for _, mask in pairs if mask is not None])}",
             f"classes = {_table(class_table(found))}",
+            *keys,
             "",
         ]
     if unlabelled is not None:
         lines += ["# For trainers that learn from unlabelled images too.", "[data.unlabelled]"]
-        lines += [f"source = {_text(str(unlabelled.resolve()))}", ""]
+        lines += [f"source = {_text(str(unlabelled.resolve()))}", *keys, ""]
     lines += ["[trainer]", f"name = {_text(trainer)}", f"backbone = {{ name = {_text(backbone)} }}"]
     lines += ['augment = "weak"'] if "weak" in registry.sets else []
     lines += ["", "[fit]", "steps = 1000", f"batch_size = {min(4, max(2, len(found.labelled) - len(test)))}"]

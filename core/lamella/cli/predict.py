@@ -7,20 +7,14 @@ from typing import Annotated
 
 import typer
 
+from lamella.cli.init import Bar
+
 
 class LabelFormat(StrEnum):
     """What label maps are written as."""
 
     PNG = "png"
     TIFF = "tiff"
-
-
-class Bar(StrEnum):
-    """What becomes of a data bar."""
-
-    METADATA = "metadata"
-    FIND = "find"
-    KEEP = "keep"
 
 
 class Stacked(StrEnum):

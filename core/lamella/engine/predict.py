@@ -145,11 +145,12 @@ def predict(
     Returns:
         ``{"done": […], "skipped": […], "failed": {name: reason}}``; on the first process, those of all.
     """
+    found = find_images(images)
     experiment, trainer, modality, header = open_run(run, checkpoint)
     if trainer.embeds:
         raise RunError(f"{run}: {experiment.trainer.component.full_name} learns without classes; it predicts none")
     reading = _reading(experiment, trainer, wanted)
-    files = with_frames(find_images(images), reading)
+    files = with_frames(found, reading)
     accelerator = make_accelerator(experiment.fit.precision)
     names: list[str] = header["data"]["class_names"]
     structures = parse_structures(wanted.structures, names)
