@@ -1,11 +1,14 @@
-"""Supervised DeepLabV3+ on real micrographs: NASA's EBC1, leave one specimen out.
+"""DeepLabV3+ on real micrographs: NASA's EBC1, leave one specimen out, supervised or weak-to-strong.
 
     python examples/ebc1_leave_one_specimen_out.py FOLDER --out runs/ebc1
+    python examples/ebc1_leave_one_specimen_out.py FOLDER --labels 4 --trainer weak-to-strong --out runs/ebc1-4
 
 FOLDER is benchmark_segmentation_data/EBC1 of github.com/nasa/pretrained-microscopy-models (PNG or TIFF):
 14 back-scatter SEM cross-sections of a coating, 1024 × 1024, with background, oxide layer and crack. The
 upstream train/val/test split shares specimens, so every specimen is held out in turn and the pixels of all
-folds are pooled. A fold that is finished is not run again.
+folds are pooled. A fold that is finished is not run again. With --labels only so many images of the other specimens
+keep their labels; weak-to-strong reads all images of the other specimens without labels. No test image is read in
+training.
 """
 
 import argparse
@@ -22,7 +25,13 @@ from lamella.engine.metrics import iou_of
 CLASSES = ["background", "layer", "crack"]
 
 
-def source(folder: Path, **which: dict[str, str]) -> dict:
+TRAINERS = {
+    "supervised": {"name": "supervised", "augment": "weak"},
+    "weak-to-strong": {"name": "weak-to-strong", "weak": "weak", "sets": ["sample", "machine", "post"]},
+}
+
+
+def source(folder: Path, **which: dict[str, str] | int) -> dict:
     """All 14 images, or those of some specimens; the specimen is what stands before the underscore."""
     parts = [part for part in ("train", "val", "test") if (folder / part).is_dir()]
     return {
@@ -35,21 +44,23 @@ def source(folder: Path, **which: dict[str, str]) -> dict:
     }
 
 
-def experiment(folder: Path, specimen: str, steps: int, seed: int):
+def experiment(folder: Path, specimen: str, options: argparse.Namespace):
     """Train on every specimen but one."""
+    others = source(folder, exclude={"specimen": specimen})
+    few = {} if options.labels is None else {"subset": options.labels, "subset_seed": options.seed}
     tables = {
-        "seed": seed,
+        "seed": options.seed,
         "modality": "tem",
         "data": {
-            "labelled": source(folder, exclude={"specimen": specimen}),
+            "labelled": {**others, **few},
+            **({} if options.trainer == "supervised" else {"unlabelled": others}),
             "test": source(folder, only={"specimen": specimen}),
         },
         "trainer": {
-            "name": "supervised",
-            "augment": "weak",
+            **TRAINERS[options.trainer],
             "backbone": {"name": "deeplabv3plus", "encoder": "tu-mobilenetv3_small_100"},
         },
-        "fit": {"steps": steps, "batch_size": 4, "crop": 256, "warmup": 10, "optimizer": {"lr": 3e-3}},
+        "fit": {"steps": options.steps, "batch_size": 4, "crop": 256, "warmup": 10, "optimizer": {"lr": 3e-3}},
     }
     return check_experiment(tables, name=f"ebc1 without {specimen}", folder=folder)
 
@@ -65,13 +76,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ebc1"))
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trainer", choices=TRAINERS, default="supervised")
+    parser.add_argument("--labels", type=int, help="labelled images of the other specimens; else all")
     arguments = parser.parse_args()
     names = sorted(path.stem.partition("_")[0] for path in arguments.folder.glob("*_annot/*"))
     rows, pooled, grey = [], 0, 0
     for specimen in dict.fromkeys(names):
         run = arguments.out / f"seed-{arguments.seed}" / specimen.replace("#", "-")
         if not (run / "results.json").exists():
-            fit(experiment(arguments.folder, specimen, arguments.steps, arguments.seed), run)
+            fit(experiment(arguments.folder, specimen, arguments), run)
         figures = json.loads((run / "results.json").read_text(encoding="utf-8"))["sets"]["test"]
         pooled += torch.tensor(figures["confusion"])
         grey += torch.tensor(figures["grey_level"]["confusion"])

@@ -65,12 +65,15 @@ class WeakToStrong(Trainer):
         drop: Annotated[float, Field(ge=0, lt=1, description="share of channels the feature perturbation drops")] = 0.5,
         ramp: Annotated[int, Field(ge=0, description="steps over which L_u sets in")] = 0,
         mix: Annotated[float, Field(ge=0, le=1, description="probability of CutMix on top of a strong view")] = 0.0,
+        mix_labelled: Annotated[float, Field(ge=0, le=1, description="probability of CutMix of labelled images")] = 0.0,
         ema: Annotated[float | None, Field(gt=0, lt=1, description="decay of a teacher; else the student")] = None,
         losses: Annotated[dict[str, Loss] | None, Field(description="of the labelled images, as `supervised`")] = None,
         class_names: Annotated[list[str], FromData],
     ):
         super().__init__()
-        self.student = Supervised(backbone=backbone, augment=weak, losses=losses, class_names=class_names)
+        self.student = Supervised(
+            backbone=backbone, augment=weak, losses=losses, mix=mix_labelled, class_names=class_names
+        )
         self.weak, self.sets = weak, nn.ModuleList(sets)
         self.select, self.per, self.top_k = select, per, top_k
         self.probe_every, self.probe_scale = probe_every, probe_scale

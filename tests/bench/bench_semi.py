@@ -1,0 +1,138 @@
+"""Target 6: our semi-supervised step against the published body of UniMatch, and what perturbations cost in a step.
+
+Both sides interleaved in one process, the figure is the median of the rounds' ratios. The published body gets its
+strong views ready made, as from its loader, so ours runs without perturbations there.
+"""
+
+import time
+from statistics import median
+
+import torch
+from lamella import Batch, Chain, Step
+from lamella.registry.registry import current
+from lamella_tem.deeplab import DeepLabV3Plus
+from lamella_tem.weak_to_strong import WeakToStrong
+from torch.nn.functional import cross_entropy
+
+CLASSES = ["silicon", "oxide", "nitride", "metal", "liner", "defect"]
+ROUNDS, SIZE, IMAGES, TAU = 9, 128, 4, 0.95
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return DeepLabV3Plus(
+        encoder="tu-mobilenetv3_small_100", norm="group", dropout=0.0, channels=1, classes=len(CLASSES)
+    )
+
+
+def ours(sets, net, **options):
+    torch.manual_seed(0)
+    settings = {"tau": TAU, "select": "mean", "mix": 0.0, "drop": 0.0, **options}
+    return WeakToStrong(backbone=net, sets=sets, losses={"ce": _ce}, class_names=CLASSES, **settings)
+
+
+def _ce(logits, label, weight, /):
+    return cross_entropy(logits, label, ignore_index=255)
+
+
+def batches(seed=0):
+    torch.manual_seed(seed)
+    label = torch.randint(0, len(CLASSES), (IMAGES, SIZE, SIZE))
+    return {
+        "labelled": Batch.of(torch.rand(IMAGES, 1, SIZE, SIZE), label=label),
+        "unlabelled": Batch.of(torch.rand(IMAGES, 1, SIZE, SIZE), key=torch.arange(IMAGES) + 10),
+    }
+
+
+def published(net, found, mixed, box):
+    """The step of unimatch.py (V1), its loader's part left out: views, partner images and boxes are given.
+
+    Source: github.com/LiheYoung/UniMatch, unimatch.py.
+    """
+    model = lambda image: net.decode(net.encode(image), (SIZE, SIZE))  # noqa: E731
+    x, y, u = found["labelled"].image, found["labelled"].label, found["unlabelled"].image
+    ignore = torch.zeros_like(y)
+    with torch.no_grad():
+        pred_mix = model(mixed).detach()
+        conf_mix, mask_mix = pred_mix.softmax(1).max(1)[0], pred_mix.argmax(1)
+    s1, s2 = u.clone(), u.clone()
+    for strong in (s1, s2):
+        strong[box.unsqueeze(1).expand(strong.shape) == 1] = mixed[box.unsqueeze(1).expand(mixed.shape) == 1]
+    features = net.encode(torch.cat((x, u)))
+    pred_x, pred_w = net.decode(features, (SIZE, SIZE)).split([IMAGES, IMAGES])
+    pred_fp = net.decode(features, (SIZE, SIZE))[IMAGES:]
+    pred_s1, pred_s2 = model(torch.cat((s1, s2))).chunk(2)
+    pred_w = pred_w.detach()
+    conf, mask = pred_w.softmax(1).max(1)[0], pred_w.argmax(1)
+    mask1, conf1, ignore1 = mask.clone(), conf.clone(), ignore.clone()
+    mask2, conf2, ignore2 = mask.clone(), conf.clone(), ignore.clone()
+    for one_mask, one_conf, one_ignore in ((mask1, conf1, ignore1), (mask2, conf2, ignore2)):
+        one_mask[box == 1] = mask_mix[box == 1]
+        one_conf[box == 1] = conf_mix[box == 1]
+        one_ignore[box == 1] = ignore[box == 1]
+    loss_x = cross_entropy(pred_x, y, ignore_index=255)
+
+    def unsupervised(pred, target, confidence, ignored):
+        each = cross_entropy(pred, target, reduction="none") * ((confidence >= TAU) & (ignored != 255))
+        return each.sum() / (ignored != 255).sum().item()
+
+    loss_1 = unsupervised(pred_s1, mask1, conf1, ignore1)
+    loss_2 = unsupervised(pred_s2, mask2, conf2, ignore2)
+    loss_fp = unsupervised(pred_fp, mask, conf, ignore)
+    loss = (loss_x + loss_1 * 0.25 + loss_2 * 0.25 + loss_fp * 0.5) / 2.0
+    for value in (loss, loss_x, (loss_1 + loss_2) / 2.0, loss_fp):  # its meters
+        value.item()
+    return loss
+
+
+def ratio(one, other):
+    """Median of other / one, and both median times in seconds."""
+    one(), other()
+    times = []
+    for place in range(ROUNDS):
+        pair = {}
+        for run in (one, other) if place % 2 else (other, one):
+            begun = time.perf_counter()
+            run()
+            pair[run] = time.perf_counter() - begun
+        times.append((pair[one], pair[other]))
+    return median(b / a for a, b in times), *(median(side) for side in zip(*times))
+
+
+def stepped(trainer, found, number=0):
+    def run():
+        loss = trainer(found, Step(number, 100, 0))["loss"]
+        loss.backward()
+        trainer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    return run
+
+
+def test_our_step_against_the_published_body():
+    found, mixed, none = batches(), batches(1)["unlabelled"].image, torch.zeros(IMAGES, SIZE, SIZE)
+    net, twin = network(), network()
+    trainer = ours([Chain([]), Chain([])], net)
+
+    def theirs():
+        loss = published(twin, found, mixed, box)
+        loss.backward()
+        twin.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    box = none
+    same = stepped(trainer, found)(), theirs()
+    assert torch.allclose(*same, rtol=1e-4), f"they do not compute the same: {same}"
+    box = none.clone()
+    box[:, 20:70, 30:90] = 1.0
+    mixing = ours([Chain([]), Chain([])], net, mix=0.5)
+    gain, fast, slow = ratio(stepped(mixing, found), theirs)
+    print(f"\nsemi-supervised step over UniMatch's published body: {gain:.2f}× ({fast:.3f} against {slow:.3f} s)")
+
+
+def test_what_perturbations_cost_in_a_step():
+    registry, found = current(), batches()
+    sets = [registry.plan("chain", name, name).build() for name in ("sample", "machine", "post")]
+    plain, noisy = ours([Chain([])] * 3, network(), select="random"), ours(sets, network(), select="random")
+    cost, without, within = ratio(stepped(plain, found), stepped(noisy, found))
+    print(f"\nstep with perturbations over the step without: {cost:.3f} ({within:.3f} against {without:.3f} s)")
