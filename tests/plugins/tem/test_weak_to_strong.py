@@ -6,6 +6,7 @@ import pytest
 import torch
 from lamella import IGNORE, Batch, Chain, Perturbation, Range, Step, Warp, per_image
 from lamella.errors import ConfigError
+from lamella_tem.baselines import cutmix_supervised
 from lamella_tem.consistency import consistency, gather_views, hardest, pseudo_label
 from lamella_tem.weak_to_strong import WeakToStrong
 from torch import nn
@@ -255,3 +256,12 @@ def test_impossible_choices_are_refused():
         trainer(0.1, 0.2, top_k=3)
     with pytest.raises(ConfigError, match="probe_every"):
         trainer(0.1, 0.2, per="image", probe_every=2)
+
+
+def test_labelled_images_are_mixed_as_by_the_cutmix_baseline():
+    found = batches()
+    mixed = trainer(mix_labelled=1.0)(found, Step(0, 10, seed=3))
+    torch.manual_seed(1)
+    alone = cutmix_supervised(backbone=Net(), p=1.0, losses={"ce": literal_ce}, class_names=NAMES)
+    assert torch.equal(mixed["supervised"], alone(found, Step(0, 10, seed=3))["loss"].detach())
+    assert not torch.equal(mixed["supervised"], trainer()(found, Step(0, 10, seed=3))["supervised"])
