@@ -38,5 +38,6 @@ def lamella_commands() -> dict[str, tuple[str, str]]:
             "label images in rounds: suggest, correct, accept, retrain",
             "lamella_sam.annotate.command:annotate",
         ),
+        "sam-nano": ("the weights of a training of sam-nano, as the plugin ships them", "lamella_sam.nano.ship:ship"),
         "segment": ("objects of images, by prompts or all of them", "lamella_sam.segment_command:segment"),
     }
