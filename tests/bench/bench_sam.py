@@ -1,0 +1,99 @@
+"""Targets 7 and 8: folded attention and batched prompts against ``segment_anything``, equal results, side by side.
+
+Both sides interleaved in one process; the figure is the median of the rounds' ratios. On a CPU target 7's ratio is
+taken on a small ViT (the target itself is for a GPU).
+"""
+
+import time
+from statistics import median
+
+import torch
+from lamella_sam.lora import add_lora
+from lamella_sam.nano.network import sam_nano
+from lamella_sam.prompts import point_prompts
+from lamella_sam.vit import VIT_B, build
+from peft import LoraConfig, inject_adapter_in_model
+from segment_anything.modeling.image_encoder import Attention
+
+ROUNDS, PROMPTS = 7, 32
+
+
+def timed(run):
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def ratio(theirs, ours, rounds=ROUNDS):
+    """Median over rounds of theirs / ours, the order swapped every round."""
+    theirs(), ours()
+    found = []
+    for number in range(rounds):
+        pair = [(0, theirs), (1, ours)]
+        times = dict((k, timed(run)) for k, run in (pair if number % 2 else pair[::-1]))
+        found.append(times[0] / times[1])
+    return median(found)
+
+
+def unfolded(backbone):
+    """The same network with segment_anything's attention."""
+    for block in backbone.image_encoder.blocks:
+        mine, grid = block.attn, (len(block.attn.rel_pos_h) + 1) // 2
+        plain = Attention(mine.proj.in_features, mine.num_heads, use_rel_pos=True, input_size=(grid, grid))
+        plain.load_state_dict(mine.state_dict())
+        block.attn = plain
+    return backbone
+
+
+def prompts_at_once(backbone, image):
+    """Target 8: 32 prompts of an image in one pass, against a call each, and against one embedding and a loop."""
+    size = (image.shape[-2], image.shape[-1])
+    points = torch.rand(1, PROMPTS, 1, 2) * size[0]
+    prompts = point_prompts(points, torch.ones(1, PROMPTS, 1, dtype=torch.int64), size)
+    one = [prompts.select(slice(i, i + 1)) for i in range(PROMPTS)]
+    encoder, decoder = backbone.prompt_encoder, backbone.mask_decoder
+
+    def theirs(embedding, prompt):
+        sparse, dense = encoder((prompt.points[0, :, :1], prompt.labels[0, :, :1]), None, None)
+        return decoder.predict_masks(embedding, encoder.get_dense_pe(), sparse, dense)[0]
+
+    embedding = backbone.embed(image)
+    together = backbone.masks(embedding, prompts)[0][0]
+    apart = torch.cat([theirs(embedding, prompt) for prompt in one])
+    assert torch.allclose(together, apart, atol=1e-4 * float(apart.abs().max()))
+    ours = lambda: backbone.masks(backbone.embed(image), prompts)  # noqa: E731
+    calls = ratio(lambda: [theirs(backbone.embed(image), prompt) for prompt in one], ours)
+    looped = ratio(lambda: [theirs(e, prompt) for e in [backbone.embed(image)] for prompt in one], ours)
+    return calls, looped
+
+
+def attention_step(size):
+    """Target 7, on ViT-B at a small size: a LoRA step with folded attention against the original, equal losses."""
+    torch.manual_seed(0)
+    ours = build(VIT_B, "none", size, table=size)
+    theirs = build(VIT_B, "none", size, table=size)
+    theirs.load_state_dict(ours.state_dict())
+    add_lora(ours, rank=4, alpha=4.0)
+    unfolded(theirs).requires_grad_(False)
+    inject_adapter_in_model(LoraConfig(r=4, target_modules=r"image_encoder\.blocks\.\d+\.attn\.qkv"), theirs)
+    image = torch.rand(1, 3, size, size)
+    assert torch.allclose(ours.embed(image), theirs.embed(image), atol=1e-4)
+    wanted = torch.randn_like(ours.embed(image))
+    step = lambda net: lambda: (net.embed(image) * wanted).sum().backward()  # noqa: E731
+    return ratio(step(theirs), step(ours), 7)
+
+
+def report(name, calls, looped):
+    print(f"target 8, {name}: 32 calls / one pass {calls:.1f} (≥ 20); one embedding + 32 decodes {looped:.1f} (≥ 3)")
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    with torch.no_grad():
+        calls, looped = prompts_at_once(sam_nano(weights="none", size=128).eval(), torch.rand(1, 1, 128, 128))
+        report("sam-nano 128²", calls, looped)
+    with torch.no_grad():
+        backbone = build(VIT_B, "none", 256, table=256).eval()
+        calls, looped = prompts_at_once(backbone, torch.rand(1, 3, 256, 256))
+        report("ViT-B 256²", calls, looped)
+    print(f"target 7 on a CPU, LoRA step of ViT-B at 256²: original / folded {attention_step(256):.2f}")
