@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from lamella import Batch
+from lamella.errors import DataError
 from scipy import ndimage
 
 from lamella_sam.annotate.correct import superpixels
@@ -28,6 +29,8 @@ def classical_figures(
 
     ious: dict[str, dict[str, list[float]]] = {}
     for batch, _ in evaluation_batches(table, modality, 1):
+        if not isinstance(batch, Batch) or batch.label is None:
+            raise DataError("classical answers need one labelled view per image")
         asked = test_objects(identities(batch, objects, background=background), batch.key)
         known = batch.label[0].numpy() != 255
         wanted = asked.mask[0].numpy()
