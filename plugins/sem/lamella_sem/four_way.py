@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lamella_sem.gather import gathered
 
-TILE = 256
+TILE = 128
 """Rows of the Gram matrix at a time."""
 TERMS = ("hh", "hl", "lh", "ll")
 """Anchor and target of the terms, in the order of the paper's sum over m and n."""
@@ -73,11 +73,10 @@ def four_way(
     there = high.new_ones(images, 2) if present is None else present.repeat(2, 1).to(high.dtype)
     own = torch.arange(images, device=high.device)
     other = own.roll(images // 2)  # j(i), in this process's numbering
-    columns = gathered(torch.stack([high, low]))  # (2, M, D)
-    rows = torch.cat([high, low])
+    stacked = torch.stack([high, low])
     lse = _RowsLogSumExp.apply(
-        rows,
-        columns,
+        stacked.flatten(0, 1),
+        gathered(stacked),
         twice.repeat(2),
         gathered(twice.unsqueeze(0)).squeeze(0),
         gathered(there.t().contiguous()),
@@ -85,7 +84,7 @@ def four_way(
         1.0 / temperature,
         tile,
     ).view(2, images, 2)  # anchor's magnification, image, target's magnification
-    views = _wide(torch.stack([high, low]))
+    views = _wide(stacked)
     positive = torch.einsum("mid,nid->min", views, views[:, other]) / temperature
     counted = there.t().unsqueeze(2) * there[other].unsqueeze(0)  # (2, 2N, 2): anchor and target are there
     each = torch.where(counted > 0, lse - positive, 0.0)
