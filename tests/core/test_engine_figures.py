@@ -94,3 +94,18 @@ def test_counts_of_images_come_back_by_group(tmp_path, tiny_file, tiny_registry)
     classes, lots = read_counts(tmp_path / "run" / "counts" / "test.json", "lot")
     assert classes == found["classes"] and sorted(lots) == ["A", "B"]
     assert torch.equal(torch.from_numpy(sum(lots.values())), torch.tensor(found["sets"]["test"]["confusion"]))
+
+
+@pytest.mark.parametrize("groups, stride, transposed", [(1, 1, False), (8, 1, False), (4, 2, False), (1, 2, True)])
+def test_operations_of_a_backward_are_counted_by_group(groups, stride, transposed):
+    from lamella.engine.flops import Flops
+
+    kind = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
+    conv, image = kind(8, 16, 3, stride=stride, groups=groups), torch.rand(2, 8, 11, 13, requires_grad=True)
+    flops = Flops(1)
+    with flops.step():
+        out = conv(image)
+        out.sum().backward()
+    places = 11 * 13 if transposed else out.shape[2] * out.shape[3]
+    forward = 2 * 2 * places * 16 * (8 // groups) * 9  # multiply and add, per image
+    assert flops.per_step == 3 * forward

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -37,10 +42,36 @@ class Flops:
         self._total += operations
 
 
+def convolution_backward(
+    gradient: Sequence[int],
+    image: Sequence[int],
+    weight: Sequence[int],
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+    wanted: Sequence[bool],
+    out_shape: Any = None,
+) -> int:
+    """Operations of a convolution's backward from shapes: a forward's for the image's gradient, one for the weight's.
+
+    torch's own count takes every channel with every other and so counts depthwise convolutions many times over.
+    """
+    places = prod(image[2:]) if transposed else prod(gradient[2:])
+    forward = 2 * image[0] * places * prod(weight)  # weight has 1/groups of the channels
+    return forward * (int(wanted[0]) + int(wanted[1]))
+
+
+_OURS = {torch.ops.aten.convolution_backward: convolution_backward}
+
+
 class _Counted:
     def __init__(self, flops: Flops):
         self.flops = flops
-        self.mode = FlopCounterMode(display=False) if flops._counted < flops.steps else None
+        self.mode = FlopCounterMode(display=False, custom_mapping=_OURS) if flops._counted < flops.steps else None
 
     def __enter__(self) -> None:
         if self.mode is not None:
