@@ -34,11 +34,11 @@ def pairs(which: str, folder: Path) -> dict[str, tuple[str, str, str]]:
     return {n: (n.partition("_")[0], f"{p}/{file}", f"{p}_annot/{file}") for n, (p, file) in sorted(sides.items())}
 
 
-def sources(which: str, folder: Path, few: int) -> dict[str, dict]:
+def sources(which: str, folder: Path, few: int, most: int) -> dict[str, dict]:
     """The first ``few`` images to adapt on, and all of other groups to test on."""
     known = pairs(which, folder)
     seen = {group for group, _, _ in list(known.values())[:few]}
-    chosen = {"labelled": list(known)[:few], "test": [n for n in known if known[n][0] not in seen]}
+    chosen = {"labelled": list(known)[:few], "test": [n for n in known if known[n][0] not in seen][:most]}
     classes = {"background": 0, "particle": "rest"} if which == "emps" else ["background", "layer", "crack"]
     out = {}
     for role, names in chosen.items():
@@ -54,13 +54,13 @@ def main() -> None:
     parser.add_argument("which", choices=["emps", "ebc1"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/sam-real"))
-    for name, value in {"few": 8, "steps": 150, "size": 256, "seed": 0}.items():
+    for name, value in {"few": 8, "steps": 150, "size": 256, "seed": 0, "tests": 99}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
     asked = {"objects": "instance"} if given.which == "emps" else {"background": "background"}
     trainer = {"name": "sesami", "backbone": {"name": "sam-nano", "size": given.size}, **asked}
     common = {"seed": given.seed, "modality": {"name": "tem", "intensity": "image"}}
-    common["data"] = sources(given.which, given.folder, given.few)
+    common["data"] = sources(given.which, given.folder, given.few, given.tests)
     fitting = {"batch_size": 2, "crop": 256, "warmup": 10, "optimizer": {"lr": 1e-3}}
     zero = {
         **common,
@@ -85,7 +85,7 @@ def main() -> None:
     print(table(["answered by", *(f"mIoU {kind}" for kind in KINDS), "classes, no prompt (pooled)"], shown))
     write_json(
         given.out / f"{given.which}-{given.seed}.json",
-        {"settings": {k: getattr(given, k) for k in ("few", "steps", "size", "seed")}, "rows": rows},
+        {"settings": {k: getattr(given, k) for k in ("few", "steps", "size", "seed", "tests")}, "rows": rows},
     )
 
 

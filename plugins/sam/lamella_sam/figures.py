@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lamella import Batch, SegmentationMetrics, Streams
+from lamella import Batch, Streams
+from lamella.engine.metrics import confusion, iou_of
 from torch import Tensor
 
 from lamella_sam.answers import choose, class_map
@@ -77,7 +78,7 @@ class PromptedFigures:
     def __init__(self, asker: Any, classes: Sequence[str]):
         self.asker = asker
         self.ious: dict[str, list[Tensor]] = {kind: [] for kind in TYPES}
-        self.maps = {kind: SegmentationMetrics(classes) for kind in TYPES}
+        self.counts: dict[str, list[Tensor]] = {kind: [] for kind in TYPES}
         self.classes = list(classes)
 
     def update(self, prediction: Tensor, batch: Batch) -> None:
@@ -102,7 +103,8 @@ class PromptedFigures:
             both = (found & wanted).flatten(1).sum(1).double()
             either = (found | wanted).flatten(1).sum(1).double()
             self.ious[kind].append((both / either).cpu())
-            self.maps[kind].update(class_map(logits, classes, len(self.classes)).unsqueeze(0), one)
+            labelled = class_map(logits, classes, len(self.classes)).argmax(0, keepdim=True)
+            self.counts[kind].append(confusion(labelled, one.label, len(self.classes)).cpu())
 
     def compute(self) -> dict[str, Any]:
         """The figures; none where no image had an object."""
@@ -113,12 +115,16 @@ class PromptedFigures:
 
     def _of(self, kind: str) -> dict[str, Any]:
         every = torch.cat(self.ious[kind])
-        wanted = ("miou_pooled", "miou_per_image", "accuracy", "boundary_miou", "iou")
-        figures = self.maps[kind].compute()
+        counts = torch.cat(self.counts[kind])  # (images, K, K)
+        pooled = iou_of(counts.sum(0))
         return {
             "miou": every.mean().item(),
             "miou_per_image": torch.stack([part.mean() for part in self.ious[kind]]).mean().item(),
             "recall": (every >= 0.5).double().mean().item(),
             "objects": len(every),
-            "classes": {name: figures[name] for name in wanted},
+            "classes": {
+                "miou_pooled": pooled.nanmean().item(),
+                "miou_per_image": iou_of(counts).nanmean(1).nanmean().item(),
+                "iou": dict(zip(self.classes, pooled.tolist())),
+            },
         }
