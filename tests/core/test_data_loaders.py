@@ -12,8 +12,10 @@ from lamella import IGNORE, Sample
 from lamella.data.loaders import Order, cropped, evaluation_batches, training_loader
 from lamella.data.samples import SampleTable
 from lamella.data.sources import SourceConfig, open_source
+from lamella.engine.evaluate import predict_whole
+from lamella.engine.large import predict_large
 from lamella.errors import ConfigError
-from tiny_plugin import Grey
+from tiny_plugin import Conv, Grey, Plain
 
 counts, seeds = st.integers(1, 12), st.integers(0, 2**31)
 
@@ -172,3 +174,24 @@ def test_evaluation_reads_every_sample_once_in_order_and_batches_equal_sizes(tab
         (2, 1, 8, 8), (1, 1, 8, 8), (1, 1, 4, 8), (1, 1, 8, 8),
     ]  # fmt: skip
     assert torch.cat([batch.key for batch, _ in batches]).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_crops_and_tiles_carry_the_pixel_size():
+    """It is a size of pixels, which cutting does not change; also where y and x differ."""
+    sample = Sample(np.zeros((90, 130), np.uint8), None, None, 3, 0, (0.5, 0.25), {}, "x")
+    for size in (32, 128):  # within the image, and padded
+        assert cropped(sample, size, seed=1).pixel_nm == (0.5, 0.25)
+    seen = []
+
+    class Watching(Plain):
+        def predict(self, batch):
+            seen.append((tuple(batch.image.shape[-2:]), batch.pixel_nm.tolist()))
+            return super().predict(batch)
+
+    trainer = Watching(backbone=Conv(channels=1, classes=3), class_names=["a", "b", "c"]).eval()
+    with torch.inference_mode():
+        predict_whole(trainer, Grey().collate([sample]), 64)
+        predict_large(trainer, sample, Grey(), tile=64, device=torch.device("cpu"))
+    assert len(seen) >= 12
+    assert {size for size, _ in seen} == {(64, 64)}
+    assert all(pixel_nm == [[0.5, 0.25]] for _, pixel_nm in seen)
