@@ -167,6 +167,22 @@ def test_what_comes_before_is_trained_once_a_seed(read, tmp_path, tiny_registry,
     assert [(e.fit.steps, run.relative_to(tmp_path).as_posix()) for e, run in made] == [(2, "seed-3/before/start")]
 
 
+def test_what_comes_before_builds_on_what_comes_before_it(read, tmp_path, monkeypatch):
+    chain = '\n[before.start]\nset = { data.test.source = "{first}" }\n[before.first]\nset = { fit.steps = 2 }\n'
+    study = read(BEFORE + chain)
+    wide = next(cell for cell in study.cells() if cell.row == "wide")
+    assert study.needs(wide) == ["first", "start"]
+    from lamella.engine import study_run
+
+    made = []
+    monkeypatch.setattr(study_run, "trained", lambda experiment, run: made.append((experiment, run)))
+    result_of(study, wide, tmp_path)
+    assert [run.name for _, run in made] == ["first", "start", "wide"]
+    assert made[1][0].file.data["test"].source == str((tmp_path / "seed-3/before/first").resolve())
+    with pytest.raises(ConfigError, match=r"in a circle: start → first → start"):
+        read(BEFORE + chain.replace("fit.steps = 2", 'data.test.source = "{start}"'))
+
+
 @pytest.mark.parametrize(
     "change, said",
     [

@@ -177,7 +177,7 @@ def check_toml(text: str) -> None:
         StudyFile.model_validate(tables)
     else:
         whole = {**_BASE, **tables, "data": {**_BASE["data"], **tables.get("data", {})}}
-        if "name" not in whole["trainer"] or "backbone" not in whole["trainer"]:
+        if "encoder" not in whole["trainer"] and not {"name", "backbone"} <= whole["trainer"].keys():
             whole["trainer"] = {**_BASE["trainer"], **whole["trainer"]}
         experiment = check_experiment(whole, name="page", folder=Path.cwd())
         for role, config in experiment.file.data.items():

@@ -125,16 +125,26 @@ class Study:
         fit: Tables = {"count_flops": 4, **({} if steps is None else {"steps": steps})}
         return self._experiment(self.file.base, [*changes, {"fit": fit}], cell.seed, runs, f"row {cell.row!r}")
 
-    def experiment_before(self, name: str, cell: Cell) -> Experiment:
-        """The experiment of a training that ``cell`` builds on."""
+    def experiment_before(self, name: str, cell: Cell, runs: Mapping[str, Path]) -> Experiment:
+        """The experiment of a training that ``cell`` builds on; ``runs`` as in `experiment`."""
         config = self.file.before[name]
         changes = [config.set, {"fit": {"count_flops": 4}}]
-        return self._experiment(config.base or self.file.base, changes, cell.seed, {}, f"[before.{name}]")
+        return self._experiment(config.base or self.file.base, changes, cell.seed, runs, f"[before.{name}]")
 
     def needs(self, cell: Cell) -> list[str]:
-        """The names of the trainings that a cell builds on."""
-        text = str(self._row_changes(cell.row))
-        return [name for name in self.file.before if "{" + name + "}" in text]
+        """The names of the trainings that a cell builds on, each after those that it builds on itself."""
+        return self._named_in(str(self._row_changes(cell.row)), ())
+
+    def _named_in(self, text: str, trail: tuple[str, ...]) -> list[str]:
+        found: dict[str, None] = {}
+        for name, config in self.file.before.items():
+            if "{" + name + "}" not in text:
+                continue
+            if name in trail:
+                circle = " → ".join([*trail, name])
+                raise ConfigError(f"{self.name}: trainings build on each other in a circle: {circle}")
+            found.update(dict.fromkeys([*self._named_in(str(config.set), (*trail, name)), name]))
+        return list(found)
 
     def _row_changes(self, row: str) -> list[Tables]:
         config = self.file.rows[row]
@@ -179,7 +189,7 @@ def read_study(path: Path, size: str | None = None, *, registry: Registry | None
             places = {name: path.parent for name in study.needs(cell)}
             study.experiment(cell, places)
             for name in places:
-                study.experiment_before(name, cell)
+                study.experiment_before(name, cell, places)
     return study
 
 

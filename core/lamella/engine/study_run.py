@@ -50,7 +50,9 @@ def results(study: Study, out: Path) -> dict[Cell, dict[str, Any]]:
 
 def result_of(study: Study, cell: Cell, out: Path) -> dict[str, Any]:
     """The results of one cell, trained now if need be, after everything it builds on."""
-    runs = {name: _before(study, name, cell, out) for name in study.needs(cell)}
+    runs: dict[str, Path] = {}
+    for name in study.needs(cell):
+        runs[name] = _before(study, name, cell, out, runs)
     steps = _affordable(study, cell, out)
     return trained(study.experiment(cell, runs, steps), out / cell.folder)
 
@@ -69,9 +71,9 @@ def before_folder(name: str, cell: Cell) -> Path:
     return Path(f"seed-{cell.seed}") / "before" / name
 
 
-def _before(study: Study, name: str, cell: Cell, out: Path) -> Path:
+def _before(study: Study, name: str, cell: Cell, out: Path, runs: dict[str, Path]) -> Path:
     run = out / before_folder(name, cell)
-    trained(study.experiment_before(name, cell), run)
+    trained(study.experiment_before(name, cell, runs), run)
     return run
 
 
