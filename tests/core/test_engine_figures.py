@@ -82,7 +82,7 @@ def test_a_paired_difference_is_sharper_than_its_parts():
 def test_values_of_seeds_are_resampled():
     found = of_values([0.1, 0.2, 0.6])
     assert found.mean == pytest.approx(0.3) and found.low == pytest.approx(0.1) and found.high == pytest.approx(0.6)
-    assert of_values([0.4])[:3] == (0.4, 0.4, 0.4)
+    assert of_values([0.4]).mean == 0.4 and np.isnan(of_values([0.4]).high)
 
 
 def test_counts_of_images_come_back_by_group(tmp_path, tiny_file, tiny_registry):

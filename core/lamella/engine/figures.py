@@ -87,7 +87,9 @@ def difference(ours: Sequence[Counts], theirs: Sequence[Counts], of: Figure, see
 
 
 def of_values(values: Sequence[float], seed: int = 0) -> Estimate:
-    """The mean of one value a seed, with a bootstrap interval over seeds."""
+    """The mean of one value a seed, with a bootstrap interval over seeds; with one seed there is none (nan)."""
+    if len(values) == 1:
+        return Estimate(values[0], np.nan, np.nan, tuple(values))
     drawn = np.random.default_rng(seed).integers(len(values), size=(_RESAMPLES, len(values)))
     return _estimate(tuple(values), list(np.array(values)[drawn].mean(1)))
 

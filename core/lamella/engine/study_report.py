@@ -63,7 +63,8 @@ def text_rows(study: Study, table: Table, test: str) -> tuple[list[str], list[li
 
 def _cell(entry: Entry) -> str:
     paper = f" [{entry['paper']:g}]" if "paper" in entry else ""
-    return f"{_number(entry['mean'])} ±{_number((entry['high'] - entry['low']) / 2)}{paper}"
+    half = (entry["high"] - entry["low"]) / 2
+    return _number(entry["mean"]) + (f" ±{half:.3f}" if math.isfinite(half) else "") + paper
 
 
 def _number(value: float | None) -> str:
@@ -117,8 +118,9 @@ def _html_cell(entry: Entry | None) -> str:
     if entry is None:
         return "<td>–</td>"
     paper = f" <span class='quiet'>[{entry['paper']:g}]</span>" if "paper" in entry else ""
-    low, high = _number(entry["low"]), _number(entry["high"])
-    return f"<td>{_number(entry['mean'])} <span class='quiet'>({low}–{high})</span>{paper}</td>"
+    known = math.isfinite(entry["low"]) and math.isfinite(entry["high"])
+    interval = f" <span class='quiet'>({entry['low']:.3f}–{entry['high']:.3f})</span>" if known else ""
+    return f"<td>{_number(entry['mean'])}{interval}{paper}</td>"
 
 
 def _differences(study: Study, table: Table, test: str) -> str:
@@ -140,6 +142,8 @@ def _difference(entry: Entry | None) -> str:
     if entry is None or "difference" not in entry:
         return "<td>–</td>"
     apart = entry["difference"]
+    if not math.isfinite(apart["low"]):  # one seed: no interval
+        return f"<td>{apart['mean']:+.3f}</td>"
     resolved = "" if resolved_sign(apart) else " <span class='quiet'>not resolved</span>"
     return (
         f"<td>{apart['mean']:+.3f} <span class='quiet'>({apart['low']:+.3f}…{apart['high']:+.3f})</span>{resolved}</td>"
