@@ -1,5 +1,6 @@
 """Our way through Segment Anything gives what ``segment_anything`` gives, with the same weights."""
 
+import os
 from functools import partial
 
 import pytest
@@ -197,6 +198,7 @@ def test_any_side_is_taken_with_the_tables_of_another():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("LAMELLA_SLOW" not in os.environ, reason="takes a minute: set LAMELLA_SLOW=1")
 @torch.no_grad()
 def test_vit_b_at_its_full_size_is_that_of_segment_anything():
     from segment_anything import sam_model_registry

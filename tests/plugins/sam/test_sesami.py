@@ -49,7 +49,8 @@ def contract(name):
             made(labelled(), STEP)
         return made
 
-    return trainer_contract(trainer, labelled)
+    # a discriminant of 96 dimensions from 32 cells is ill-conditioned: rounding shows in the fourth digit
+    return trainer_contract(trainer, labelled, tolerance=1e-3 if "semantic" in WAYS[name] else 1e-4)
 
 
 test_contract_lora = contract("lora")
