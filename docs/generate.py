@@ -1,7 +1,8 @@
 """Fills the generated tables of these pages from the code: python docs/generate.py [--check].
 
 A table stands between ``<!-- generated: WHAT -->`` and ``<!-- end -->``. WHAT is ``keys``, ``study``, ``hooks``,
-``commands``, ``contracts`` or ``components KIND``. Components are those of the plugins that the checkout's registry.toml enables.
+``commands``, ``contracts`` or ``components KIND``. Components are those of the plugins that the checkout's
+registry.toml enables.
 """
 
 import inspect
@@ -50,7 +51,8 @@ def filled(text: str) -> str:
 def _content(what: str) -> str:
     name, _, argument = what.partition(" ")
     makers: dict[str, Callable[..., str]] = {
-        "keys": keys, "study": study, "hooks": hooks, "commands": commands, "contracts": contracts, "components": components,
+        "keys": keys, "study": study, "hooks": hooks, "commands": commands, "contracts": contracts,
+        "components": components,
     }  # fmt: skip
     return makers[name](*([argument] if argument else []))
 

@@ -18,8 +18,9 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 FORMATS = SHARED / "microscope_formats"
 real = pytest.mark.skipif(not FORMATS.is_dir(), reason="the microscope files are not beside this checkout")
 
-# (size y, size x in nm; None unknown), (H, W), dtype, what the facts must hold. The sizes are those in the tests of
-# rosettasciio 0.15, or were read from the headers by other means (h5py, struct, the numbers in a TIFF's tags).
+# (size y, size x in nm; None unknown), (H, W), dtype, what the facts must hold. Some sizes stand in
+# rosettasciio's own tests or were read from the headers by other means (h5py, struct, a TIFF's tags); the others are
+# what rosettasciio and tifffile read, so for those the test guards against change only.
 STATED = {
     "openncem/16_STOimage_1.ser": ((0.010012704, 0.010012704), (1024, 1024), "uint16", {}),
     "openncem/Camera Ceta Imaging Micro.emd": ((3.13883705, 3.13883705), (512, 512), "float32",

@@ -197,7 +197,8 @@ def _finish(session: Session, seconds: float, flops: float | None) -> dict[str, 
         table = session.tables[role]
         galleries[role] = Gallery(session.modality, names, len(table))
         counts = ImageCounts(table, names)
-        figures = measure(session, table, galleries[role], counts)
+        watchers = [galleries[role]] if session.trainer.embeds else [galleries[role], counts]
+        figures = measure(session, table, *watchers)
         counts.save(session.run / "counts" / f"{role}.json")
         if labelled.labelled and "miou_pooled" in figures:
             figures["grey_level"] = grey_level_baseline(labelled, table, session.modality, names)
