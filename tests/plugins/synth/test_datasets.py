@@ -62,8 +62,8 @@ def test_bright_field_is_asked_for_by_mode() -> None:
 
 def test_sem_rows_hold_both_magnifications() -> None:
     shot = review(sem_preset("sem-a"), seed=1, index=2, size=64)
-    stacked = synth_sem(preset="sem-a", count=3, seed=1, size=64)[2]
-    apart = synth_sem(preset="sem-a", count=3, seed=1, size=64, layout="apart")[2]
+    stacked = synth_sem(preset="sem-a", count=3, seed=1, size=64, layout="stacked")[2]
+    apart = synth_sem(preset="sem-a", count=3, seed=1, size=64)[2]
     both = np.asarray(stacked["image"])
     assert both.shape == (64, 64, 2)
     assert (both[..., 0] == shot.high).all() and (both[..., 1] == shot.low).all()

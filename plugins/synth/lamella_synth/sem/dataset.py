@@ -24,17 +24,18 @@ def synth_sem(
     seed: Annotated[int, Field(ge=0, description="another seed gives other wafers of the same product")] = 0,
     size: Annotated[int, Field(ge=32, description="side of the images, pixels; even")] = 224,
     layout: Annotated[
-        Literal["stacked", "apart"], Field(description="both magnifications in one image column, or in two")
-    ] = "stacked",
+        Literal["apart", "stacked"], Field(description="both magnifications in two image columns, or in one")
+    ] = "apart",
     workers: Annotated[int, Field(ge=1, description="processes that render; the images do not depend on it")] = 1,
 ) -> Dataset:
     """SEM images of wafer defects from above, at high and low magnification, with the class of the defect.
 
     Columns: ``image``, ``label`` (``none`` is class 0), ``classes`` (the one present), ``pixel_nm`` (of the high
     magnification, y and x), ``high_nm`` and ``low_nm`` (nm per pixel), ``magnification`` (their ratio), ``name``, the
-    groups ``device``, ``wafer``, ``die``, ``tool``, ``pattern``, and ``truth`` (quantity, nm). With the layout
-    ``stacked``, ``image`` is (size, size, 2) uint8: high magnification, then low. With ``apart``, ``image`` is the high
-    magnification, ``low`` the low one, ``mask`` and ``low_mask`` show the defect's pixels (255). Image i depends on
+    groups ``device``, ``wafer``, ``die``, ``tool``, ``pattern``, and ``truth`` (quantity, nm). ``image`` is the
+    high magnification, ``low`` the low one, ``mask`` and ``low_mask`` show the defect's pixels (255). With the layout
+    ``stacked``, ``image`` is (size, size, 2) uint8, high magnification, then low: for programs of your own, since
+    Lamella reads a PNG of two channels as grey and opacity. Image i depends on
     (preset, seed, i, size) alone. Rendered once, then read from the cache of `datasets`.
 
     Raises: DataError for an unknown preset or layout, or a number out of range.
@@ -42,7 +43,7 @@ def synth_sem(
     if count < 1 or workers < 1:
         raise DataError(f"synth-sem needs count and workers of at least 1, not {count} and {workers}")
     if layout not in ("stacked", "apart"):
-        raise DataError(f"synth-sem layout {layout!r} is unknown; allowed are stacked and apart")
+        raise DataError(f"synth-sem layout {layout!r} is unknown; allowed are apart and stacked")
     made = sem_preset(preset)
     # One image here says what is wrong with the settings before any worker starts.
     review(made, seed=seed, index=0, size=size)
