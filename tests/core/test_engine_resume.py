@@ -2,72 +2,32 @@
 
 import json
 import os
-import random
+import re
 import signal
-import time
-import warnings
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-import torch
+from killed_runs import SETTINGS, same, weights
 from lamella.engine.checkpoint import Checkpoints
 from lamella.engine.experiment import read_experiment
 from lamella.engine.fit import fit
-from safetensors.torch import load_file
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 
 KILLS = int(os.environ.get("LAMELLA_KILLS", "8"))
 """How many kills; 50 in ``LAMELLA_KILLS=50 make test``."""
 
-SETTINGS = ["fit.steps=40", "fit.checkpoint_every=2", "fit.ema=0.9", "fit.log_every=4", "fit.crop=24"]
 
-
-def weights(run):
-    pointer = json.loads((run / "checkpoints" / "last.json").read_text())
-    folder = run / "checkpoints" / pointer["folder"]
-    return {**load_file(folder / "trainer.safetensors"), **_marked(load_file(folder / "averaged.safetensors"))}
-
-
-def _marked(averaged):
-    return {f"averaged {name}": value for name, value in averaged.items()}
-
-
-def training(file, registry, run):
-    """Train, or go on, in a forked process; returns its id."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking a process that has threads
-        child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        resume = (run / "run.json").exists()
-        fit(read_experiment(file, SETTINGS, registry=registry), run, resume=resume)
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_a_run_killed_at_random_instants_ends_with_identical_weights(tiny_file, tiny_registry, tmp_path):
-    begun = time.monotonic()
-    assert os.waitpid(training(tiny_file, tiny_registry, tmp_path / "whole"), 0)[1] == 0
-    lasts = time.monotonic() - begun
-    expected, log = weights(tmp_path / "whole"), (tmp_path / "whole" / "log.jsonl").read_text()
-    draw, killed, number = random.Random(0), 0, 0
-    while killed < KILLS:
-        run, number = tmp_path / f"killed-{number}", number + 1
-        child = training(tiny_file, tiny_registry, run)
-        time.sleep(draw.uniform(0.0, lasts))
-        os.kill(child, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        assert os.waitpid(training(tiny_file, tiny_registry, run), 0)[1] == 0
-        assert same(weights(run), expected)
-        assert (run / "log.jsonl").read_text() == log
-    print(f"{number} runs, {killed} of them killed while they trained: {number} identical final weights")
+def test_a_run_killed_at_random_instants_ends_with_identical_weights(tiny_file, tiny_registry_file, tmp_path):
+    script = Path(__file__).with_name("killed_runs.py")
+    command = [sys.executable, str(script), str(tiny_file), str(tiny_registry_file), str(tmp_path), str(KILLS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = re.search(r"(\d+) runs, (\d+) of them killed while they trained: (\d+) identical", done.stdout)
+    assert found and int(found[2]) == KILLS and found[1] == found[3]
+    print(done.stdout)
 
 
 def test_an_interrupt_saves_and_leaves(tiny_file, tiny_registry, tmp_path, monkeypatch):
