@@ -1,5 +1,6 @@
 """``lamella``: finds the command and runs it. Light: imports neither torch nor pydantic nor rich."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -56,15 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("lamella: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     finally:
-        if sys.exception() is None or isinstance(sys.exception(), SystemExit):  # else others may wait for this one
-            _leave_processes()
+        leaving = sys.exception()
+        if leaving is None or isinstance(leaving, SystemExit):
+            _leave_processes(leaving)
 
 
-def _leave_processes() -> None:
-    """Leave the group of processes, where there is one: threads of it that run on make the exit an abort."""
+def _leave_processes(leaving: SystemExit | None) -> None:
+    """End a process of a group at once: threads of the group that run on make an ordinary exit an abort."""
     torch = sys.modules.get("torch")  # a light command has not imported it, and shall not
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        code = None if leaving is None else leaving.code
+        os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _dispatch(rest: list[str]) -> None:
