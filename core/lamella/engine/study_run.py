@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lamella.engine.checkpoint import Checkpoints
+from lamella.engine.checkpoint import Checkpoints, write_json
 from lamella.engine.experiment import Experiment
 from lamella.engine.fit import fit
 from lamella.engine.study import Cell, Study
@@ -115,8 +115,6 @@ def _claim(study: Study, out: Path) -> None:
             f"{out}: {changed[0]} was begun with other settings; choose another --out, or remove its runs there"
         )
     out.mkdir(parents=True, exist_ok=True)
-    from lamella.engine.checkpoint import write_json
-
     write_json(note, {"study": study.name, "size": study.size, "rows": {**known, **rows}})
 
 

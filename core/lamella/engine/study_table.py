@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,6 @@ def _cells(results: Results, row: str, column: str, test: str) -> list[Cell]:
 
 def _cost(study: Study, results: Results, out: Path, row: str, column: str) -> list[dict[str, Any]]:
     """Steps, floating-point operations and seconds of a row, what it builds on counted in."""
-    import json
-
     cells = [cell for cell in results if (cell.row, cell.column) == (row, column)]
     if not cells:
         return []
