@@ -167,6 +167,34 @@ def test_what_comes_before_is_trained_once_a_seed(read, tmp_path, tiny_registry,
     assert [(e.fit.steps, run.relative_to(tmp_path).as_posix()) for e, run in made] == [(2, "seed-3/before/start")]
 
 
+def test_what_comes_before_once_is_shared_by_every_row_and_seed(read, tiny_file, tmp_path, monkeypatch):
+    tiny_file.with_name("other.toml").write_text(tiny_file.read_text())
+    everywhere = STUDY.replace(
+        "set = { fit.clip = 1.0, fit.steps = 77 }",
+        'set = { fit.clip = 1.0, fit.steps = 77, data.test.source = "{start}/images", data.test.images = "*" }',
+    )
+    study = read(everywhere + '\n[before.start]\nbase = "other.toml"\nonce = true\n')
+    assert all(study.needs(cell) == ["start"] for cell in study.cells())
+    from lamella.engine import study_run
+
+    made = []
+    monkeypatch.setattr(study_run, "trained", lambda experiment, run: made.append((experiment, run)))
+    for cell in study.cells()[::4]:
+        if cell.row != "dear":
+            result_of(study, cell, tmp_path)
+    before = [(e.seed, run) for e, run in made if run.name == "start"]
+    assert set(before) == {(3, tmp_path / "before" / "start")}  # the first seed, whichever asked
+    first = made[0][0]
+    assert first.fit.clip is None and first.fit.steps == 4  # the study's set is for its own base, its size for both
+
+
+def test_what_is_trained_once_cannot_build_on_what_is_trained_for_every_seed(read):
+    chain = '\n[before.start]\nonce = true\nset = { data.test.source = "{first}" }\n[before.first]\n'
+    with pytest.raises(ConfigError, match=r"\[before.start\] is trained once and builds on \[before.first\]"):
+        read(BEFORE + chain)
+    assert read(BEFORE + chain + "once = true\n")
+
+
 def test_what_comes_before_builds_on_what_comes_before_it(read, tmp_path, monkeypatch):
     chain = '\n[before.start]\nset = { data.test.source = "{first}" }\n[before.first]\nset = { fit.steps = 2 }\n'
     study = read(BEFORE + chain)

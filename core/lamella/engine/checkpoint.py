@@ -108,9 +108,18 @@ class Checkpoints:
     def load_to_use(self, name: str, trainer: nn.Module) -> None:
         """Load the weights to predict with: the averaged ones where the run kept any. Raises as `load`."""
         folder, _ = self._find(name)
-        averaged = self.averaged(name)
+        weights = self.weights(name)
         try:
-            trainer.load_state_dict(averaged or load_file(folder / "trainer.safetensors"))
+            trainer.load_state_dict(weights)
+        except _DAMAGE as error:
+            raise _misfit(folder, error) from error
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """The weights to predict with, on the CPU: the averaged ones where the run kept any. Raises as `load`."""
+        folder, _ = self._find(name)
+        averaged = folder / "averaged.safetensors"
+        try:
+            return load_file(averaged if averaged.is_file() else folder / "trainer.safetensors")
         except _DAMAGE as error:
             raise _misfit(folder, error) from error
 

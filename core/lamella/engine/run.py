@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lamella.contracts.data import Modality
 from lamella.contracts.model import Trainer
 from lamella.engine.checkpoint import FORMAT, Checkpoints, check_format, write_json, write_text
@@ -59,6 +61,14 @@ def read_header(run: Path) -> dict[str, Any]:
         raise RunError(f"{run / 'run.json'}: not JSON: {error}") from error
     check_format(header.get("format") if isinstance(header, dict) else None, run)
     return header
+
+
+def run_weights(run: Path) -> dict[str, Tensor]:
+    """What the trainer of a run has learned, by name: of its best checkpoint or else its last; averaged where it kept
+    averages. Raises `RunError` where that cannot be read."""
+    read_header(run)
+    checkpoints = Checkpoints(run)
+    return checkpoints.weights("best" if checkpoints.has("best") else "last")
 
 
 def open_run(

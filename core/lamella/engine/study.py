@@ -50,8 +50,9 @@ class BeforeConfig(BaseModel):
 
     model_config = _STRICT
 
-    base: Annotated[str | None, Field(description="experiment file; else the study's")] = None
+    base: Annotated[str | None, Field(description="experiment file; else the study's, with the study's own set")] = None
     set: Annotated[Tables, Field(description="changes to it")] = {}
+    once: Annotated[bool, Field(description="trained once, with the first seed, for the rows of every seed")] = False
 
 
 class StudyFile(BaseModel):
@@ -123,17 +124,22 @@ class Study:
         """
         changes = [*self._row_changes(cell.row), self.file.columns[cell.column].set]
         fit: Tables = {"count_flops": 4, **({} if steps is None else {"steps": steps})}
-        return self._experiment(self.file.base, [*changes, {"fit": fit}], cell.seed, runs, f"row {cell.row!r}")
+        return self._experiment(None, [*changes, {"fit": fit}], cell.seed, runs, f"row {cell.row!r}")
 
     def experiment_before(self, name: str, cell: Cell, runs: Mapping[str, Path]) -> Experiment:
         """The experiment of a training that ``cell`` builds on; ``runs`` as in `experiment`."""
         config = self.file.before[name]
         changes = [config.set, {"fit": {"count_flops": 4}}]
-        return self._experiment(config.base or self.file.base, changes, cell.seed, runs, f"[before.{name}]")
+        seed = self.file.seeds[0] if config.once else cell.seed
+        return self._experiment(config.base, changes, seed, runs, f"[before.{name}]")
+
+    def before_folder(self, name: str, cell: Cell) -> Path:
+        """Where a training that ``cell`` builds on is kept, below the study's folder."""
+        return Path("." if self.file.before[name].once else f"seed-{cell.seed}") / "before" / name
 
     def needs(self, cell: Cell) -> list[str]:
         """The names of the trainings that a cell builds on, each after those that it builds on itself."""
-        return self._named_in(str(self._row_changes(cell.row)), ())
+        return self._named_in(str([*self._own_set(None), *self._row_changes(cell.row)]), ())
 
     def _named_in(self, text: str, trail: tuple[str, ...]) -> list[str]:
         found: dict[str, None] = {}
@@ -143,19 +149,29 @@ class Study:
             if name in trail:
                 circle = " → ".join([*trail, name])
                 raise ConfigError(f"{self.name}: trainings build on each other in a circle: {circle}")
-            found.update(dict.fromkeys([*self._named_in(str(config.set), (*trail, name)), name]))
+            inner = self._named_in(str([*self._own_set(config.base), config.set]), (*trail, name))
+            if config.once and (many := [other for other in inner if not self.file.before[other].once]):
+                raise ConfigError(
+                    f"{self.name}: [before.{name}] is trained once and builds on [before.{many[0]}], "
+                    "which is trained for every seed; say once = true there too"
+                )
+            found.update(dict.fromkeys([*inner, name]))
         return list(found)
 
     def _row_changes(self, row: str) -> list[Tables]:
         config = self.file.rows[row]
         return [*([] if config.like is None else self._row_changes(config.like)), config.set]
 
+    def _own_set(self, base: str | None) -> list[Tables]:
+        """The study's own changes: to its own base, not to that of a training before it."""
+        return [self.file.set] if base is None else []
+
     def _experiment(
-        self, base: str, changes: list[Tables], seed: int, runs: Mapping[str, Path], what: str
+        self, base: str | None, changes: list[Tables], seed: int, runs: Mapping[str, Path], what: str
     ) -> Experiment:
-        path = self.folder / base
+        path = self.folder / (base or self.file.base)
         tables = _read_tables(path)
-        for change in [self.file.set, self.file.sizes.get(self.size, {}), *changes]:
+        for change in [*self._own_set(base), self.file.sizes.get(self.size, {}), *changes]:
             tables = merged(tables, change)
         for key in self.file.seeded:
             _assign(tables, key, seed)

@@ -66,13 +66,8 @@ def trained(experiment: Experiment, run: Path) -> dict[str, Any]:
     return found
 
 
-def before_folder(name: str, cell: Cell) -> Path:
-    """Where a training that a cell builds on is kept, below the study's folder: one for every seed."""
-    return Path(f"seed-{cell.seed}") / "before" / name
-
-
 def _before(study: Study, name: str, cell: Cell, out: Path, runs: dict[str, Path]) -> Path:
-    run = out / before_folder(name, cell)
+    run = out / study.before_folder(name, cell)
     trained(study.experiment_before(name, cell, runs), run)
     return run
 
@@ -93,7 +88,7 @@ def total_flops(study: Study, cell: Cell, out: Path) -> float:
     if own is None:
         raise ConfigError(f"{study.name}: row {cell.row!r} counted no floating-point operations")
     for name in study.needs(cell):
-        own += json.loads((out / before_folder(name, cell) / "results.json").read_text(encoding="utf-8"))["flops"]
+        own += json.loads((out / study.before_folder(name, cell) / "results.json").read_text(encoding="utf-8"))["flops"]
     return float(own)
 
 

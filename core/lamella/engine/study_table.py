@@ -10,7 +10,6 @@ from typing import Any
 from lamella.engine.counts import read_counts
 from lamella.engine.figures import Counts, Estimate, difference, estimate, figure, of_values
 from lamella.engine.study import Cell, Study
-from lamella.engine.study_run import before_folder
 
 Results = Mapping[Cell, Mapping[str, Any]]
 
@@ -111,7 +110,7 @@ def _cost(study: Study, results: Results, out: Path, row: str, column: str) -> l
         return []
     totals = []
     for cell in cells:
-        befores = [out / before_folder(name, cell) / "results.json" for name in study.needs(cell)]
+        befores = [out / study.before_folder(name, cell) / "results.json" for name in study.needs(cell)]
         parts = [results[cell], *(json.loads(path.read_text(encoding="utf-8")) for path in befores)]
         totals.append([sum(part[key] or 0 for part in parts) for key in ("steps", "flops", "seconds")])
     steps, flops, seconds = (sum(column) / len(totals) for column in zip(*totals))

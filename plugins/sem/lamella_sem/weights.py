@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from lamella.engine.checkpoint import Checkpoints
-from lamella.engine.run import read_header
+from lamella.engine.run import run_weights
 from lamella.errors import ContractError, LamellaError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -65,13 +64,7 @@ def _read(source: str) -> dict[str, Tensor]:
 
 def _of_run(run: Path) -> dict[str, Tensor]:
     try:
-        read_header(run)
-        checkpoints = Checkpoints(run)
-        name = "best" if checkpoints.has("best") else "last"
-        averaged = checkpoints.averaged(name)
-        state = averaged or _of_file(checkpoints.folder / checkpoints.load_pointer(name) / "trainer.safetensors")
-    except ContractError:
-        raise
+        state = run_weights(run)
     except LamellaError as error:
         raise ContractError(f"vit: weights = {str(run)!r}: {error}") from error
     found = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}

@@ -1,10 +1,11 @@
 """DeepLabV3+ of segmentation-models-pytorch as a segmentation backbone."""
 
 import difflib
+from pathlib import Path
 from typing import Annotated, Literal
 
-from lamella import FromData
-from lamella.errors import ContractError
+from lamella import AtStart, FromData
+from lamella.errors import ContractError, LamellaError
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -19,7 +20,7 @@ class DeepLabV3Plus(nn.Module):
 
     Raises:
         ContractError: an encoder that does not exist, or a batch of one image in training with batch norm
-            (the image-pooling branch has one value per channel then).
+            (the image-pooling branch has one value per channel then), or a start that is no run of this network.
 
     Source: Chen et al., "Encoder-decoder with atrous separable convolution", ECCV 2018.
 
@@ -37,6 +38,9 @@ class DeepLabV3Plus(nn.Module):
         output_stride: Annotated[Literal[8, 16], Field(description="of the encoder")] = 16,
         dropout: Annotated[float, Field(ge=0, lt=1, description="after the atrous pyramid")] = 0.1,
         norm: Annotated[Literal["batch", "group"], Field(description="normalisation layers")] = "batch",
+        start: Annotated[
+            str | None, AtStart, Field(description="run to start from; a head of other classes stays random")
+        ] = None,
         channels: Annotated[int, FromData],
         classes: Annotated[int, FromData],
     ):
@@ -66,6 +70,30 @@ class DeepLabV3Plus(nn.Module):
         if norm == "group":
             _to_group_norm(self.net)
         self.norm, self.stride = norm, 16
+        if start is not None:
+            self._begin_with(start)
+
+    def _begin_with(self, run: str) -> None:
+        """Load the network of a run, but for a head that tells other classes."""
+        from lamella.engine.run import run_weights
+
+        where = f"deeplabv3plus: start = {run!r}"
+        try:
+            state = run_weights(Path(run))
+        except LamellaError as error:
+            raise ContractError(f"{where}: {error}") from error
+        found = {name.split("backbone.", 1)[1]: value for name, value in state.items() if "backbone.net." in name}
+        wanted = self.state_dict()
+        heads = [name for name in wanted if name.startswith("net.segmentation_head.")]
+        if any(name in found and found[name].shape != wanted[name].shape for name in heads):
+            found |= {name: wanted[name] for name in heads}
+        wrong = [k for k, value in wanted.items() if k not in found or found[k].shape != value.shape]
+        if wrong:
+            raise ContractError(
+                f"{where} holds another network: {wrong[0]!r} is missing or of another shape; "
+                "set encoder, norm and channels as that run's"
+            )
+        self.load_state_dict({name: found[name] for name in wanted})
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Features of (B, C, H, W), from the image itself (first) down to 1/16."""

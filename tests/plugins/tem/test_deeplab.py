@@ -1,8 +1,13 @@
 """DeepLabV3+: any size and channel count, group norm, and what it says when it cannot be."""
 
+import shutil
+
 import pytest
 import torch
 from lamella import LamellaError, SegmentationBackbone
+from lamella.engine.experiment import check_experiment
+from lamella.engine.fit import fit
+from lamella.engine.run import open_run, run_weights
 from lamella.errors import ContractError
 from lamella_tem.deeplab import DeepLabV3Plus
 from torch import nn
@@ -146,3 +151,55 @@ def test_it_is_built_by_name_from_what_the_dataset_says():
     assert logits(net, torch.rand(1, 2, 20, 20)).shape == (1, 5, 20, 20)
     with pytest.raises(LamellaError, match="output_stride"):
         current().plan("backbone", {"name": "deeplabv3plus", "output_stride": 4}, "here")
+
+
+def _trained(folder, trainer, **backbone):
+    images = {"source": {"name": "synth-tem", "preset": "demo-finfet", "count": 2, "size": 48}}
+    tables = {
+        "modality": "tem",
+        "data": {"labelled": images, "unlabelled": images},
+        "trainer": {**trainer, "backbone": {"name": "deeplabv3plus", "encoder": SMALL, **backbone}},
+        "fit": {"steps": 1, "batch_size": 2},
+    }
+    fit(check_experiment(tables, name="tiny", folder=folder), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return _trained(tmp_path_factory.mktemp("start"), {"name": "supervised"})
+
+
+def test_it_starts_from_a_run_and_keeps_a_head_of_other_classes_random(run):
+    learnt = run_weights(run)
+    classes = learnt["backbone.net.segmentation_head.0.weight"].shape[0]
+    torch.manual_seed(1)
+    same = DeepLabV3Plus(encoder=SMALL, start=str(run), channels=1, classes=classes).state_dict()
+    assert all(torch.equal(value, learnt[f"backbone.{name}"]) for name, value in same.items())
+    torch.manual_seed(1)
+    other = DeepLabV3Plus(encoder=SMALL, start=str(run), channels=1, classes=classes + 2).state_dict()
+    torch.manual_seed(1)
+    random = DeepLabV3Plus(encoder=SMALL, channels=1, classes=classes + 2).state_dict()
+    for name, value in other.items():
+        head = name.startswith("net.segmentation_head.")
+        assert torch.equal(value, random[name] if head else learnt[f"backbone.{name}"]), name
+
+
+def test_a_start_that_is_no_run_of_this_network_is_refused_in_one_sentence(run, tmp_path):
+    with pytest.raises(ContractError, match=r"start = .*none"):
+        DeepLabV3Plus(encoder=SMALL, start=str(tmp_path / "none"), channels=1, classes=3)
+    for wrong in ({"encoder": "resnet18"}, {"encoder": SMALL, "norm": "group"}, {"encoder": SMALL, "channels": 2}):
+        with pytest.raises(ContractError, match=r"another network: .*set encoder, norm and channels"):
+            DeepLabV3Plus(**{"channels": 1, "classes": 6} | wrong, start=str(run))
+
+
+def test_a_run_is_opened_after_the_run_it_started_from_is_gone(run, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(run, start)
+    _trained(tmp_path, {"name": "weak-to-strong", "sets": ["machine"]}, start=str(start))
+    shutil.rmtree(start)
+    _, trainer, _, header = open_run(tmp_path / "run")
+    learnt = trainer.student.backbone.state_dict()
+    classes = len(header["data"]["class_names"])
+    begun = DeepLabV3Plus(encoder=SMALL, start=str(tmp_path / "run"), channels=1, classes=classes)
+    assert all(torch.equal(value, learnt[name]) for name, value in begun.state_dict().items())
