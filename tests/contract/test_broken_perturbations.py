@@ -29,6 +29,11 @@ class Grain(Perturbation):
         return image + per_image(drawn["strength"], image) * streams.normal(*image.shape[1:])
 
 
+class ClipsOtherwise(Grain):
+    def clipped(self, image, drawn, streams, about):
+        return super().clipped(image, drawn, streams, about).clamp(0.0, 0.9)
+
+
 class Sway(Warp):
     """A correct one: rows pushed to and fro, a few pixels far."""
 
@@ -364,6 +369,7 @@ BROKEN = {
     NotFinite: "give finite values",
     DividesByRange: "finite values|zero strength",
     OutOfRange: r"stay within \[0, 1\]",
+    ClipsOtherwise: r"have clipped\(\) give what render\(\) gives",
     OtherType: "keep the image's dtype",
     OtherShape: "keep the image's shape",
     IgnoresGate: "change nothing at p = 0",

@@ -107,11 +107,6 @@ def _recalled(params: Mapping[str, Tensor], like: Tensor) -> tuple[dict[str, Ten
     return kept, streams, About(like.shape[-2], like.shape[-1], pixel_nm, {})
 
 
-def _finish(rendered: Tensor, like: Tensor) -> Tensor:
-    """Into [0, 1] and back into the dtype the image came in."""
-    return rendered.clamp(0.0, 1.0).to(like.dtype)
-
-
 def _about(batch: Batch) -> About:
     return About(batch.image.shape[-2], batch.image.shape[-1], batch.pixel_nm, batch.meta)
 
@@ -152,14 +147,18 @@ class Perturbation(IntensityAugmentationBase2D):
         """The perturbed image (B, C, H, W) float32, unclipped; ``image`` must stay as it is."""
         raise NotImplementedError(f"{type(self).__name__} must write render(image, drawn, streams, about)")
 
+    def clipped(self, image: Tensor, drawn: dict[str, Tensor], streams: Streams, about: About) -> Tensor:
+        """`render` clipped to [0, 1]; write it where both are had in one pass over memory."""
+        return self.render(image, drawn, streams, about).clamp(0.0, 1.0)
+
     def perturb(self, batch: Batch, streams: Streams) -> Batch:
         """The batch with its image perturbed; label, trust and all else unchanged."""
         if self.p == 0.0:
             return batch
         about = _about(batch)
         drawn = self.draw(streams.child("draw"), about)
-        rendered = self.render(batch.image.to(torch.float32), drawn, streams.child("render"), about)
-        rendered = _finish(rendered, batch.image)
+        rendered = self.clipped(batch.image.to(torch.float32), drawn, streams.child("render"), about)
+        rendered = rendered.to(batch.image.dtype)
         if self.p < 1.0:
             rendered = torch.where(per_image(_gate(streams, self.p), rendered), rendered, batch.image)
         return batch._replace(image=rendered)
@@ -173,7 +172,12 @@ class Perturbation(IntensityAugmentationBase2D):
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
         drawn, streams, about = _recalled(params, input)
-        return _finish(self.render(input.to(torch.float32), drawn, streams, about), input)
+        return self.clipped(input.to(torch.float32), drawn, streams, about).to(input.dtype)
+
+
+def _moved(image: Tensor, flow: Tensor) -> Tensor:
+    """Sampled, within [0, 1], in the dtype the image came in."""
+    return sample_bilinear(image.to(torch.float32), flow).clamp(0.0, 1.0).to(image.dtype)
 
 
 class Warp(RigidAffineAugmentationBase2D):
@@ -214,7 +218,7 @@ class Warp(RigidAffineAugmentationBase2D):
         flow = self.flow(self.draw(streams.child("draw"), about), streams.child("render"), about)
         if self.p < 1.0:
             flow = flow * per_image(_gate(streams, self.p), flow)
-        moved = batch._replace(image=_finish(sample_bilinear(batch.image.to(torch.float32), flow), batch.image))
+        moved = batch._replace(image=_moved(batch.image, flow))
         if batch.label is None or batch.label.ndim != 3:
             return moved if batch.instance is None else moved._replace(instance=sample_nearest(batch.instance, flow, 0))
         return moved._replace(
@@ -243,7 +247,7 @@ class Warp(RigidAffineAugmentationBase2D):
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
         flow = self._recalled_flow(params, input)
-        return _finish(sample_bilinear(input.to(torch.float32), flow), input)
+        return _moved(input, flow)
 
     def apply_transform_mask(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None

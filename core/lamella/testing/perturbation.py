@@ -4,14 +4,16 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 
+from lamella.contracts.perturbation import About, Perturbation
 from lamella.testing import following, randomness, replay
 from lamella.testing.accelerator import on_an_accelerator
 from lamella.testing.apart import apart
 from lamella.testing.cases import Case, cases, first_cases, streams_of
 from lamella.testing.no_sync import HostSync, no_sync
-from lamella.testing.promise import first
+from lamella.testing.promise import difference, first
 from lamella.testing.subject import Subject, copied
 
 
@@ -54,7 +56,7 @@ def perturbation_contract(
     """
     subject = Subject(component, meta, tolerance)
     promises = [] if reduced else [following.does_not_fold]
-    promises += [keeps_shape_and_range, randomness.repeats, randomness.independent]
+    promises += [keeps_shape_and_range, clips_what_it_renders, randomness.repeats, randomness.independent]
     promises += [following.labels_follow, following.without_masks, at_p_zero, at_zero_strength]
     promises += [randomness.in_a_chain]
     if not reduced:
@@ -110,6 +112,19 @@ def keeps_shape_and_range(subject: Subject, case: Case) -> None:
     outside = (image < 0) | (image > 1)
     if outside.any():
         raise subject.broken("stay within [0, 1]", f"outside: {first(outside, image)}", case)
+
+
+def clips_what_it_renders(subject: Subject, case: Case) -> None:
+    """One that clips in its own pass gives `render`, clipped."""
+    built, batch = subject.build(), subject.batch(case)
+    if not isinstance(built, Perturbation) or type(built).clipped is Perturbation.clipped:
+        return
+    streams = streams_of(batch)
+    about = About(batch.image.shape[-2], batch.image.shape[-1], batch.pixel_nm, batch.meta)
+    image, drawn = batch.image.to(torch.float32), built.draw(streams, about)
+    own, wanted = built.clipped(image, drawn, streams, about), built.render(image, drawn, streams, about)
+    if gap := difference(own, wanted.clamp(0.0, 1.0), tolerance=subject.tolerance):
+        raise subject.broken("have clipped() give what render() gives, clipped to [0, 1]", gap, case)
 
 
 def at_p_zero(subject: Subject, case: Case) -> None:

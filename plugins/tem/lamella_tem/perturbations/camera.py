@@ -14,6 +14,7 @@ from lamella_tem.perturbations.fixed_pattern import (
     column_pattern,
     offsets,
     packed_patterns,
+    packed_windows,
     shifted_columns,
     unpacked,
 )
@@ -130,6 +131,13 @@ class Camera(Perturbation):
 
     def render(self, image: Tensor, drawn: dict[str, Tensor], streams: Streams, about: About) -> Tensor:
         """The image as the camera gives it, unclipped."""
+        return self._taken(image, drawn, streams, (-float("inf"), float("inf")))
+
+    def clipped(self, image: Tensor, drawn: dict[str, Tensor], streams: Streams, about: About) -> Tensor:
+        """The same in [0, 1]."""
+        return self._taken(image, drawn, streams, (0.0, 1.0))
+
+    def _taken(self, image: Tensor, drawn: dict[str, Tensor], streams: Streams, limits: tuple[float, float]) -> Tensor:
         _, channels, height, width = image.shape
         device, hashed = image.device, _expose.wanted(self.kernel, image)
         # The rows of all channels stand one below the other: (B, R, W) with R = C·H.
@@ -138,21 +146,25 @@ class Camera(Perturbation):
             for name in ("count", "read")
         ]
         row = torch.arange(height, device=device)
+        place: Tensor | list[Tensor]
+        patterns: Tensor | None
         upper = (row < drawn["seam"][:, :1] * height).unsqueeze(-1)  # (B, H, 1)
         quadrants = drawn["quadrants"].unsqueeze(1)
         sides = 1.0 + torch.where(upper, quadrants[..., :2], quadrants[..., 2:])  # (B, H, 2)
         electrons = drawn["row"].view(-1, 1, 1) * streams.child("row").normal(height).unsqueeze(-1)
-        scalars = _per_image(drawn).unsqueeze(1).expand(-1, height, -1)
-        rows = torch.cat([scalars, sides, electrons], 2).repeat(1, channels, 1)  # (B, R, 17)
+        scalars = _per_image(drawn, limits).unsqueeze(1).expand(-1, height, -1)
+        rows = torch.cat([scalars, sides, electrons], 2).repeat(1, channels, 1)  # (B, R, 19)
         gain_columns, dark_columns = (
             shifted_columns(column_pattern(self.detector, kind, device), drawn["offset"], width).unsqueeze(1)
             for kind in ("gain", "dark")
         )
-        first = drawn["offset"].unsqueeze(1) + torch.stack([row, torch.zeros_like(row)], 1)
-        place = (first & (SIDE - 1)).to(torch.int32).repeat(1, channels, 1)  # (B, R, 2)
-        patterns = packed_patterns(self.detector, device)
-        if device.type == "cpu":  # vectorised arithmetic must not wait for look-ups: two kernels
-            place, patterns = _look_up(place, shared=(patterns, width), kernel=self.kernel), None
+        if device.type == "cpu":  # vectorised arithmetic must not wait for look-ups
+            windows = packed_windows(self.detector, drawn["offset"], height, width)
+            place, patterns = [one.repeat(1, channels, 1) if channels > 1 else one for one in windows], None
+        else:
+            first = drawn["offset"].unsqueeze(1) + torch.stack([row, torch.zeros_like(row)], 1)
+            place = (first & (SIDE - 1)).to(torch.int32).repeat(1, channels, 1)  # (B, R, 2)
+            patterns = packed_patterns(self.detector, device)
         images = (image.flatten(1, 2), *sources, rows, gain_columns, dark_columns, place)
         return _expose(*images, shared=(patterns,), kernel=self.kernel, easy=_many(drawn)).view_as(image)
 
@@ -164,8 +176,8 @@ def _many(drawn: dict[str, Tensor]) -> Tensor:
     return drawn["dose"] * drawn["pedestal"] * least[0] * least[1] * sides + drawn["dark"] * least[2] >= SPLIT
 
 
-def _per_image(drawn: dict[str, Tensor]) -> Tensor:
-    """(B, 14): the scalars that `_exposed` takes, in its order."""
+def _per_image(drawn: dict[str, Tensor], limits: tuple[float, float]) -> Tensor:
+    """(B, 16): the scalars that `_exposed` takes, in its order."""
     finite = torch.isfinite(drawn["dose"])
     dose = torch.where(finite, drawn["dose"], torch.ones_like(drawn["dose"]))
     black = dose * drawn["pedestal"]
@@ -184,6 +196,7 @@ def _per_image(drawn: dict[str, Tensor]) -> Tensor:
         hot_threshold(drawn["hot"]),
         drawn["glow"],
         torch.where(drawn["bits"] < EXACT_BITS, levels, torch.zeros_like(levels)),
+        *(torch.full_like(black, limit) for limit in limits),
         drawn["seam"][:, 1],
     ], 1)  # fmt: skip
 
@@ -207,14 +220,14 @@ def _exposed(
 ) -> Tensor:
     """The camera's arithmetic on rows of pixels (B, R, W), pointwise: one kernel when compiled.
 
-    ``rows`` (B, R, 17) are the scalars of `_per_image`, the gains left and right of the seam, and the row's
+    ``rows`` (B, R, 19) are the scalars of `_per_image`, the gains left and right of the seam, and the row's
     offset in e⁻; the columns' patterns are (B, 1, W). ``place`` is where rows begin on the detector's packed
     ``patterns``, or, where those are None, what was looked up there.
     """
     width = image.shape[2]
     (
         black, span, finite, gain, column_gain, dark, spread, offset, read, column, hottest, glow, levels,
-        seam, left, right, row_offset,
+        low, high, seam, left, right, row_offset,
     ) = rows.unsqueeze(-1).unbind(2)  # fmt: skip
     words = place if patterns is None else _looked_up(place, patterns, width)
     gain_noise, dark_noise = unpacked(words)
@@ -228,7 +241,8 @@ def _exposed(
     electrons = electrons + (row_offset + column * dark_columns - offset)
     seen = torch.where(finite > 0.0, electrons / span, image * gain)
     seen = seen + hot_pixels(dark_noise, hottest, glow)
-    return torch.where(levels > 0.0, (seen * levels).round() / levels.clamp(min=1.0), seen)
+    seen = torch.where(levels > 0.0, (seen * levels).round() / levels.clamp(min=1.0), seen)
+    return seen.clamp(low, high)
 
 
 def _exposed_to_many(
@@ -247,5 +261,4 @@ def _exposed_to_many(
     )
 
 
-_look_up = Compiled(_looked_up)
 _expose = Compiled(_exposed, _exposed_to_many)

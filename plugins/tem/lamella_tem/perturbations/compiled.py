@@ -1,7 +1,7 @@
 """Compiled kernels: one pass over memory where a compiler is found, the plain function where none is."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -29,12 +29,13 @@ class Compiled:
     """
 
     def __init__(self, function: Callable[..., Tensor], easier: Callable[..., Tensor] | None = None):
-        """``easier`` does the same with less work for images that are ``easy``."""
+        """``easier`` does the same with less work for images that are ``easy``; both give what the first image is in
+        shape and dtype."""
         self.function = function
-        self._easier = None if easier is None else Compiled(easier)
+        self._easier = self if easier is None else Compiled(easier)
         self.failure: str | None = None
         """Why the function could not be compiled; None where it could, or was never asked to."""
-        self._compiled: Callable[..., Tensor] | None = None
+        self._compiled: Callable[..., Any] | None = None
 
     def wanted(self, kernel: str, tensor: Tensor) -> bool:
         """Whether a call with this ``tensor`` would be compiled."""
@@ -43,41 +44,49 @@ class Compiled:
         return asked and real and self.failure is None and not torch.compiler.is_compiling()
 
     def __call__(
-        self, *images: Tensor, shared: tuple[Any, ...] = (), kernel: str, easy: Tensor | None = None
+        self,
+        first: Tensor,
+        *others: Tensor | Sequence[Tensor],
+        shared: tuple[Any, ...] = (),
+        kernel: str,
+        easy: Tensor | None = None,
     ) -> Tensor:
-        """``function(*images, *shared)`` for ``images`` (B, …) each and what all of them share.
+        """``function(first, *others, *shared)`` for images (B, …) each and what all of them share.
 
         Args:
+            others: each a tensor, or, on the CPU, a sequence of one (1, …) for each image.
             easy: (B,) bool, images for which the easier function will do; used on the CPU alone, where images go
                 one by one and nothing waits when a value is read.
         """
-        run = self._attempt if self.wanted(kernel, images[0]) else self.function
-        if images[0].device.type != "cpu":
-            return run(*images, *shared)
-        light = [False] * len(images[0]) if easy is None or self._easier is None else easy.tolist()
-        parts = []
+        wanted = self.wanted(kernel, first)
+        out = torch.empty_like(first, memory_format=torch.contiguous_format)
+        if first.device.type != "cpu":
+            return self._fill(out, (first, *others, *shared)) if wanted else self.function(first, *others, *shared)
+        light = [False] * len(first) if easy is None else easy.tolist()
         for i, is_light in enumerate(light):
-            one = tuple(image[i : i + 1] for image in images)
-            if is_light and self._easier is not None:
-                parts.append(self._easier(*one, shared=shared, kernel=kernel))
+            one = [image[i : i + 1] if isinstance(image, Tensor) else image[i] for image in (first, *others)]
+            run = self._easier if is_light else self
+            if wanted:
+                run._fill(out[i : i + 1], (*one, *shared))
             else:
-                parts.append(run(*one, *shared))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+                out[i : i + 1] = run.function(*one, *shared)
+        return out
 
-    def _attempt(self, *arguments: Any) -> Tensor:
-        if self.failure is not None:
-            return self.function(*arguments)
-        if self._compiled is None:
-            self._compiled = torch.compile(self.function)
-        try:
-            return self._compiled(*arguments)
-        except Exception as error:  # whatever a missing or broken tool chain raises
-            self.failure = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            name = getattr(self.function, "__name__", "a kernel")
-            warnings.warn(
-                f"{name} runs uncompiled, which is slower: {self.failure}", RuntimeWarning, stacklevel=3
-            )
-            return self.function(*arguments)
+    def _fill(self, out: Tensor, arguments: tuple[Any, ...]) -> Tensor:
+        """Compiled, straight into ``out``: fresh memory for every image would cost as much as the arithmetic."""
+        if self.failure is None:
+            if self._compiled is None:
+                self._compiled = torch.compile(lambda out, *arguments: out.copy_(self.function(*arguments)))
+            try:
+                self._compiled(out, *arguments)
+                return out
+            except Exception as error:  # whatever a missing or broken tool chain raises
+                self.failure = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                name = getattr(self.function, "__name__", "a kernel")
+                warnings.warn(
+                    f"{name} runs uncompiled, which is slower: {self.failure}", RuntimeWarning, stacklevel=3
+                )
+        return out.copy_(self.function(*arguments))
 
 
 def noise_source(streams: Streams, rows: int, width: int, *, hashed: bool) -> Tensor:

@@ -53,6 +53,23 @@ def packed_patterns(detector: int, device: torch.device) -> Tensor:
     return table((detector, "gain and dark"), device, pack)
 
 
+def packed_windows(detector: int, offset: Tensor, height: int, width: int) -> list[Tensor]:
+    """The packed patterns (1, H, W) under each image on the CPU, which begin at ``offset`` (B, 2): views where they fit
+    into four copies of the detector side by side, else look-ups.
+
+    >>> offset = torch.tensor([[1020, 1000], [3, 5]])
+    >>> window = packed_windows(0, offset, 16, 40)[0]
+    >>> torch.equal(window, shifted(packed_patterns(0, offset.device), offset[:1], 16, 40))
+    True
+    """
+    home = torch.device("cpu")
+    packed = packed_patterns(detector, home)
+    if max(height, width) > SIDE:
+        return list(shifted(packed, offset, height, width).split(1))
+    fourfold = table((detector, "gain and dark, fourfold"), home, lambda: packed.repeat(2, 2))
+    return [fourfold[None, y : y + height, x : x + width] for y, x in (offset % SIDE).tolist()]
+
+
 def unpacked(words: Tensor) -> tuple[Tensor, Tensor]:
     """Gain and dark pattern, float32, from packed words of any shape."""
     gain, dark = words >> 16, (words << 16) >> 16

@@ -7,6 +7,7 @@ from lamella_tem.perturbations import camera, shot_noise
 from lamella_tem.perturbations.camera import Camera
 from lamella_tem.perturbations.compiled import Compiled, noise_source, uniform
 from lamella_tem.perturbations.detector_mtf import DetectorMtf, mtf
+from lamella_tem.perturbations.fixed_pattern import packed_patterns, packed_windows, shifted
 from lamella_tem.perturbations.poisson import normal_quantile, poisson
 from lamella_tem.perturbations.shot_noise import ShotNoise
 from scipy import stats
@@ -150,6 +151,35 @@ def test_the_compiled_kernel_counts_as_the_eager_one():
     source = noise_source(streams.child("render"), 64, 96, hashed=True)
     eager = shot_noise._counted(batch.image.flatten(1, 2), source, rows).view_as(batch.image).clamp(0, 1)
     assert ((eager - compiled).abs() > 1e-4).float().mean() < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "size"), [(1, 160), (3, 64)])
+def test_the_compiled_camera_sees_what_the_eager_one_sees(channels, size, monkeypatch):
+    """From the same hashed numbers, also where the image reaches over the edge of the detector."""
+    image = torch.rand(3, channels, size, size, generator=torch.Generator().manual_seed(0))
+    known, streams = about(image), Streams(torch.arange(3))
+    compiled, eager = Camera(kernel="compiled"), Camera(kernel="eager")
+    drawn = eager.draw(streams.child("draw"), known)
+    drawn["offset"] = torch.tensor([[0, 0], [1000, 10], [1023, 1023]])
+    found = compiled.render(image, drawn, streams.child("render"), known)
+    if camera._expose.failure:
+        pytest.skip(f"no compiler: {camera._expose.failure}")
+    monkeypatch.setattr(camera._expose, "wanted", lambda kernel, tensor: kernel == "eager")  # the words, hashed
+    monkeypatch.setattr(camera._expose, "_fill", lambda out, all: out.copy_(camera._expose.function(*all)))
+    monkeypatch.setattr(camera._expose._easier, "_fill", lambda out, all: out.copy_(camera._exposed_to_many(*all)))
+    wanted = eager.render(image, drawn, streams.child("render"), known)
+    step = 1.0 / (torch.exp2(drawn["bits"]) - 1).view(-1, 1, 1, 1)
+    assert ((found - wanted).abs() > 1e-4 + 1e-3 * step).float().mean() < 2e-3
+
+
+@pytest.mark.parametrize("size", [(40, 1023), (1030, 20)])
+def test_windows_of_the_detector_are_its_wrapped_pattern(size):
+    offset = torch.tensor([[0, 0], [1000, 1001], [1023, 1023]])
+    packed = packed_patterns(3, torch.device("cpu"))
+    wanted = shifted(packed, offset, *size)
+    assert torch.equal(torch.cat(packed_windows(3, offset, *size)), wanted)
+    assert wanted[1, 29, 11] == packed[5, 1012]
 
 
 @pytest.mark.parametrize("seed", range(3))
