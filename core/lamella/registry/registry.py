@@ -44,6 +44,8 @@ class Plan:
         for parameter in parameters:
             if parameter.from_data and parameter.name not in values:
                 if data is None or parameter.name not in data:
+                    if not parameter.required:
+                        continue
                     raise RegistryError(
                         f"{self.component.kind} {self.component.name!r}: {parameter.name!r} is filled from the "
                         "dataset; give it when you build by hand"

@@ -1,6 +1,7 @@
 """DeepLabV3+ of segmentation-models-pytorch as a segmentation backbone."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,10 +40,11 @@ class DeepLabV3Plus(nn.Module):
         dropout: Annotated[float, Field(ge=0, lt=1, description="after the atrous pyramid")] = 0.1,
         norm: Annotated[Literal["batch", "group"], Field(description="normalisation layers")] = "batch",
         start: Annotated[
-            str | None, AtStart, Field(description="run to start from; a head of other classes stays random")
+            str | None, AtStart, Field(description="run to start from; classes it does not know stay random")
         ] = None,
         channels: Annotated[int, FromData],
         classes: Annotated[int, FromData],
+        class_names: Annotated[Sequence[str], FromData] = (),
     ):
         super().__init__()
         import segmentation_models_pytorch as smp
@@ -71,22 +73,22 @@ class DeepLabV3Plus(nn.Module):
             _to_group_norm(self.net)
         self.norm, self.stride = norm, 16
         if start is not None:
-            self._begin_with(start)
+            self._begin_with(start, list(class_names))
 
-    def _begin_with(self, run: str) -> None:
-        """Load the network of a run, but for a head that tells other classes."""
-        from lamella.engine.run import run_weights
+    def _begin_with(self, run: str, names: list[str]) -> None:
+        """Load the network of a run; of its head, the classes that both know by name."""
+        from lamella.engine.run import read_header, run_weights
 
         where = f"deeplabv3plus: start = {run!r}"
         try:
-            state = run_weights(Path(run))
+            state, theirs = run_weights(Path(run)), read_header(Path(run))["data"]["class_names"]
         except LamellaError as error:
             raise ContractError(f"{where}: {error}") from error
         found = {name.split("backbone.", 1)[1]: value for name, value in state.items() if "backbone.net." in name}
         wanted = self.state_dict()
-        heads = [name for name in wanted if name.startswith("net.segmentation_head.")]
-        if any(name in found and found[name].shape != wanted[name].shape for name in heads):
-            found |= {name: wanted[name] for name in heads}
+        for name in found.keys() & wanted.keys():
+            if name.startswith("net.segmentation_head."):
+                found[name] = _by_class(found[name], theirs, wanted[name], names)
         wrong = [k for k, value in wanted.items() if k not in found or found[k].shape != value.shape]
         if wrong:
             raise ContractError(
@@ -123,3 +125,19 @@ def _to_group_norm(module: nn.Module) -> None:
             setattr(module, name, nn.Sequential(norm, *extras) if extras else norm)
         else:
             _to_group_norm(child)
+
+
+def _by_class(found: Tensor, theirs: list[str], wanted: Tensor, names: list[str]) -> Tensor:
+    """``wanted`` (classes, …), with the rows of ``found`` for the classes of the same name.
+
+    >>> import torch
+    >>> _by_class(torch.tensor([1.0, 2.0]), ["oxide", "metal"], torch.zeros(3), ["metal", "liner", "oxide"])
+    tensor([2., 0., 1.])
+    """
+    if found.shape[1:] != wanted.shape[1:]:
+        return found  # another network, which the caller says
+    out = wanted.clone()
+    for row, name in enumerate(names):
+        if name in theirs:
+            out[row] = found[theirs.index(name)]
+    return out

@@ -7,7 +7,7 @@ import torch
 from lamella import LamellaError, SegmentationBackbone
 from lamella.engine.experiment import check_experiment
 from lamella.engine.fit import fit
-from lamella.engine.run import open_run, run_weights
+from lamella.engine.run import open_run, read_header, run_weights
 from lamella.errors import ContractError
 from lamella_tem.deeplab import DeepLabV3Plus
 from torch import nn
@@ -170,19 +170,20 @@ def run(tmp_path_factory):
     return _trained(tmp_path_factory.mktemp("start"), {"name": "supervised"})
 
 
-def test_it_starts_from_a_run_and_keeps_a_head_of_other_classes_random(run):
-    learnt = run_weights(run)
-    classes = learnt["backbone.net.segmentation_head.0.weight"].shape[0]
+def test_it_starts_from_a_run_with_the_classes_that_both_know(run):
+    learnt, known = run_weights(run), read_header(run)["data"]["class_names"]
+    names = ["unheard-of", *reversed(known)]
     torch.manual_seed(1)
-    same = DeepLabV3Plus(encoder=SMALL, start=str(run), channels=1, classes=classes).state_dict()
-    assert all(torch.equal(value, learnt[f"backbone.{name}"]) for name, value in same.items())
+    found = DeepLabV3Plus(encoder=SMALL, start=str(run), channels=1, classes=len(names), class_names=names)
     torch.manual_seed(1)
-    other = DeepLabV3Plus(encoder=SMALL, start=str(run), channels=1, classes=classes + 2).state_dict()
-    torch.manual_seed(1)
-    random = DeepLabV3Plus(encoder=SMALL, channels=1, classes=classes + 2).state_dict()
-    for name, value in other.items():
-        head = name.startswith("net.segmentation_head.")
-        assert torch.equal(value, random[name] if head else learnt[f"backbone.{name}"]), name
+    random = DeepLabV3Plus(encoder=SMALL, channels=1, classes=len(names)).state_dict()
+    for name, value in found.state_dict().items():
+        before = learnt[f"backbone.{name}"]
+        if name.startswith("net.segmentation_head."):
+            assert torch.equal(value[0], random[name][0])
+            assert torch.equal(value[1:], before.flip(0))
+        else:
+            assert torch.equal(value, before), name
 
 
 def test_a_start_that_is_no_run_of_this_network_is_refused_in_one_sentence(run, tmp_path):
@@ -200,6 +201,7 @@ def test_a_run_is_opened_after_the_run_it_started_from_is_gone(run, tmp_path):
     shutil.rmtree(start)
     _, trainer, _, header = open_run(tmp_path / "run")
     learnt = trainer.student.backbone.state_dict()
-    classes = len(header["data"]["class_names"])
-    begun = DeepLabV3Plus(encoder=SMALL, start=str(tmp_path / "run"), channels=1, classes=classes)
+    names = header["data"]["class_names"]
+    start = str(tmp_path / "run")
+    begun = DeepLabV3Plus(encoder=SMALL, start=start, channels=1, classes=len(names), class_names=names)
     assert all(torch.equal(value, learnt[name]) for name, value in begun.state_dict().items())
