@@ -42,7 +42,7 @@ def cutmix_consistency(
     """
     return WeakToStrong(
         backbone=backbone, sets=[Chain([])], weak=weak, select="all", lam=1.0, mix=1.0, tau=tau, losses=losses,
-        class_names=class_names,
+        statistics="all", class_names=class_names,
     )  # fmt: skip
 
 
@@ -66,5 +66,5 @@ def unimatch(
     """
     return WeakToStrong(
         backbone=backbone, sets=[strong, strong], weak=weak, select="mean", lam=0.5, mix=0.5, tau=tau, drop=0.5,
-        losses=losses, class_names=class_names,
+        losses=losses, statistics="all", class_names=class_names,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
 import torch
@@ -43,7 +44,8 @@ class WeakToStrong(Trainer):
     the ``top_k`` hardest. ``"all"`` is the sum as it stands, ``"mean"`` its mean, ``"random"`` one set by chance.
 
     Source: the paper, equations 3–6; where it is silent, UniMatch (Yang et al., CVPR 2023): pseudo-labels from
-    the student in train mode, mean over the pixels that are not ignored.
+    the student in train mode, mean over the pixels that are not ignored. Unlike its code, ``statistics = "weak"``
+    keeps strong views and dropped features out of batch norm's running statistics, since neither is met later.
     """
 
     roles = ("labelled", "unlabelled")
@@ -66,6 +68,9 @@ class WeakToStrong(Trainer):
         ramp: Annotated[int, Field(ge=0, description="steps over which L_u sets in")] = 0,
         mix: Annotated[float, Field(ge=0, le=1, description="probability of CutMix on top of a strong view")] = 0.0,
         mix_labelled: Annotated[float, Field(ge=0, le=1, description="probability of CutMix of labelled images")] = 0.0,
+        statistics: Annotated[
+            Literal["all", "weak"], Field(description="views that the running statistics of batch norm follow")
+        ] = "weak",
         ema: Annotated[float | None, Field(gt=0, lt=1, description="decay of a teacher; else the student")] = None,
         losses: Annotated[dict[str, Loss] | None, Field(description="of the labelled images, as `supervised`")] = None,
         class_names: Annotated[list[str], FromData],
@@ -78,7 +83,7 @@ class WeakToStrong(Trainer):
         self.select, self.per, self.top_k = select, per, top_k
         self.probe_every, self.probe_scale = probe_every, probe_scale
         self.tau, self.class_tau, self.lam, self.drop = tau, class_tau, lam, drop
-        self.ramp, self.mix, self.decay = ramp, mix, ema
+        self.ramp, self.mix, self.statistics, self.decay = ramp, mix, statistics, ema
         if top_k > len(sets):
             raise ConfigError(f"weak-to-strong: top_k = {top_k} is more than the {len(sets)} sets")
         if probe_every > 1 and per == "image":
@@ -96,13 +101,9 @@ class WeakToStrong(Trainer):
         supervised = self.student(batches, step)["loss"]
         weak, p_w, features = self._weak_view(batches["unlabelled"], step)
         target = pseudo_label(weak, p_w, self._threshold(p_w))
-        strong = self._strong(target, step)
-        if self.lam < 1.0:
-            size = (weak.image.shape[-2], weak.image.shape[-1])
-            perturbed = self.student.backbone.decode(drop_channels(features, self.drop), size)
-            feature = step.mean(mean_consistency(perturbed, target), "unlabelled")
-        else:
-            feature = supervised.new_zeros(())
+        with statistics_left_alone(self._network()) if self.statistics == "weak" else nullcontext():
+            strong = self._strong(target, step)
+            feature = self._feature(features, target, step) if self.lam < 1.0 else supervised.new_zeros(())
         unsupervised = self.lam * strong + (1.0 - self.lam) * feature
         assert target.weight is not None
         return {
@@ -112,6 +113,12 @@ class WeakToStrong(Trainer):
             "confident": target.weight.mean() / step.parts,
             "loss": 0.5 * (supervised + self._ramped(step) * unsupervised),
         }
+
+    def _feature(self, features: list[Tensor], target: Batch, step: Step) -> Tensor:
+        """(1 − λ)'s factor in equation 6: the loss under the feature perturbation."""
+        size = (target.image.shape[-2], target.image.shape[-1])
+        perturbed = self.student.backbone.decode(drop_channels(features, self.drop), size)
+        return step.mean(mean_consistency(perturbed, target), "unlabelled")
 
     def _weak_view(self, unlabelled: Batch, step: Step) -> tuple[Batch, Tensor, list[Tensor]]:
         """The weak view, p^w without gradient, and the student's features of it."""

@@ -1,5 +1,6 @@
 """Equations 3 to 6 against slow, literal references, gradients too; and which set is engaged."""
 
+import copy
 import math
 
 import pytest
@@ -169,6 +170,19 @@ def test_probes_leave_gradients_and_batch_norm_alone():
     one._probe(views)
     assert all(torch.equal(value, before[name]) for name, value in one.student.backbone.state_dict().items())
     assert all(parameter.grad is None for parameter in one.parameters())
+
+
+@pytest.mark.parametrize("statistics", ["weak", "all"])
+def test_the_running_statistics_follow_the_views_that_are_asked_for(statistics):
+    one, data, step = trainer(statistics=statistics), batches(), Step(0, 10, 0)
+    follow = copy.deepcopy(one.student.backbone).train()
+    with torch.no_grad():
+        follow.encode(data["labelled"].image)
+        follow.encode(one._weakened(data["unlabelled"], step).image)
+    one.train()(data, step)["loss"].backward()
+    same = torch.allclose(one.student.backbone.first[1].running_mean, follow.first[1].running_mean)
+    assert same == (statistics == "weak")
+    assert one.student.backbone.first[1].track_running_stats
 
 
 def test_probing_every_other_step_remembers():
