@@ -9,12 +9,14 @@ from lamella import Batch
 from lamella.cli.main import main
 from lamella.engine.experiment import check_experiment
 from lamella.engine.fit import fit
+from lamella.errors import ConfigError
 from lamella.testing import dataset_contract
 from lamella_sam import classical, losses
 from lamella_sam.figures import test_objects as every_object
+from lamella_sam.nano.drawn import OUTSIDE, WITHIN, drawn
 from lamella_sam.nano.network import WEIGHTS, sam_nano
 from lamella_sam.nano.scenes import sam_scenes, scene
-from lamella_sam.prompts import box_prompts
+from lamella_sam.prompts import ABSENT, NEGATIVE, NO_POINT, POSITIVE, Prompts, box_prompts
 
 test_contract_scenes = dataset_contract(lambda: sam_scenes(count=3, size=48))
 
@@ -63,7 +65,7 @@ def test_the_shipped_weights_beat_the_box_and_random_weights_on_scenes_never_see
     shipped, random = sam_nano().eval(), sam_nano(weights="none").eval()
     assert WEIGHTS.stat().st_size < 8e6
     facts = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
-    assert facts["step"] > 0 and "sam-scenes" in facts["experiment"]
+    assert all(stage["step"] > 0 and "sam-scenes" in stage["experiment"] for stage in facts["stages"])
     ious = {"shipped": [], "random": [], "box": []}
     for index in range(8):
         image, instance = scene(77, index, 128)
@@ -92,26 +94,86 @@ def _iou(found, wanted):
     return ((found & wanted).flatten(1).sum(1) / (found | wanted).flatten(1).sum(1)).tolist()
 
 
-def test_a_run_becomes_a_weights_file(tmp_path, capsys):
+def _train(folder, weights):
     tables = {
         "modality": "tem",
         "data": {"labelled": {"source": {"name": "sam-scenes", "count": 2, "size": 48}}},
         "trainer": {
-            "name": "sesami", "backbone": {"name": "sam-nano", "weights": "none"}, "adapt": "full", "semantic": "none",
-            "answer": "box", "objects": "instance", "prompts": 2, "corrections": 0, "weights": {"affinity": 0.5},
+            "name": "sesami", "backbone": {"name": "sam-nano", "weights": str(weights)}, "adapt": "full",
+            "semantic": "none", "answer": "box", "objects": "instance", "prompts": 2, "corrections": 0,
+            "weights": {"affinity": 0.5},
         },
         "fit": {"steps": 1, "batch_size": 2, "log_every": 1, "ema": 0.5},
     }  # fmt: skip
-    fit(check_experiment(tables, name="nano", folder=tmp_path), tmp_path / "run")
+    fit(check_experiment(tables, name="nano", folder=folder), folder / "run")
+    return folder / "run"
+
+
+def _ship(run, out):
     with pytest.raises(SystemExit) as end:
-        main(["sam-nano", str(tmp_path / "run"), "--out", str(tmp_path / "nano.safetensors")])
+        main(["sam-nano", str(run), "--out", str(out)])
     assert not end.value.code
+    return json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def test_a_run_becomes_a_weights_file(tmp_path, capsys):
+    run = _train(tmp_path, "none")
+    facts = _ship(run, tmp_path / "nano.safetensors")
     assert "parameters" in capsys.readouterr().out
-    found, run = sam_nano(weights=str(tmp_path / "nano.safetensors")), sam_nano(weights=str(tmp_path / "run"))
-    for one, other in zip(found.state_dict().values(), run.state_dict().values()):
+    found, of_run = sam_nano(weights=str(tmp_path / "nano.safetensors")), sam_nano(weights=str(run))
+    for one, other in zip(found.state_dict().values(), of_run.state_dict().values()):
         assert torch.allclose(one, other, atol=1e-3, rtol=1e-3)
-    facts = json.loads((tmp_path / "nano.json").read_text())
-    assert facts["step"] == 1 and facts["parameters"] == sum(v.numel() for v in found.state_dict().values())
+    assert [stage["step"] for stage in facts["stages"]] == [1]
+    assert facts["parameters"] == sum(v.numel() for v in found.state_dict().values())
+
+
+@pytest.mark.parametrize("begin_with", ["the run", "its file"])
+def test_weights_keep_the_history_of_what_they_began_with(begin_with, tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    run, file = _train(tmp_path / "first", "none"), tmp_path / "first" / "nano.safetensors"
+    before = _ship(run, file)["stages"]
+    again = _train(tmp_path / "second", run if begin_with == "the run" else file)
+    stages = _ship(again, tmp_path / "nano.safetensors")["stages"]
+    assert len(stages) == 2 and stages[:1] == before
+    assert str(tmp_path) not in json.dumps(stages)  # names, not somebody's folders
+
+
+def test_a_folder_that_is_no_run_is_no_weights(tmp_path):
+    with pytest.raises(ConfigError, match="this is no run folder"):
+        sam_nano(weights=str(tmp_path))
+
+
+def test_a_box_is_drawn_as_what_lies_within_it():
+    boxes = torch.tensor([[[4.0, 8.0, 11.0, 27.0], [0.0, 0.0, 31.0, 31.0]]])
+    paper = drawn(box_prompts(boxes, (32, 32)), 8, 4.0).mask
+    wanted = torch.full((8, 8), OUTSIDE)
+    wanted[2:7, 1:3] = WITHIN
+    assert torch.equal(paper[0, 0], wanted)
+    assert torch.equal(paper[0, 1], torch.full((8, 8), WITHIN))
+
+
+def test_clicks_are_dots_of_their_sign_and_a_given_mask_stays_below_them():
+    mask = torch.full((1, 2, 16, 16), 3.0)
+    points = torch.tensor([[[[9.5, 25.5], [57.5, 41.5]], [[-1.0, -1.0], [-1.0, -1.0]]]])
+    labels = torch.tensor([[[POSITIVE, NEGATIVE], [NO_POINT, ABSENT]]])
+    given = Prompts(points, labels, (64, 64), mask, torch.tensor([[True, True]]))
+    found = drawn(given, 16, 4.0)
+    paper = found.mask[0]
+    assert torch.allclose(paper[0, 6, 2], torch.tensor(10.0), atol=0.3)  # the cell of (9.5, 25.5)
+    assert torch.allclose(paper[0, 10, 14], torch.tensor(-10.0), atol=0.3)
+    assert torch.allclose(paper[0, 0, 15], torch.tensor(3.0), atol=0.1)  # far from both
+    assert torch.equal(paper[1], mask[0, 1])
+    without = given._replace(mask=None, with_mask=None)
+    assert drawn(without, 16, 4.0).with_mask.tolist() == [[True, False]]
+
+
+def test_drawing_shows_where_the_prompt_is_and_moves_with_it():
+    """The place of a drawn click is that of the image: shifted by a cell, the drawing is shifted by a cell."""
+    at = torch.tensor([[[[25.5, 33.5]]]])
+    label = torch.tensor([[[POSITIVE]]])
+    one, other = (drawn(Prompts(p, label, (64, 64)), 16, 4.0).mask[0, 0] for p in (at, at + 4))
+    assert torch.allclose(one[:-1, :-1], other[1:, 1:], atol=1e-5)
 
 
 def test_affinity_is_the_balanced_cross_entropy_over_pairs():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from lamella.errors import ConfigError
+from lamella.errors import ConfigError, RunError
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from lamella_sam.backbone import SamBackbone
 from lamella_sam.encoder import Encoder
+from lamella_sam.nano.drawn import drawn
+from lamella_sam.prompts import Prompts
 
 WEIGHTS = Path(__file__).with_name("sam_nano.safetensors")
 """The weights, in half precision; ``sam_nano.json`` beside them says how they were made."""
@@ -39,6 +41,14 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, S, S) to (B, S / 8, S / 8, C)."""
         return self.layers(x).permute(0, 2, 3, 1)
+
+
+class SamNano(SamBackbone):
+    """A `SamBackbone` that also draws points and boxes into the mask prompt: see `lamella_sam.nano.drawn`."""
+
+    def masks(self, embedding: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        """As `SamBackbone.masks`."""
+        return super().masks(embedding, drawn(prompts, 4 * embedding.shape[-1], self.cell(prompts.size)))
 
 
 def sam_nano(
@@ -74,7 +84,7 @@ def sam_nano(
     encoder.patch_embed = Stem(WIDTH)  # type: ignore[assignment]
     _start(encoder)
     _look_where_asked(decoder.transformer)
-    backbone = SamBackbone(
+    backbone = SamNano(
         encoder.fold(),
         prompt_encoder,
         decoder,
@@ -113,18 +123,15 @@ def _look_where_asked(transformer: nn.Module) -> None:
 
 
 def _load(backbone: SamBackbone, path: Path) -> None:
-    """Weights of a safetensors file, or of the last checkpoint of a run that trained them."""
-    from lamella.engine.checkpoint import Checkpoints
+    """Weights of a safetensors file, or of a run that trained them."""
+    from lamella.engine.run import run_weights
 
-    if path.is_dir():
-        checkpoints = Checkpoints(path)
-        folder = checkpoints.folder / checkpoints.load_pointer("last")
-        averaged = folder / "averaged.safetensors"
-        path = averaged if averaged.is_file() else folder / "trainer.safetensors"
     try:
-        found = load_file(path)
+        found = run_weights(path) if path.is_dir() else load_file(path)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"sam-nano: {path} cannot be read as safetensors weights: {error}") from error
+    except RunError as error:
+        raise ConfigError(f"sam-nano: {error}") from error
     ours = {name.removeprefix("backbone."): value.to(torch.float32) for name, value in found.items()}
     wanted = backbone.state_dict()
     wrong = [k for k in wanted if k not in ours or ours[k].shape != wanted[k].shape]

@@ -1,6 +1,7 @@
 """``lamella sam-nano``: the weights of a training run, as the plugin ships them."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,12 +12,13 @@ def ship(
     run: Annotated[Path, typer.Argument(help="a finished or stopped run of examples/sam_nano.toml")],
     out: Annotated[Path, typer.Option("--out", help="safetensors file to write; a .json goes beside it")],
 ) -> None:
-    """Write sam-nano's weights in half precision, with the experiment and the log that made them."""
+    """Write sam-nano's weights in half precision, with the experiments and logs of all stages that made them."""
     from lamella.engine.checkpoint import write_json
 
     facts = write_weights(run, out)
     write_json(out.with_suffix(".json"), facts)
-    print(f"{out}: {facts['parameters']} parameters, {out.stat().st_size / 1e6:.2f} MB, step {facts['step']}")
+    steps = " + ".join(str(stage["step"]) for stage in facts["stages"])
+    print(f"{out}: {facts['parameters']} parameters, {out.stat().st_size / 1e6:.2f} MB, {steps} steps")
 
 
 def write_weights(run: Path, out: Path) -> dict[str, Any]:
@@ -27,25 +29,48 @@ def write_weights(run: Path, out: Path) -> dict[str, Any]:
         RunError: no run, or no checkpoint in it.
     """
     import torch
-    from lamella.engine.checkpoint import Checkpoints
-    from lamella.engine.run import read_header
     from safetensors.torch import save_file
 
     from lamella_sam.nano.network import sam_nano
 
-    header = read_header(run)
+    stages = _stages(run)
     weights = sam_nano(weights=str(run)).state_dict()
     half = {name: value.to(torch.float16).contiguous() for name, value in weights.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file(half, out)
-    state = json.loads((run / "checkpoints" / Checkpoints(run).load_pointer("last") / "state.json").read_text("utf-8"))
-    return {
-        "parameters": sum(value.numel() for value in weights.values()),
-        "step": state["step"],
+    return {"parameters": sum(value.numel() for value in weights.values()), "stages": stages}
+
+
+def _stages(run: Path) -> list[dict[str, Any]]:
+    """What trained the weights of a run, oldest first: the stages of what it began with, then itself."""
+    from lamella.engine.checkpoint import Checkpoints
+    from lamella.engine.run import read_header
+
+    header, checkpoints = read_header(run), Checkpoints(run)
+    pointer = checkpoints.load_pointer("best" if checkpoints.has("best") else "last")
+    text = (run / "experiment.toml").read_text(encoding="utf-8")
+    began = tomllib.loads(text)["trainer"]["backbone"].get("weights", "scenes")
+    own = {
+        "step": json.loads((checkpoints.folder / pointer / "state.json").read_text("utf-8"))["step"],
         "versions": header["versions"],
-        "experiment": (run / "experiment.toml").read_text(encoding="utf-8"),
+        "experiment": text.replace(began, Path(began).name),  # a name is enough; whose folder it lay in is not ours
         "log": _thinned((run / "log.jsonl").read_text(encoding="utf-8").splitlines()),
     }
+    return [*_stages_before(began), own]
+
+
+def _stages_before(weights: str) -> list[dict[str, Any]]:
+    """The stages that made the weights a run began with; none where they were random or come with no history."""
+    from lamella_sam.nano.network import WEIGHTS
+
+    if weights == "none":
+        return []
+    path = WEIGHTS if weights == "scenes" else Path(weights)
+    if path.is_dir():
+        return _stages(path)
+    history = path.with_suffix(".json")
+    stages: list[dict[str, Any]] = json.loads(history.read_text("utf-8"))["stages"] if history.is_file() else []
+    return stages
 
 
 def _thinned(lines: list[str], every: int = 100) -> list[dict[str, float]]:
