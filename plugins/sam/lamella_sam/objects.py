@@ -91,6 +91,28 @@ def drawn_objects(identity: Tensor, streams: Streams, count: int, *, evenness: f
     return Objects(mask, pixel, chosen > 0)
 
 
+def all_objects(identity: Tensor, streams: Streams, most: int, *, least: int = 1) -> Objects:
+    """Every object of each image once, the largest first, and a pixel inside each. No host sync.
+
+    Args:
+        identity: (B, H, W) int64 from `identities`.
+        most: Q; of more objects the largest.
+        least: objects of fewer pixels are not ``there``.
+    """
+    b, height, width = identity.shape
+    flat = identity.flatten(1)
+    slot = flat % (height * width + 1)
+    place = torch.arange(height * width, device=flat.device).expand(b, -1)
+    none = torch.zeros(b, height * width + 1, dtype=torch.int64, device=flat.device)
+    area = none.scatter_add(1, slot, torch.ones_like(slot)).gather(1, slot)
+    last = none.scatter_reduce(1, slot, place, "amax").gather(1, slot)
+    size, chosen = torch.where((last == place) & (flat > 0), area, 0).topk(min(most, height * width))
+    there = size >= max(least, 1)
+    mask = (identity.unsqueeze(1) == flat.gather(1, chosen)[..., None, None]) & there[..., None, None]
+    pixel, _ = pick_pixel(mask, streams.uniform(0.0, 1.0, there.shape[1]))
+    return Objects(mask, pixel, there)
+
+
 def pick(weight: Tensor, share: Tensor) -> Tensor:
     """Positions (…, n) drawn with probability ∝ ``weight`` (…, N), from uniform numbers ``share`` (…, n).
 

@@ -20,8 +20,11 @@ def lamella_backbones() -> dict[str, Any]:
 
 @hookimpl
 def lamella_trainers() -> dict[str, Any]:
-    """Ways to adapt a promptable network."""
-    return {"sesami": "lamella_sam.sesami:Sesami"}
+    """Ways to adapt a promptable network, and a supervised network that sees the same prompts."""
+    return {
+        "sesami": "lamella_sam.sesami:Sesami",
+        "prompted-supervised": "lamella_sam.prompt_channels:PromptedSupervised",
+    }
 
 
 @hookimpl

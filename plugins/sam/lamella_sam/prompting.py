@@ -7,10 +7,12 @@ partial masks that are smaller in size than the original GT masks". Jitter and c
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from lamella import Streams
+from lamella.errors import ConfigError
 from torch import Tensor
 
 from lamella_sam.backbone import SamBackbone
@@ -40,11 +42,33 @@ class Mix(NamedTuple):
     """Largest share."""
 
 
-def given_prompts(objects: Objects, backbone: SamBackbone, streams: Streams, mix: Mix) -> tuple[Prompts, Tensor]:
-    """One prompt for each object, of a type drawn for it; and (B, Q) bool, which leave doubt (single points).
+def mix_of(given: Mapping[Any, float] | None, negative: float, jitter: float, where: str) -> Mix:
+    """A mix from the weights of prompt types (equal where none are given); raises `ConfigError`."""
+    share = (
+        {"point": 1.0, "box": 1.0, "mask": 1.0} if given is None else {"point": 0.0, "box": 0.0, "mask": 0.0, **given}
+    )
+    if min(share.values()) < 0 or sum(share.values()) <= 0:
+        raise ConfigError(f"{where}: mix = {given!r} needs weights of 0 or more, and one above 0")
+    return Mix(point=share["point"], box=share["box"], mask=share["mask"], negative=negative, jitter=jitter)
 
-    Slots: two corners or the point and its padding, and a negative point.
-    """
+
+class Asked(NamedTuple):
+    """One prompt for each of Q objects of B images, before any network: in pixels of the image."""
+
+    points: Tensor
+    """(B, Q, 3, 2) x, y: two corners, or the point and its padding; and a negative point."""
+    labels: Tensor
+    """(B, Q, 3) as `Prompts.labels`."""
+    partial: Tensor
+    """(B, Q, H, W) bool: the partial mask that each object would be asked by."""
+    masked: Tensor
+    """(B, Q) bool: which objects are asked for by their partial mask."""
+    doubt: Tensor
+    """(B, Q) bool: which prompts leave doubt, single points."""
+
+
+def asked_prompts(objects: Objects, streams: Streams, mix: Mix) -> Asked:
+    """One prompt for each object, of a type drawn for it."""
     q, height, width = objects.mask.shape[1:]
     total = mix.point + mix.box + mix.mask
     kind = streams.uniform(0.0, total, q)
@@ -67,8 +91,15 @@ def given_prompts(objects: Objects, backbone: SamBackbone, streams: Streams, mix
     )
     points = torch.stack([first, second, outside], 2)
     partial = partial_masks(objects, streams.child("partial"), mix.least, mix.most)
-    logits = mask_logits(backbone.reduce(partial.to(torch.float32)))
-    return Prompts(points, labels, (height, width), logits, masked), pointed & ~negative
+    return Asked(points, labels, partial, masked, pointed & ~negative)
+
+
+def given_prompts(objects: Objects, backbone: SamBackbone, streams: Streams, mix: Mix) -> tuple[Prompts, Tensor]:
+    """What `asked_prompts` draws as prompts of a network; and (B, Q) bool, which leave doubt (single points)."""
+    asked = asked_prompts(objects, streams, mix)
+    logits = mask_logits(backbone.reduce(asked.partial.to(torch.float32)))
+    height, width = objects.mask.shape[-2:]
+    return Prompts(asked.points, asked.labels, (height, width), logits, asked.masked), asked.doubt
 
 
 def jittered(boxes: Tensor, streams: Streams, jitter: float, size: tuple[int, int]) -> Tensor:

@@ -17,7 +17,7 @@ from lamella_sam.exemplars import Exemplars
 from lamella_sam.figures import PromptedFigures, answered, classes_of, test_objects
 from lamella_sam.losses import affinity, class_dice, focal, mask_dice, mask_iou
 from lamella_sam.objects import Kind, Objects, drawn_objects, identities
-from lamella_sam.prompting import Mix, corrected, given_prompts
+from lamella_sam.prompting import corrected, given_prompts, mix_of
 from lamella_sam.prompts import ABSENT, Prompts
 
 WEIGHTS = {"focal": 20.0, "dice": 1.0, "iou": 1.0, "ce": 1.0, "class_dice": 1.0, "affinity": 0.0}
@@ -85,7 +85,7 @@ class Sesami(Trainer):
         self.adapt, self.augment, self.prompts, self.corrections = adapt, augment, prompts, corrections
         self.objects, self.answer, self.class_names, self.evenness = objects, answer, class_names, evenness
         self.background = _number_of(background, class_names)
-        self.mix = _mix(mix, negative, jitter)
+        self.mix = mix_of(mix, negative, jitter, "sesami")
         self.weights, self.gamma, self.balance = _weights(weights), gamma, balance
         if semantic == "none" and answer == "classes":
             raise ConfigError("sesami: semantic = 'none' knows no classes; set answer to 'point', 'box' or 'mask'")
@@ -269,15 +269,6 @@ def _number_of(name: str | None, class_names: list[str]) -> int | None:
     if name is not None and name not in class_names:
         raise ConfigError(f"sesami: background = {name!r} is none of the classes {', '.join(class_names)}")
     return None if name is None else class_names.index(name)
-
-
-def _mix(given: Mapping[Any, float] | None, negative: float, jitter: float) -> Mix:
-    share = (
-        {"point": 1.0, "box": 1.0, "mask": 1.0} if given is None else {"point": 0.0, "box": 0.0, "mask": 0.0, **given}
-    )
-    if min(share.values()) < 0 or sum(share.values()) <= 0:
-        raise ConfigError(f"sesami: mix = {given!r} needs weights of 0 or more, and one above 0")
-    return Mix(point=share["point"], box=share["box"], mask=share["mask"], negative=negative, jitter=jitter)
 
 
 def _weights(given: Mapping[str, float] | None) -> dict[str, float]:
