@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lamella.contracts.batch import IGNORE, Batch
 from lamella.contracts.data import Modality, Sample
+from lamella.data.balanced import BalancedOrder
 from lamella.data.samples import SampleTable
 from lamella.errors import ConfigError
 
@@ -52,7 +53,7 @@ class _Visits(Dataset):
 class _Steps:
     """The (row, visit) pairs of every step for one process: a batch sampler."""
 
-    def __init__(self, order: Order, batch_size: int, steps: range, rank: int, world: int):
+    def __init__(self, order: Order | BalancedOrder, batch_size: int, steps: range, rank: int, world: int):
         self.order, self.batch_size, self.steps = order, batch_size, steps
         self.share = range(rank * batch_size // world, (rank + 1) * batch_size // world)
 
@@ -75,17 +76,22 @@ def training_loader(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
+    classes: Sequence[int] | None = None,
 ) -> DataLoader:
     """Batches for ``steps``, this process's share of a global ``batch_size``.
+
+    Args:
+        classes: of every row, where each class is to come as often as any other.
 
     Raises:
         ConfigError: a batch that does not divide among the processes.
     """
     if batch_size % world:
         raise ConfigError(f"batch_size = {batch_size} does not divide among {world} processes")
+    order = Order(len(table), seed) if classes is None else BalancedOrder(classes, seed)
     return DataLoader(
         _Visits(table, crop, seed),
-        batch_sampler=_Steps(Order(len(table), seed), batch_size, steps, rank, world),
+        batch_sampler=_Steps(order, batch_size, steps, rank, world),
         collate_fn=_Collate(modality),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),

@@ -38,6 +38,7 @@ class FitConfig(BaseModel):
 
     steps: Annotated[int, Field(ge=1, description="optimizer steps")] = 1000
     batch_size: Annotated[int | dict[str, int], Field(description="global; one number, or one per role")] = 8
+    balanced: Annotated[list[str], Field(description="roles of which each class is drawn as often as any other")] = []
     crop: Annotated[int | None, Field(ge=8, description="side of random square crops in pixels; else whole")] = None
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Annotated[

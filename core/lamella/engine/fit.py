@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 
+from lamella.data.balanced import classes_of
 from lamella.data.loaders import training_loader
 from lamella.data.samples import SampleTable
 from lamella.engine.baseline import grey_level_baseline
@@ -77,6 +78,8 @@ def _batches(session: Session) -> Iterator[tuple[int, dict[str, Any]]]:
     """(step, batches by role on the device) for every step that is still to do."""
     config = session.experiment.fit
     steps = range(session.start, config.steps)
+    if unread := [role for role in config.balanced if role not in session.roles]:
+        raise ConfigError(f"[fit] balanced names {unread[0]!r}; this trainer reads {', '.join(session.roles)}")
     loaders = {
         role: training_loader(
             session.tables[role],
@@ -88,6 +91,7 @@ def _batches(session: Session) -> Iterator[tuple[int, dict[str, Any]]]:
             rank=session.accelerator.process_index,
             world=session.accelerator.num_processes,
             workers=config.workers,
+            classes=classes_of(session.tables[role], role) if role in config.balanced else None,
         )
         for role in session.roles
     }
