@@ -1,6 +1,6 @@
 """How good an embedding is without any fine-tuning: retrieval, nearest neighbours, a linear probe."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,10 +13,11 @@ class EmbeddingMetrics:
     """Figures of the embeddings (B, 2, D) of both magnifications over a whole evaluation.
 
     ``compute`` gives ``recall_at_1``: how often the nearest (by cosine) of all other-magnification images is that of
-    the same defect, from high to low and back, averaged, each also alone; only defects with both images take part. On
-    a labelled set also ``knn_accuracy`` (leave one out, the 20 nearest weighted by exp(cosine/0.07)) and
-    ``probe_accuracy`` (ridge regression, two halves of the set in turn) of both magnifications side by side, and
-    ``embedding_map``: up to 600 samples on the two first principal components, as [x, y, class, −1].
+    the same defect, from high to low and back, averaged, each also alone; only defects with both images take part.
+    With a projection ``head`` also ``recall_at_1_head``, the same of what it gives. On a labelled set also
+    ``knn_accuracy`` (leave one out, the 20 nearest weighted by exp(cosine/0.07)) and ``probe_accuracy`` (ridge
+    regression, two halves of the set in turn) of both magnifications side by side, and ``embedding_map``: up to 600
+    samples on the two first principal components, as [x, y, class, −1].
 
     Both judge with labels of the evaluated set alone: they compare pre-trainings, they are no test accuracy.
 
@@ -24,7 +25,8 @@ class EmbeddingMetrics:
     discrimination", CVPR 2018.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, head: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.head = head
         self._embeddings: list[Tensor] = []
         self._present: list[Tensor] = []
         self._labels: list[Tensor | None] = []
@@ -46,6 +48,10 @@ class EmbeddingMetrics:
             "recall_low_to_high": back,
             "pairs": len(both),
         }
+        if self.head is not None and len(both) > 1:
+            with torch.no_grad():
+                high, low = self.head(both.transpose(0, 1).flatten(0, 1)).chunk(2)
+            figures["recall_at_1_head"] = 0.5 * (recall_at_1(high, low) + recall_at_1(low, high))
         labels = [label for label in self._labels if label is not None]
         if len(labels) < len(self._labels) or labels[0].ndim != 1:
             return figures

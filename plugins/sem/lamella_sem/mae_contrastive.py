@@ -9,13 +9,14 @@ from lamella import Batch, Chain, Mean, PatchEncoder, Step, Trainer
 from lamella.contracts.model import Metric
 from lamella.errors import ConfigError
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from lamella_sem.decoder import MaskedDecoder
 from lamella_sem.embedding import EmbeddingMetrics
 from lamella_sem.four_way import TERMS, four_way
 from lamella_sem.masking import Masked, random_mask, reconstruction, take
+from lamella_sem.projection import ProjectionHead
 from lamella_sem.vit import MEAN, STD, checked, embedded, encoded, patch_side, pooled
 
 VIEWS = ("high", "low")
@@ -41,7 +42,9 @@ class MaeContrastive(Trainer):
     encoder once, masked; a light decoder reconstructs what was masked (equation 8), and the mean of the visible
     patches goes through a projection head into equation 9, whose terms are ``self_consistency`` (HH and LL) and
     ``cross_magnification`` (HL and LH). With one kind alone ℒ_con is the mean over its two terms, with neither it is
-    left out and the head frozen. ``projection`` 0 leaves out the hidden layer of the head.
+    left out and the head frozen. ``projection`` 0 leaves out the hidden layer of the head. With ``standardise`` its
+    layers are followed by `Standardise`: without it a short training may put all images at one place, where the
+    gradient of equation 9 is nearly 0, and stay there.
 
     A defect of which one magnification is missing takes part in what the other allows. With gradient accumulation the
     negatives are those of one part: ℒ_con is then that of a smaller batch, averaged over the parts.
@@ -76,6 +79,9 @@ class MaeContrastive(Trainer):
         exclude_same: Annotated[bool, Field(description="defects of one die are no negatives of each other")] = False,
         projection: Annotated[int, Field(ge=0, description="hidden width of the projection head; 0 for none")] = 512,
         features: Annotated[int, Field(ge=2, description="length of f, what the head gives")] = 128,
+        standardise: Annotated[
+            bool, Field(description="features of the head to mean 0 and variance 1 over the batch")
+        ] = False,
         decoder_width: Annotated[int, Field(ge=8, description="length of the decoder's tokens")] = 128,
         decoder_depth: Annotated[int, Field(ge=1, description="blocks of the decoder")] = 2,
         decoder_heads: Annotated[int, Field(ge=1, description="attention heads of the decoder")] = 4,
@@ -93,8 +99,7 @@ class MaeContrastive(Trainer):
             encoder_width=width, width=decoder_width, depth=decoder_depth, heads=decoder_heads,
             pixels=side * side * self.encoder.patch_embed.proj.in_channels,
         )  # fmt: skip
-        hidden = [nn.Linear(width, projection), nn.ReLU()] if projection else []
-        self.head = nn.Sequential(*hidden, nn.Linear(projection or width, features))
+        self.head = ProjectionHead(width, hidden=projection, features=features, standardise=standardise)
         self.decoder.requires_grad_(self.reconstructs)
         self.head.requires_grad_(self.contrasts)
 
@@ -169,7 +174,8 @@ class MaeContrastive(Trainer):
 
     def _contrast(self, tokens: Tensor, pair: dict[str, Batch], seen: Seen, step: Step) -> dict[str, Tensor]:
         """The terms of equation 9 that are switched on, each a mean over its anchors."""
-        f = normalize(self.head(pooled(self.encoder, tokens)).float(), dim=1)
+        there = seen.present.t().repeat_interleave(2, 0).flatten()  # (4B,), in the order of the images
+        f = normalize(self.head(pooled(self.encoder, tokens), there).float(), dim=1)
         high, low = f.chunk(2)
         same = pair["high"].meta["die"] if self.exclude_same else pair["high"].key
         found = four_way(high, low, temperature=self.temperature, defect=same, present=seen.present)
@@ -185,7 +191,7 @@ class MaeContrastive(Trainer):
 
     def metrics(self) -> list[Metric]:
         """Retrieval of the other magnification, and with labels nearest neighbours and a linear probe."""
-        return [EmbeddingMetrics()]
+        return [EmbeddingMetrics(self.head if self.contrasts else None)]
 
 
 def _processes() -> int:

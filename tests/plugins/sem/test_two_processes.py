@@ -38,9 +38,10 @@ def test_the_four_way_loss_has_the_gradients_of_the_whole_batch(given):
         assert (found[name] - gradient).abs().max() < 1e-12
 
 
-def test_a_step_of_pre_training_has_the_gradients_of_the_whole_batch(given):
-    _, found = given
-    wanted = pretrained(0, 1)
+@pytest.mark.parametrize("standardise", [False, True])
+def test_a_step_of_pre_training_has_the_gradients_of_the_whole_batch(given, standardise):
+    found = given[1]["trained"][standardise]
+    wanted = pretrained(0, 1, standardise=standardise)
     for name, value in wanted["losses"].items():
         assert found["losses"][name].item() == pytest.approx(value.item(), abs=1e-5), name
     for name, gradient in wanted["gradients"].items():

@@ -16,9 +16,9 @@ from pairs import pairs, share, trainer  # isort: skip
 PRESENT = [[1, 1], [1, 0], [1, 1], [1, 1], [0, 1], [1, 1]]
 
 
-def pretrained(rank, world):
+def pretrained(rank, world, *, standardise):
     """The losses and gradients of a step of mae-contrastive, averaged over processes as DDP does."""
-    made = trainer(views="sem-views", exclude_same=True)
+    made = trainer(views="sem-views", exclude_same=True, standardise=standardise)
     batch = pairs(6, dies=[1, 2, 3, 1, 5, 6], present=PRESENT)
     losses = made({"unlabelled": share(batch, slice(rank * 6 // world, (rank + 1) * 6 // world))}, Step(3, 10, 0))
     losses["loss"].backward()
@@ -65,9 +65,9 @@ def main() -> None:
             for place in range(2)
         ]
         found = {"loss": whole, "high": joined[0], "low": joined[1], "world": world}
-    trained = pretrained(rank, world)
+    trained = [pretrained(rank, world, standardise=how) for how in (False, True)]
     if rank == 0:
-        torch.save({**found, **trained}, f"{path}.out")
+        torch.save({**found, "trained": trained}, f"{path}.out")
     dist.barrier()
     os._exit(0)  # as the command line does: threads of the group would abort an ordinary exit
 
