@@ -12,7 +12,8 @@ from lamella.errors import ConfigError
 Counts = Mapping[str, np.ndarray]
 """Confusion (K, K) by group (lot, wafer, specimen …); rows are labels, columns predictions."""
 Figure = Callable[[np.ndarray], float]
-_RESAMPLES = 1000
+RESAMPLES = 1000
+"""Of a bootstrap interval."""
 
 
 class Estimate(NamedTuple):
@@ -73,7 +74,7 @@ def estimate(counts: Sequence[Counts], of: Figure, seed: int = 0) -> Estimate:
     """
     each = tuple(_pooled(one, of) for one in counts)
     samples = [np.mean([of(total) for total in totals]) for totals in _resampled(counts, seed)]
-    return _estimate(each, samples)
+    return interval(each, samples)
 
 
 def difference(ours: Sequence[Counts], theirs: Sequence[Counts], of: Figure, seed: int = 0) -> Estimate:
@@ -83,18 +84,19 @@ def difference(ours: Sequence[Counts], theirs: Sequence[Counts], of: Figure, see
         np.mean([of(a) - of(b) for a, b in zip(one, other)])
         for one, other in zip(_resampled(ours, seed), _resampled(theirs, seed))
     ]
-    return _estimate(each, samples)
+    return interval(each, samples)
 
 
 def of_values(values: Sequence[float], seed: int = 0) -> Estimate:
     """The mean of one value a seed, with a bootstrap interval over seeds; with one seed there is none (nan)."""
     if len(values) == 1:
         return Estimate(values[0], np.nan, np.nan, tuple(values))
-    drawn = np.random.default_rng(seed).integers(len(values), size=(_RESAMPLES, len(values)))
-    return _estimate(tuple(values), list(np.array(values)[drawn].mean(1)))
+    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    return interval(tuple(values), list(np.array(values)[drawn].mean(1)))
 
 
-def _estimate(each: tuple[float, ...], samples: Sequence[Any]) -> Estimate:
+def interval(each: tuple[float, ...], samples: Sequence[Any]) -> Estimate:
+    """The mean of ``each`` with the 2.5 and 97.5 percentiles of the resamples."""
     low, high = np.nanpercentile(samples, (2.5, 97.5))
     return Estimate(float(np.mean(each)), float(low), float(high), each)
 
@@ -109,7 +111,7 @@ def _resampled(counts: Sequence[Counts], seed: int) -> list[np.ndarray]:
     groups = sorted(counts[0])
     stacked = np.stack([np.stack([one[group] for group in groups]) for one in counts])  # (S, G, K, K)
     found = []
-    for _ in range(_RESAMPLES):
+    for _ in range(RESAMPLES):
         seeds = rng.integers(len(counts), size=len(counts))
         times = np.bincount(rng.integers(len(groups), size=len(groups)), minlength=len(groups))
         found.append(np.tensordot(stacked[seeds], times, axes=([1], [0])))

@@ -9,7 +9,9 @@ from typing import Any
 
 from lamella.engine.counts import read_counts
 from lamella.engine.figures import Counts, Estimate, difference, estimate, figure, of_values
+from lamella.engine.group_figures import GroupFigure, Groups, estimate_groups, group_figure, joined_groups, read_groups
 from lamella.engine.study import Cell, Study
+from lamella.errors import ConfigError
 
 Results = Mapping[Cell, Mapping[str, Any]]
 
@@ -47,19 +49,75 @@ def study_table(study: Study, results: Results, out: Path) -> dict[str, Any]:
 
 def _entries(study: Study, results: Results, out: Path, row: str, column: str, test: str) -> list[dict[str, Any]]:
     cells = _cells(results, row, column, test)
-    if not cells:
-        return []
     found = []
     headline = test == study.file.sets[0]
     for title, text in study.file.figures.items():
-        value, apart = _figure(study, results, out, cells, test, text)
-        entry: dict[str, Any] = {"row": row, "column": column, "set": test, "figure": title, **_plain(value)}
-        if apart is not None:
-            entry["difference"] = _plain(apart)
+        over_groups = group_figure(text)
+        if over_groups is not None:
+            measured = _over_groups(study, results, out, row, column, test, over_groups)
+        else:
+            measured = _figure(study, results, out, cells, test, text) if cells else None
         published = study.file.paper.get(row, {}).get(column or "all", {}).get(title)
+        entry: dict[str, Any] = {"row": row, "column": column, "set": test, "figure": title}
+        if measured is not None:
+            entry |= _plain(measured[0])
+            if measured[1] is not None:
+                entry["difference"] = _plain(measured[1])
+        elif published is None or not headline or study.file.rows[row].columns != []:
+            continue
+        else:  # a row that we cannot fill shows what was published of it
+            entry |= _plain(Estimate(float("nan"), float("nan"), float("nan"), ()))
         if published is not None and headline:
             entry["paper"] = published
         found.append(entry)
+    return found
+
+
+def _over_groups(
+    study: Study, results: Results, out: Path, row: str, column: str, test: str, asked: GroupFigure
+) -> tuple[Estimate, Estimate | None] | None:
+    """A figure over groups and the paired difference reference − row; None where nothing is done that it needs."""
+    own = _groups(study, results, out, row, column, test, asked)
+    if asked.over is not None:
+        if asked.over not in study.file.rows:
+            raise ConfigError(f"{study.name}: a figure compares with the row {asked.over!r}, which is not there")
+        other = _groups(study, results, out, asked.over, column, test, asked)
+        pairs = [(own[seed], other[seed]) for seed in own if seed in other]
+        return (estimate_groups(pairs, asked.score()), None) if pairs and row != asked.over else None
+    if not own:
+        return None
+    score, reference = asked.score(), study.file.reference
+    value = estimate_groups([(groups,) for groups in own.values()], score)
+    if reference is None or reference == row:
+        return value, None
+    theirs = _groups(study, results, out, reference, column, test, asked)
+    paired = [(theirs[seed], own[seed]) for seed in own if seed in theirs]
+    return value, estimate_groups(paired, lambda a, b: score(a) - score(b)) if paired else None
+
+
+def _groups(
+    study: Study, results: Results, out: Path, row: str, column: str, test: str, asked: GroupFigure
+) -> dict[int, Groups]:
+    """By seed what a row counted in each group.
+
+    A row whose columns have no group in common (one training for each device, say) has the groups of all of them,
+    once all are done, in the study's first column; any other row has those of ``column``.
+    """
+    first = next(iter(study.file.columns))
+    found: dict[int, Groups] = {}
+    for seed in study.file.seeds:
+        planned = [cell for cell in study.cells() if (cell.row, cell.seed) == (row, seed)]
+        parts = {
+            cell: read_groups(_counts_file(out, cell, test), asked, study.file.groups)
+            for cell in planned
+            if cell in results and test in results[cell]["sets"]
+        }
+        whole = joined_groups(list(parts.values())) if len(planned) > 1 and parts else None
+        if whole is not None and len(parts) == len(planned) and column == first:
+            found[seed] = whole
+        own = Cell(row, column, seed)
+        if own in parts and (whole is None or len(planned) == 1):
+            found[seed] = parts[own]
     return found
 
 
@@ -89,7 +147,11 @@ def _figure(
 
 
 def _counts(study: Study, out: Path, cell: Cell, test: str) -> tuple[list[str], Counts]:
-    return read_counts(out / cell.folder / "counts" / f"{test}.json", study.file.groups)
+    return read_counts(_counts_file(out, cell, test), study.file.groups)
+
+
+def _counts_file(out: Path, cell: Cell, test: str) -> Path:
+    return out / cell.folder / "counts" / f"{test}.json"
 
 
 def _value(result: Mapping[str, Any], test: str, path: str) -> float:

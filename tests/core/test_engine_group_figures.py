@@ -1,0 +1,200 @@
+"""Figures over groups against slow references: averaged per image, then per group; joined over runs; with intervals."""
+
+import json
+
+import numpy as np
+import pytest
+from lamella.engine.group_figures import GroupFigure, estimate_groups, group_figure, joined_groups, read_groups
+from lamella.engine.study import read_study
+from lamella.engine.study_report import text_rows
+from lamella.engine.study_run import results
+from lamella.engine.study_table import study_table
+from lamella.errors import ConfigError, RunError
+
+CLASSES = ["ground", "layer", "defect"]
+
+
+def write(path, devices, seed=0, images=12):
+    """Counts of images of some devices, four lots in each; returns them by device."""
+    random = np.random.default_rng(seed)
+    kept = {"classes": CLASSES, "names": [], "groups": {"device": [], "lot": []}, "confusion": []}
+    found = {}
+    for device in devices:
+        for number in range(images):
+            counts = random.integers(0, 30, (3, 3)) + np.diag(random.integers(20, 90, 3))
+            if number % 3 == 0:
+                counts[2] = counts[:, 2] = 0  # no defect here
+            kept["names"].append(f"{device}-{number}")
+            kept["groups"]["device"].append(device)
+            kept["groups"]["lot"].append(f"{device} lot {number % 4}")
+            kept["confusion"].append(counts.ravel().tolist())
+            found.setdefault(device, []).append(counts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(kept))
+    return found
+
+
+def iou(counts, place):
+    hit = counts[place, place]
+    union = counts[place].sum() + counts[:, place].sum() - hit
+    return hit / union if union else np.nan
+
+
+def miou(counts):
+    return np.nanmean([iou(counts, place) for place in range(3)])
+
+
+@pytest.mark.parametrize("statistic", ["mean", "max", "min", "std"])
+@pytest.mark.parametrize("each", ["", " per image"])
+@pytest.mark.parametrize("name, one", [("miou", miou), ("iou:defect", lambda counts: iou(counts, 2))])
+def test_a_statistic_is_taken_per_image_then_per_group_or_pooled(tmp_path, statistic, each, name, one):
+    found = write(tmp_path / "test.json", "bac")
+    asked = group_figure(f"{statistic} of {name}{each} by device")
+    value = estimate_groups([(read_groups(tmp_path / "test.json", asked, "lot"),)], asked.score())
+    if each:
+        by_device = [np.nanmean([one(counts) for counts in images]) for images in found.values()]
+    else:
+        by_device = [one(sum(images)) for images in found.values()]
+    assert value.mean == pytest.approx(getattr(np, statistic)(by_device)) and value.each == (value.mean,)
+    assert value.low < value.high
+
+
+def test_some_groups_alone(tmp_path):
+    found = write(tmp_path / "test.json", "abc")
+    asked = group_figure("mean of miou by device in c, a")
+    groups = read_groups(tmp_path / "test.json", asked, None)
+    assert list(groups.units) == ["a", "c"] and len(groups.units["a"]) == 12  # images, where no column is named
+    assert groups.values() == pytest.approx([miou(sum(found["a"])), miou(sum(found["c"]))])
+
+
+def test_improved_is_the_share_of_groups_that_gained(tmp_path):
+    write(tmp_path / "one.json", "abcd", seed=1)
+    write(tmp_path / "two.json", "abcd", seed=2)
+    asked = group_figure("improved of miou per image by device over zero")
+    one, two = (read_groups(tmp_path / f"{name}.json", asked, "lot") for name in ("one", "two"))
+    share = (one.values() > two.values()).mean()
+    assert estimate_groups([(one, two)], asked.score()).mean == share
+    assert estimate_groups([(two, one)], asked.score()).mean == 1 - share
+    same = estimate_groups([(one, one)], lambda a, b: float(a.mean() - b.mean()))
+    assert same.mean == same.low == same.high == 0  # both resampled alike
+
+
+def test_runs_of_other_groups_are_joined(tmp_path):
+    asked = group_figure("mean of miou by device")
+    write(tmp_path / "all.json", "ab")
+    whole = read_groups(tmp_path / "all.json", asked, "lot")
+    kept = json.loads((tmp_path / "all.json").read_text())
+    parts = []
+    for device in "ba":
+        at = [i for i, name in enumerate(kept["groups"]["device"]) if name == device]
+        part = {**kept, "names": [kept["names"][i] for i in at], "confusion": [kept["confusion"][i] for i in at]}
+        part["groups"] = {name: [column[i] for i in at] for name, column in kept["groups"].items()}
+        (tmp_path / "part.json").write_text(json.dumps(part))
+        parts.append(read_groups(tmp_path / "part.json", asked, "lot"))
+    joined = joined_groups(parts)
+    assert list(joined.units) == list(whole.units) and joined.values() == pytest.approx(whole.values())
+    assert estimate_groups([(joined,)], asked.score()) == estimate_groups([(whole,)], asked.score())
+    assert joined_groups([whole, parts[0]]) is None
+    with pytest.raises(ConfigError, match="not measured on the same"):
+        estimate_groups([(whole, parts[0])], asked.score())
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    """Lots with a spread of their own: the mean over devices of a share that is 0.8 in every lot on average."""
+    from lamella.engine.group_figures import Groups
+
+    covered = 0
+    for trial in range(60):
+        random = np.random.default_rng(trial)
+        sums = {
+            name: np.stack([np.array([20 * np.clip(random.normal(0.8, 0.05), 0, 1), 20]) for _ in range(8)])
+            for name in "abcde"
+        }
+        units = {name: tuple(f"{name}{i}" for i in range(8)) for name in "abcde"}
+        found = estimate_groups([(Groups(np.sum, True, units, {}, sums),)], lambda own: float(own.mean()), seed=trial)
+        covered += found.low <= 0.8 <= found.high
+    assert 49 <= covered <= 60
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("median of miou by device", "must read 'STATISTIC of FIGURE"),
+        ("mean of miou", "must read"),
+        ("improved of miou by device", "says what 'improved' compares with"),
+        ("mean of miou by device over plain", "belongs to it alone"),
+    ],
+)
+def test_what_is_no_figure_over_groups_is_refused(text, said):
+    with pytest.raises(ConfigError, match=said):
+        group_figure(text)
+
+
+def test_other_texts_are_other_figures_and_missing_columns_are_said(tmp_path):
+    assert group_figure("iou:defect") is None and group_figure("results:miou_pooled") is None
+    write(tmp_path / "test.json", "ab")
+    with pytest.raises(ConfigError, match=r"no such group column \(it has device, lot\)"):
+        read_groups(tmp_path / "test.json", group_figure("mean of miou by wafer"), "lot")
+    with pytest.raises(RunError, match="cannot be read"):
+        read_groups(tmp_path / "none.json", group_figure("mean of miou by device"), "lot")
+    none = read_groups(tmp_path / "test.json", GroupFigure("mean", "miou", True, "device", ("z",), None), "lot")
+    with pytest.raises(ConfigError, match="none of the groups"):
+        estimate_groups([(none,)], np.mean)
+
+
+STUDY = """
+title = "Devices"
+base = "tiny.toml"
+groups = "lot"
+reference = "plain"
+
+[figures]
+Avg = "mean of miou per image by device"
+Min = "min of miou per image by device"
+Improved = "improved of miou by device over plain"
+
+[columns.all]
+[columns.a]
+[columns.b]
+
+[rows.plain]
+columns = ["all"]
+[rows.each]
+columns = ["a", "b"]
+[rows.theirs]
+columns = []
+
+[paper.theirs]
+all = { Avg = 0.76 }
+"""
+
+
+def test_a_row_of_one_training_for_each_device_stands_beside_one_for_all(tmp_path, tiny_file, tiny_registry):
+    path = tiny_file.with_name("devices.toml")
+    path.write_text(STUDY)
+    study, out = read_study(path, registry=tiny_registry), tmp_path / "out"
+
+    def done(row, column, devices, seed):
+        run = out / "seed-0" / column / row
+        found = write(run / "counts" / "test.json", devices, seed)
+        (run / "results.json").write_text(json.dumps({"sets": {"test": {}}, "steps": 1, "flops": 1, "seconds": 1}))
+        return found
+
+    whole = done("plain", "all", "ab", 1)
+    one = done("each", "a", "a", 2)
+    entries = study_table(study, results(study, out), out)["entries"]
+    assert {entry["row"] for entry in entries} == {"plain", "theirs"}  # half of a row is no row
+    other = done("each", "b", "b", 3)
+    table = study_table(study, results(study, out), out)
+    entries = {(e["row"], e["column"], e["figure"]): e for e in table["entries"]}
+    each = [np.mean([miou(counts) for counts in images]) for images in (one["a"], other["b"])]
+    plain = [np.mean([miou(counts) for counts in whole[device]]) for device in "ab"]
+    assert entries["each", "all", "Avg"]["mean"] == pytest.approx(np.mean(each))
+    assert entries["each", "all", "Min"]["mean"] == pytest.approx(min(each))
+    assert entries["each", "all", "Avg"]["difference"]["mean"] == pytest.approx(np.mean(plain) - np.mean(each))
+    pooled = [miou(sum(one["a"])) > miou(sum(whole["a"])), miou(sum(other["b"])) > miou(sum(whole["b"]))]
+    assert entries["each", "all", "Improved"]["mean"] == np.mean(pooled)
+    assert ("plain", "all", "Improved") not in entries
+    header, rows = text_rows(study, table, "test")
+    assert header == ["method", "all Avg", "all Min", "all Improved"]
+    assert rows[2][:2] == ["theirs", "– [0.76]"]
