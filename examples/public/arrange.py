@@ -1,0 +1,91 @@
+"""Puts a public set, as it is downloaded, into the folders that its experiment file reads.
+
+    python examples/public/arrange.py SET FOLDER [OUT]
+
+SET is carinthia, miic, nffa, boiko or minitem; FOLDER is what was unpacked; OUT is ./SET unless given. Every fifth
+image of a class (of an area, of a frame) goes into test/, the others into train/, where the publisher has no split.
+"""
+
+import csv
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from PIL import Image
+
+
+def split(number: int) -> str:
+    return "train" if number % 5 else "test"
+
+
+def put(image: Image.Image, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    image.save(target)
+
+
+def carinthia(folder: Path, out: Path) -> None:
+    """data.zip: images/*.jpg and carinthia.csv with the columns image_path; file_name; label."""
+    table = next(folder.rglob("carinthia.csv"))
+    seen: dict[str, int] = {}
+    for row in csv.DictReader(table.open(encoding="utf-8-sig"), delimiter=";"):
+        number = seen[row["label"]] = seen.get(row["label"], -1) + 1
+        target = out / split(number) / row["label"] / Path(row["image_path"]).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(table.parent / "images" / Path(row["image_path"]).name, target)
+
+
+def miic(folder: Path, out: Path) -> None:
+    """Anomaly_test.rar: normal_img, abnormal_img, and abnormal_mask as JPEG, whose greys become 0 or 255."""
+    top = next(folder.rglob("abnormal_mask")).parent
+    for name in ("normal_img", "abnormal_img"):
+        shutil.copytree(top / name, out / name, dirs_exist_ok=True)
+    for path in sorted((top / "abnormal_mask").glob("*.jpg")):
+        mask = Image.open(path).convert("L").point(lambda grey: 255 if grey > 127 else 0)
+        put(mask, out / "masks" / f"{path.stem}.png")
+
+
+def nffa(folder: Path, out: Path) -> None:
+    """A folder of JPEG for each of ten classes; shrunk to one size, 256 × 192."""
+    for kind in sorted({path.parent for path in folder.rglob("*.jpg")}):
+        for number, path in enumerate(sorted(kind.glob("*.jpg"))):
+            small = Image.open(path).convert("L").resize((256, 192), Image.Resampling.BOX)
+            put(small, out / split(number) / kind.name / path.name)
+
+
+def boiko(folder: Path, out: Path) -> None:
+    """501-S1-A6-50k-ordered.tif …, 1280 × 1024 with 134 rows of caption: the middle squares, shrunk to 224 × 224."""
+    places: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.rglob("*k-*.tif")):
+        _, sample, area, magnification, kind = path.stem.split("-")
+        places.setdefault(f"{sample}-{area}-{kind}", {}).setdefault(magnification, path)
+    whole = {place: views for place, views in places.items() if {"50k", "200k"} <= views.keys()}
+    for number, (place, views) in enumerate(sorted(whole.items())):
+        for view in ("200k", "50k"):
+            square = Image.open(views[view]).convert("L").crop((195, 0, 1085, 890))
+            put(square.resize((224, 224), Image.Resampling.BOX), out / split(number) / view / f"{place}.png")
+
+
+def minitem(folder: Path, out: Path) -> None:
+    """TrainTestVal.zip: SAMPLE/Train/GT/FRAME.tif and, registered to it, SAMPLE/Train/Low/FRAME/*.tif, 16 bit.
+
+    They are cut to multiples of 16 pixels, in which whole images are judged.
+    """
+    for sharp in (path for path in sorted(folder.rglob("*.tif")) if path.parent.name == "GT"):
+        part, name = sharp.parents[1].name.lower(), f"{sharp.parents[2].name}-{sharp.name}"
+        for view, path in (("sharp", sharp), ("blurred", first(sharp.parents[1] / "Low" / sharp.stem))):
+            image = Image.open(path)
+            put(image.crop((0, 0, image.width // 16 * 16, image.height // 16 * 16)), out / part / view / name)
+
+
+def first(folder: Path) -> Path:
+    found: Iterator[Path] = iter(sorted(folder.glob("*.tif")))
+    return next(found)
+
+
+SETS: dict[str, Callable[[Path, Path], None]] = {f.__name__: f for f in (carinthia, miic, nffa, boiko, minitem)}
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4) or sys.argv[1] not in SETS:
+        raise SystemExit(__doc__)
+    SETS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3] if len(sys.argv) == 4 else sys.argv[1]))
