@@ -75,15 +75,34 @@ def late(*_):
     raise Late
 
 
-if hasattr(signal, "SIGALRM"):
+def watched(seconds):
+    """Let so much processor time pass, and six times as much on the clock: the machine may do other things too."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, 6 * seconds)
+
+
+if hasattr(signal, "setitimer"):
     signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGPROF, late)
 counts = {}
 opened, executed = set(), []
 folder = Path(sys.argv[2])
 
 
+def dask_asks(frame):
+    """Whether dask is naming a function of its own, which it pickles and reads back."""
+    while frame is not None:
+        if frame.f_code.co_filename.endswith(("dask/tokenize.py", "dask\\tokenize.py")):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def watch(event, args):
     """What code from a file would do: start a process, unpickle, write a file."""
+    if event == "pickle.find_class" and dask_asks(sys._getframe(1)):
+        return
     if event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "pickle.find_class"):
         executed.append((event, str(args)[:200]))
     if event == "open" and len(args) > 1 and isinstance(args[1], str) and set(args[1]) & set("wax+"):
@@ -104,13 +123,16 @@ for name, path in json.loads(sys.argv[1]).items():
             sys.addaudithook(watch)
             executed.clear()
         before = len(executed)
-        getattr(signal, "alarm", id)(10)
+        watched(10)
         try:
             read_micrograph(target, 0)
             outcome["image"] += 1
         except DataError as error:
             outcome["error"] += 1
             assert "\n" not in str(error) and target.name in str(error)
+            if isinstance(error.__cause__, MemoryError):
+                outcome["memory"] += 1
+                outcome["error"] -= 1
         except MemoryError:
             outcome["memory"] += 1
         except Late:
@@ -118,7 +140,7 @@ for name, path in json.loads(sys.argv[1]).items():
         except BaseException as error:
             outcome["other"].append(f"{type(error).__name__}: {error}"[:300])
         finally:
-            getattr(signal, "alarm", id)(0)
+            watched(0)
         del executed[before + 5 :]
     executed[:] = [one for one in executed if not (one[0] == "open" and str(target) in one[1])]
 status = Path("/proc/self/status")  # ru_maxrss would be that of the process that started this one, where it was larger

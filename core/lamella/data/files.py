@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from lamella.data.micrograph import UNKNOWN_NM, Micrograph, asked, positive
+from lamella.data.plausible import MOST_PER_BYTE
 from lamella.data.rosetta import READERS, read_rosetta, rosetta_frames
 from lamella.data.sidecar import read_sidecar, sidecar_of
-from lamella.data.tiff import MOST_PER_BYTE, read_tiff, tiff_frames
+from lamella.data.tiff import read_tiff, read_values, tiff_frames
 from lamella.errors import DataError, LamellaError
 
 PLAIN = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -172,9 +173,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 def _mask(path: Path) -> np.ndarray:
     if path.suffix.lower() in (".tif", ".tiff"):
-        import tifffile
-
-        return np.asarray(tifffile.imread(path))
+        return read_values(path)
     return _by_pillow(path, palette_as_index=True)
 
 
@@ -200,8 +199,10 @@ def _guarded(path: Path, read: Callable[[], _T]) -> _T:
         raise DataError(f"{path}: files of type {path.suffix or 'none'} are not read; {hint}")
     try:
         return read()
-    except (MemoryError, LamellaError):
+    except LamellaError:
         raise
+    except MemoryError as error:
+        raise DataError(f"{path}: what its header promises does not fit into memory") from error
     except Exception as error:  # every reader raises a dozen kinds on damaged files
         reason = str(error) or type(error).__name__
         raise DataError(f"{path}: the file cannot be read; it may be damaged or cut short ({reason})") from error

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lamella.data.micrograph import UNKNOWN_NM, Facts, Micrograph, asked, nm_per, positive
+from lamella.data.plausible import plausible
 from lamella.errors import DataError
 
 READERS = {
@@ -74,8 +75,11 @@ def _signal(path: Path) -> dict[str, Any]:
             _ = import_module("h5py") if module == "emd" else None
     except ImportError as error:
         raise DataError(f"{path}: {maker} files need the package {error.name!r}: {_INSTALL}") from error
+    pixels = _pixel_file(path)
+    for file in {path, pixels}:
+        plausible(file)
     with _quiet():
-        signals = reader.file_reader(str(_pixel_file(path)))
+        signals = reader.file_reader(str(pixels))
     images = [signal for signal in signals if _is_image(signal)]
     if not images:
         raise DataError(f"{path}: it holds no image of a specimen, but {_described(signals)}")

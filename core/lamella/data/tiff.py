@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from lamella.data.micrograph import UNKNOWN_NM, Facts, Micrograph, asked, nm_per, positive, quantity
+from lamella.data.plausible import MOST_PER_BYTE, plausible
 from lamella.errors import DataError
 
 SIS_TAGS = (33560, 33471)
-MOST_PER_BYTE = 1100
-"""Bytes of pixels that a byte of a compressed file can stand for; a header that promises more is damaged."""
 _Size = tuple[float, float]
 _Told = tuple[_Size, Facts, int | None]
 """nm per pixel in y and x, facts, rows of the specimen."""
@@ -23,9 +22,10 @@ def read_tiff(path: Path, frame: int | None = None) -> Micrograph:
     """A frame of a TIFF file with its maker's facts; raises what tifffile raises, and `DataError`."""
     import tifffile
 
+    plausible(path)
     with tifffile.TiffFile(path) as file:
         page, series = _picture(file)
-        _plausible(file, series, path)
+        _fits(file, series, path)
         image, frames = _pixels(file, series, path, frame)
         if page.photometric == 0 and image.dtype.kind == "u":  # white is zero
             image = np.iinfo(image.dtype).max - image
@@ -33,10 +33,21 @@ def read_tiff(path: Path, frame: int | None = None) -> Micrograph:
     return Micrograph(image, size, facts, rows if rows is not None and 0 < rows < image.shape[0] else None, frames)
 
 
+def read_values(path: Path) -> np.ndarray:
+    """The values of a TIFF as they are, for a mask; raises what tifffile raises, and `DataError`."""
+    import tifffile
+
+    plausible(path)
+    with tifffile.TiffFile(path) as file:
+        _fits(file, file.series[0], path)
+        return np.asarray(file.asarray())
+
+
 def tiff_frames(path: Path) -> int:
     """How many frames a TIFF file holds; raises as `read_tiff`."""
     import tifffile
 
+    plausible(path)
     with tifffile.TiffFile(path) as file:
         shape, plane = _shape(_picture(file)[1])
         return math.prod(shape[: len(shape) - plane])
@@ -58,7 +69,7 @@ def _shape(series: Any) -> tuple[tuple[int, ...], int]:
     return shape, 3 if len(shape) >= 3 and series.axes.endswith("S") else 2
 
 
-def _plausible(file: Any, series: Any, path: Path) -> None:
+def _fits(file: Any, series: Any, path: Path) -> None:
     """Raise `DataError` where the header promises more pixels than the file can hold."""
     promised = math.prod(series.shape) * series.dtype.itemsize
     per_byte = 1 if series.pages[0].compression == 1 else MOST_PER_BYTE
