@@ -1,5 +1,6 @@
 """Camera: shot noise, gain, dark current and readout of one detector in one kernel."""
 
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -245,20 +246,5 @@ def _exposed(
     return seen.clamp(low, high)
 
 
-def _exposed_to_many(
-    image: Tensor,
-    count_source: Tensor,
-    read_source: Tensor,
-    rows: Tensor,
-    gain_columns: Tensor,
-    dark_columns: Tensor,
-    place: Tensor,
-    patterns: Tensor | None,
-) -> Tensor:
-    """`_exposed` where no pixel expects fewer than `SPLIT` electrons."""
-    return _exposed(
-        image, count_source, read_source, rows, gain_columns, dark_columns, place, patterns, poisson_of_many
-    )
-
-
-_expose = Compiled(_exposed, _exposed_to_many)
+# The second does for images of which no pixel expects fewer than `SPLIT` electrons.
+_expose = Compiled(_exposed, partial(_exposed, counts=poisson_of_many))

@@ -1,5 +1,6 @@
 """Shot noise: electrons arrive one by one."""
 
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -80,9 +81,5 @@ def _counted(image: Tensor, source: Tensor, rows: Tensor, counts: Counts = poiss
     return torch.where(finite, (count / dose - pedestal) / (1.0 - pedestal), image)
 
 
-def _many_counted(image: Tensor, source: Tensor, rows: Tensor) -> Tensor:
-    """The same where no pixel expects fewer than `SPLIT` electrons."""
-    return _counted(image, source, rows, poisson_of_many)
-
-
-_count = Compiled(_counted, _many_counted)
+# The second does for images of which no pixel expects fewer than `SPLIT` electrons.
+_count = Compiled(_counted, partial(_counted, counts=poisson_of_many))
