@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from lamella.data.naming import FILES, Names, find_names, name_classes, parse_names
 from lamella.data.reading import Reading
 from lamella.data.survey import Survey, class_table, name_groups, survey
-from lamella.errors import ConfigError, DataError
+from lamella.errors import ConfigError, DataError, LamellaError
 from lamella.registry.registry import Registry, current
 
 
@@ -28,6 +29,10 @@ def init(
     images: Annotated[Path, typer.Argument(help="folder of images: PNG, JPEG, TIFF, DM3, DM4, SER, EMD, MRC")],
     labels: Annotated[Path | None, typer.Option("--labels", help="folder of masks, paired with images by stem")] = None,
     unlabelled: Annotated[Path | None, typer.Option("--unlabelled", help="folder of images without masks")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME,…", help="names in the order of the masks' values, or each as NAME=VALUE"),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="experiment file to write")] = Path("experiment.toml"),
     data_bar: Annotated[Bar, typer.Option(help="which burnt-in data bars are cut")] = Bar.METADATA,
     pixel_nm: Annotated[float | None, typer.Option(min=0, help="nm per pixel where the files do not say")] = None,
@@ -42,9 +47,11 @@ def init(
     if out.exists():
         raise ConfigError(f"{out} exists; choose another with --out, or move it away")
     reading = Reading(data_bar.value)
+    given = None if classes is None else parse_names(classes)
     found = survey(images, labels, reading=reading)
+    table, named = _named(found, given)
     extra = None if unlabelled is None else survey(unlabelled, reading=reading)
-    print(_said(found, extra))
+    print(_said(found, extra, table, named))
     if labels is None:
         print("\nno masks: nothing to train on yet; run again with --labels MASKS for an experiment file")
         return
@@ -52,13 +59,28 @@ def init(
         raise DataError(f"{labels}: {len(found.labelled)} usable pairs are too few; it takes 2, one to test on")
     keys = [f"data_bar = {_text(data_bar.value)}"] if data_bar is not Bar.METADATA else []
     keys += [] if pixel_nm is None else [f"pixel_nm = {float(pixel_nm)!r}"]
-    text = _draft(found, unlabelled, registry, modality, trainer, backbone, keys)
+    text = _draft(found, table, unlabelled, registry, modality, trainer, backbone, keys)
     out.write_text(text, encoding="utf-8")
     print(f"\nwrote {out}; look it over, then: lamella train {out}")
 
 
-def _said(found: Survey, extra: Survey | None) -> str:
-    """What a person wants to know of the folders."""
+def _named(found: Survey, given: Names | None) -> tuple[dict[str, int | str], str | None]:
+    """The table of classes, and what named them: the command line, else a file beside the masks, else nothing."""
+    if not found.marks or found.masks is None:
+        return {}, None
+    if given is not None:
+        return name_classes(found, given, "--classes"), "--classes"
+    try:
+        told = find_names(found.masks)
+        if told is not None:
+            return name_classes(found, told[1], str(told[0])), str(told[0])
+    except LamellaError as error:  # a file that merely bears such a name must not stand in the way
+        found.problems.append(f"not used for names: {error}")
+    return class_table(found), None
+
+
+def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], named: str | None) -> str:
+    """What a person wants to know of the folders; ``named`` is where the names of the classes come from."""
     pixels = sum(found.marks.values()) or 1
     lines = [f"{len(found.pairs)} images, {len(found.labelled)} of them with a mask"]
     lines.append("sizes: " + ", ".join(f"{h}×{w} ({n})" for (h, w), n in found.sizes.most_common(5)))
@@ -66,9 +88,11 @@ def _said(found: Survey, extra: Survey | None) -> str:
     lines.append("pixel size: " + ", ".join(f"{_nm(size)} ({n})" for size, n in found.pixel_nm.most_common(5)))
     if found.makers:
         lines.append("formats: " + ", ".join(f"{maker} ({n})" for maker, n in found.makers.most_common(5)))
-    lines += ["classes:"] if found.marks else []
-    for name, mark in class_table(found).items():
+    lines += [f"classes, named by {named}:" if named else "classes:"] if found.marks else []
+    for name, mark in table.items():
         lines.append(f"    {name:<14} {mark!s:<8} {found.marks[mark] / pixels:8.3%} of the pixels")
+    if found.marks and named is None:
+        lines.append(f"    name them: --classes NAME,NAME,… in this order, or {FILES[1]} beside the masks")
     grouped = name_groups(list(found.pairs))
     if grouped is not None:
         lines.append(f"groups by file name: {', '.join(f'{name} ({len(stems)})' for name, stems in grouped.items())}")
@@ -90,6 +114,7 @@ def _nm(size: tuple[float, float] | None) -> str:
 
 def _draft(
     found: Survey,
+    table: dict[str, int | str],
     unlabelled: Path | None,
     registry: Registry,
     modality: str,
@@ -118,7 +143,7 @@ def _draft(
             f"source = {_text(str(root))}",
             f"images = {_files(root, [image for image, _ in pairs])}",
             f"labels = {_files(root, [mask for _, mask in pairs if mask is not None])}",
-            f"classes = {_table(class_table(found))}",
+            f"classes = {_table(table)}",
             *keys,
             "",
         ]

@@ -1,0 +1,149 @@
+"""Names of classes: from the command line or a file beside the masks, into the experiment file of ``lamella init``."""
+
+import json
+import tomllib
+
+import numpy as np
+import pytest
+from lamella.cli.main import main
+from lamella.data.naming import find_names, name_classes, parse_names
+from lamella.data.survey import Survey
+from lamella.errors import ConfigError, DataError
+from PIL import Image
+
+TINY = ["--modality", "tiny-grey", "--trainer", "tiny-plain", "--backbone", "tiny-conv"]
+
+
+@pytest.fixture
+def folders(tiny_registry_file, tmp_path, monkeypatch):
+    """Four images, and masks whose values are given."""
+    monkeypatch.setenv("LAMELLA_REGISTRY", str(tiny_registry_file))
+    monkeypatch.chdir(tmp_path)
+    chance = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+
+    def write(values):
+        colours = isinstance(values[0], tuple)
+        for number in range(4):
+            Image.fromarray(chance.integers(0, 255, (24, 24), np.uint8)).save(tmp_path / "images" / f"{number}.png")
+            mask = np.zeros((24, 24, 3) if colours else (24, 24), np.uint8)
+            for place, value in enumerate(values):
+                mask[place * 6 : place * 6 + 6] = value
+            mask[len(values) * 6 :] = values[0]
+            Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+        return tmp_path / "masks"
+
+    return write
+
+
+def classes_of(capsys, *more):
+    """The classes of the file that ``lamella init`` writes, and what it said."""
+    with pytest.raises(SystemExit) as leaving:
+        main(["init", "images", "--labels", "masks", *TINY, *more])
+    assert not leaving.value.code
+    with open("experiment.toml", "rb") as file:
+        told = tomllib.load(file)
+    assert told["data"]["labelled"]["classes"] == told["data"]["test"]["classes"]
+    return told["data"]["labelled"]["classes"], capsys.readouterr().out
+
+
+def test_without_names_it_says_how_to_give_them(folders, capsys):
+    folders([0, 7, 9])
+    classes, said = classes_of(capsys)
+    assert classes == {"background": 0, "class-1": 7, "class-2": 9}
+    assert "name them: --classes NAME,NAME,… in this order" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "given", "expected"),
+    [
+        ([0, 255], "substrate, gate", {"substrate": 0, "gate": 255}),
+        ([0, 7, 9], "air,oxide,gate", {"air": 0, "oxide": 7, "gate": 9}),
+        ([0, 2], "air,oxide,gate", {"air": 0, "oxide": 1, "gate": 2}),
+        ([0, 7, 9], "gate=9,oxide=7,air=rest", {"gate": 9, "oxide": 7, "air": "rest"}),
+        ([(0, 0, 0), (255, 0, 0)], "air,gate", {"air": "rest", "gate": "#ff0000"}),
+        ([(0, 0, 0), (255, 0, 0)], "gate=#FF0000,air=rest", {"gate": "#ff0000", "air": "rest"}),
+    ],
+)
+def test_names_on_the_command_line_stand_in_the_file(folders, capsys, values, given, expected):
+    folders(values)
+    classes, said = classes_of(capsys, "--classes", given)
+    assert classes == expected
+    assert list(classes) == list(expected)
+    assert "classes, named by --classes:" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "text", "expected"),
+    [
+        ([0, 1, 2], "classes.txt", "air\noxide\n\ngate\n", {"air": 0, "oxide": 1, "gate": 2}),
+        ([0, 255], "labels.txt", "# of wafer 7\nair\ngate\n", {"air": 0, "gate": 255}),
+        ([0, 1], "classes.json", '{"air": 0, "gate": 1, "spacer": 2}', {"air": 0, "gate": 1, "spacer": 2}),
+        ([0, 1], "classes.json", '{"0": "air", "1": "gate"}', {"air": 0, "gate": 1}),
+        ([0, 1], "classes.json", '["air", "gate"]', {"air": 0, "gate": 1}),
+        ([(0, 0, 0), (0, 160, 255)], "classes.json", '{"gate": [0, 160, 255], "air": [0, 0, 0]}',
+         {"gate": "#00a0ff", "air": "rest"}),
+        ([(0, 0, 0), (250, 50, 83)], "labelmap.txt", "# label:color_rgb:parts:actions\nair:0,0,0::\ngate:250,50,83::\n",
+         {"air": "rest", "gate": "#fa3253"}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("above", [False, True])
+def test_a_file_beside_the_masks_names_them(folders, capsys, values, name, text, expected, above):
+    masks = folders(values)
+    ((masks.parent if above else masks) / name).write_text(text, encoding="utf-8")
+    classes, said = classes_of(capsys)
+    assert classes == expected
+    assert name in said
+
+
+def test_the_names_that_a_prediction_wrote_are_taken_as_they_are(folders, capsys):
+    masks = folders([0, 1])
+    (masks / "classes.json").write_text(json.dumps({"air": 0, "gate": 1}, indent=2), encoding="utf-8")
+    assert classes_of(capsys)[0] == {"air": 0, "gate": 1}
+
+
+@pytest.mark.parametrize("text", ["one\n", '{"air": null}', "air\nair\n", "0: {", "\x00\xff"])
+def test_a_file_that_names_something_else_does_not_stand_in_the_way(folders, capsys, text):
+    masks = folders([0, 7, 9])
+    (masks / ("classes.json" if "{" in text else "labels.txt")).write_text(text, encoding="utf-8")
+    classes, said = classes_of(capsys)
+    assert classes == {"background": 0, "class-1": 7, "class-2": 9}
+    assert "not used for names" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("air", "1 names (air) for 3 classes (0, 7, 9)"),
+        ("air,gate,oxide,metal", "4 names"),
+        ("air=0,gate=7", "the masks also hold 9, which has no name"),
+        ("air,gate=7", "must be names"),
+        ("air,air,gate", "each once"),
+        ("air=0,gate=7,oxide=purple", "'purple'"),
+        (",", "must be names"),
+    ],
+)
+def test_names_that_do_not_fit_are_one_sentence(folders, capsys, given, said):
+    folders([0, 7, 9])
+    with pytest.raises(SystemExit) as leaving:
+        main(["init", "images", "--labels", "masks", *TINY, "--classes", given])
+    assert leaving.value.code == 2
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1
+
+
+def test_a_coloured_mask_keeps_a_grey_class_beside_its_ground(tmp_path):
+    found = Survey(tmp_path, tmp_path)
+    found.marks.update({"rest": 90, "#ff0000": 10})
+    named = name_classes(found, {"air": "#000000", "gate": "#FF0000", "oxide": "#808080"}, "labelmap.txt")
+    assert named == {"air": "rest", "gate": "#ff0000", "oxide": "#808080"}
+
+
+def test_what_is_no_list_of_names_is_refused(tmp_path):
+    assert find_names(tmp_path) is None
+    (tmp_path / "classes.json").write_text("[1, 2]")
+    with pytest.raises(DataError, match=r"classes\.json: it names no classes"):
+        find_names(tmp_path)
+    with pytest.raises(ConfigError, match="all with their mark"):
+        parse_names("a=1,b")
