@@ -31,6 +31,7 @@ source = "replaced"
 [trainer]
 name = "sesami"
 backbone = "sam-nano"
+semantic = "exemplars"
 prompts = 6
 [fit]
 steps = {steps}
@@ -57,9 +58,10 @@ def begin(out: Path, count: int, locked: int, size: int) -> tuple[AnnotationFold
 
 
 def spoiled(run: Path) -> Path:
-    """A copy of a run whose class tokens were shuffled: a deliberately bad adapter."""
+    """A copy of a run that takes each class for the next: a deliberately bad adapter."""
     _, trainer, _, _ = open_run(run)
-    trainer.class_tokens.data = trainer.class_tokens.data.roll(1, 0)
+    for exemplar in (trainer.exemplars.counts, trainer.exemplars.sums):
+        exemplar.copy_(exemplar.roll(1, 0))
     bad = run.with_name("spoiled")
     bad.mkdir()
     for name in ("experiment.toml", "run.json"):
