@@ -40,9 +40,13 @@ def predict(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="a picture of every class's too")] = False,
     data_bar: Annotated[Bar | None, typer.Option(help="which data bars are cut; default as in training")] = None,
     stack: Annotated[Stacked | None, typer.Option(help="files of several frames; default as in training")] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATTERN", help="files of a view, where an object has several; default as trained"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Predict new images with a trained run: label maps, overlays, areas, and measurements in nm.
+    """Predict new images with a trained run: label maps, overlays, areas, and measurements in nm; or their classes.
 
     Files that are done already are skipped, so a command that was stopped can simply be given again.
     """
@@ -51,7 +55,7 @@ def predict(
 
     wanted = Wanted(
         probabilities, measure or bool(structure), coco, label_format.value, structure or (), pixel_nm,
-        None if data_bar is None else data_bar.value, None if stack is None else stack.value,
+        None if data_bar is None else data_bar.value, None if stack is None else stack.value, _patterns(view or []),
     )  # fmt: skip
     outcome = run_predict(run, images, out, checkpoint=checkpoint, wanted=wanted)
     if as_json:
@@ -59,7 +63,22 @@ def predict(
         return
     already = f", {len(outcome['skipped'])} were there already" if outcome["skipped"] else ""
     print(f"{len(outcome['done'])} predicted into {out}{already}")
+    if (out / "predictions.csv").is_file():
+        print(f"table: {out / 'predictions.csv'} (and .parquet)")
     if wanted.measurements:
         print(f"tables: {out / 'measurements.csv'}, instances.csv, columns.csv (and .parquet)")
     for reason in outcome["failed"].values():
         print(f"not read: {reason}")
+
+
+def _patterns(given: list[str]) -> dict[str, str | list[str]]:
+    """``NAME=PATTERN`` as patterns by view; several of one view add up."""
+    from lamella.errors import ConfigError
+
+    found: dict[str, str | list[str]] = {}
+    for text in given:
+        name, equals, pattern = text.partition("=")
+        if not (name and equals and pattern):
+            raise ConfigError(f"--view {text!r} must read NAME=PATTERN, as high=high/*.png")
+        found[name] = [*found.get(name, []), pattern]
+    return found

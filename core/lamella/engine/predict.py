@@ -1,10 +1,10 @@
-"""Label maps, overlays and measurements for new images, from a trained run."""
+"""Label maps, overlays and measurements for new images, or their classes, from a trained run."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,14 @@ from lamella.engine.labelmap import save_image, save_label
 from lamella.engine.large import LARGE, predict_large
 from lamella.engine.measure import TABLES, measure, parse_structures, schema
 from lamella.engine.pictures import overlay_picture, with_scale_bar
+from lamella.engine.predict_classes import (
+    Patterns,
+    classifies,
+    find_objects,
+    predict_objects,
+    trained_views,
+    write_classes,
+)
 from lamella.engine.progress import Progress
 from lamella.engine.run import open_run
 from lamella.engine.session import make_accelerator
@@ -54,6 +62,16 @@ class Wanted:
     data_bar: DataBar | None = None
     """As in ``[data.ROLE]``; else as the run was trained."""
     stack: Stack | None = None
+    views: Mapping[str, str | list[str]] = field(default_factory=dict)
+    """Patterns of the files of every view, where an object has several; else as the run was trained."""
+
+    def for_maps(self) -> list[str]:
+        """The options that are about label maps."""
+        told = {
+            "--measure": self.measurements, "--structure": self.structures, "--coco": self.coco,
+            "--probabilities": self.probabilities, "--label-format": self.label_format != "png",
+        }  # fmt: skip
+        return [option for option, given in told.items() if given]
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ class Predictor:
     def _whole(self, sample: Sample) -> np.ndarray:
         batch = send_to_device(self.modality.collate([sample]), self.accelerator.device)
         if isinstance(batch, dict):
-            raise RunError("this run judges samples of several views; measure it with: lamella evaluate RUN")
+            raise RunError("this run makes label maps of several views; measure it with: lamella evaluate RUN")
         likely = predict_whole(self.trainer, batch, self.tile)[0]
         label = likely.argmax(0).to(torch.uint8).cpu().numpy()
         if self.wanted.probabilities:
@@ -140,17 +158,22 @@ def predict(
     Writes ``NAME.label.png`` (palette PNG: the pixel value is the class), ``NAME.overlay.png``,
     ``classes.json`` and ``areas.csv`` (pixels and, where the pixel size is known, nm² per class and image); on
     request ``NAME.p-CLASS.png`` (probabilities from 0 to 255), the tables `TABLES` as CSV and parquet, and
-    ``coco.json``. Started again, it goes on with what is missing; under several processes each takes its share.
+    ``coco.json``. Of a classifier, ``predictions.csv`` and ``.parquet``: class and probabilities of every image, or of
+    every object of several views. Started again, it goes on with what is missing; under several processes each takes
+    its share.
 
     Returns:
         ``{"done": […], "skipped": […], "failed": {name: reason}}``; on the first process, those of all.
     """
-    found = find_images(images)
-    experiment, trainer, modality, header = open_run(run, checkpoint)
+    experiment, trainer, modality, header = opened = open_run(run, checkpoint)
     if trainer.embeds:
         raise RunError(f"{run}: {experiment.trainer.component.full_name} learns without classes; it predicts none")
     reading = _reading(experiment, trainer, wanted)
-    files = with_frames(found, reading)
+    if classifies(trainer):
+        return _classes(opened, run, images, out, checkpoint, wanted, reading)
+    if wanted.views:
+        raise RunError("this run judges single images; leave out --view")
+    files = with_frames(find_images(images), reading)
     accelerator = make_accelerator(experiment.fit.precision)
     names: list[str] = header["data"]["class_names"]
     structures = parse_structures(wanted.structures, names)
@@ -181,6 +204,41 @@ def predict(
         _conclude(predictor, [noted[name] for name in files if "pixels" in noted.get(name, {})], failed)
     done = [name for name in files if name not in failed and name not in known]
     return {"done": done, "skipped": sorted(known & set(files)), "failed": failed}
+
+
+def _classes(
+    opened: tuple[Experiment, Trainer, Modality, dict[str, Any]],
+    run: Path,
+    images: Sequence[Path],
+    out: Path,
+    checkpoint: str | None,
+    wanted: Wanted,
+    reading: Reading,
+) -> dict[str, Any]:
+    """`predict` for a run that gives a class for each image or object."""
+    experiment, trainer, modality, header = opened
+    if options := wanted.for_maps():
+        raise RunError(f"{options[0]} is about label maps; this run gives one class for each image or object")
+    views, trained = trained_views(experiment, trainer)
+    patterns: Patterns | None = wanted.views or trained
+    objects = find_objects(images, reading, views=views, patterns=patterns)
+    accelerator = make_accelerator(experiment.fit.precision)
+    trainer.to(accelerator.device)
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, run, checkpoint, wanted)
+    known = {n for n, e in entries(out).items() if "p" in e and n in objects and e["files"] == objects[n].files}
+    mine = [name for name in objects if name not in known][accelerator.process_index :: accelerator.num_processes]
+    predict_objects({name: objects[name] for name in mine}, trainer, modality, accelerator, out)
+    accelerator.wait_for_everyone()
+    noted = {name: entry for name, entry in entries(out).items() if name in objects}
+    failed = {name: entry["failed"] for name, entry in noted.items() if "failed" in entry}
+    if accelerator.is_main_process:
+        names: list[str] = header["data"]["class_names"]
+        write_json(out / "classes.json", {name: number for number, name in enumerate(names)})
+        write_json(out / "failed.json", failed)
+        write_classes(out, names, views, [noted[name] for name in objects if "p" in noted.get(name, {})])
+    return {"done": [n for n in objects if n not in failed and n not in known], "skipped": sorted(known),
+            "failed": failed}  # fmt: skip
 
 
 def _reading(experiment: Experiment, trainer: Trainer, wanted: Wanted) -> Reading:
