@@ -5,6 +5,8 @@ from segment_anything.modeling.image_encoder import Attention, Block, ImageEncod
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad, scaled_dot_product_attention
 
+from lamella_sam.prefix_cache import PrefixCache
+
 _PLAIN_TOKENS = 256
 """Up to so many tokens plain matrix products beat the fused kernel on a CPU."""
 
@@ -73,6 +75,8 @@ class Encoder(ImageEncoderViT):
 
     frozen = 0
     """So many blocks at the start have nothing to learn and run without gradient."""
+    cache: PrefixCache | None = None
+    """Keeps, in training, what those blocks give; None computes it anew."""
 
     def fold(self) -> "Encoder":
         """Put the folded attention in the place of the plain one; the weights stay."""
@@ -90,7 +94,18 @@ class Encoder(ImageEncoderViT):
         if not self.frozen:
             return self.start(x)
         with torch.no_grad():
-            return self.through(self.start(x), 0, self.frozen)
+            if self.cache is None or not self.training:
+                return self._through_frozen(x)
+            return self.cache(x, self._through_frozen, self._frozen_state())
+
+    def _through_frozen(self, x: Tensor) -> Tensor:
+        return self.through(self.start(x), 0, self.frozen)
+
+    def _frozen_state(self) -> tuple[int, ...]:
+        """Changes when a weight that the frozen blocks use is written to."""
+        parts = [self.patch_embed, *list(self.blocks)[: self.frozen]]
+        versions = [p._version for part in parts for p in part.parameters()]
+        return (self.frozen, *versions, 0 if self.pos_embed is None else self.pos_embed._version)
 
     def rest(self, tokens: Tensor) -> Tensor:
         """The embedding from what `prefix` gave."""

@@ -17,6 +17,7 @@ from lamella_sam.exemplars import Exemplars
 from lamella_sam.figures import PromptedFigures, answered, classes_of, test_objects
 from lamella_sam.losses import affinity, class_dice, focal, mask_dice, mask_iou
 from lamella_sam.objects import Kind, Objects, drawn_objects, identities
+from lamella_sam.prefix_cache import PrefixCache
 from lamella_sam.prompting import corrected, given_prompts, mix_of
 from lamella_sam.prompts import ABSENT, Prompts
 
@@ -55,6 +56,9 @@ class Sesami(Trainer):
         rank: Annotated[int | None, Field(ge=1, description="of LoRA; else so that 1.5 % of weights train")] = None,
         alpha: Annotated[float | None, Field(gt=0, description="LoRA's scale is alpha / rank; else 1")] = None,
         late_blocks: Annotated[int | None, Field(ge=1, description="adapt the last so many blocks alone")] = None,
+        cache: Annotated[
+            int, Field(ge=0, description="MiB for what the blocks before late_blocks give of unchanged images")
+        ] = 0,
         adapter: Annotated[
             str | None, Field(description="adapters to start from: peft folder or SAM LoRA file")
         ] = None,
@@ -92,6 +96,7 @@ class Sesami(Trainer):
         if adapt == "nothing" and semantic == "tokens":
             raise ConfigError("sesami: adapt = 'nothing' learns no class tokens; set semantic = 'exemplars'")
         self._adapt(adapt, rank, alpha, late_blocks, adapter)
+        self._keep_prefix(cache)
         width, count = int(self.backbone.width), len(class_names)
         self.class_tokens = nn.Parameter(0.5 * torch.randn(count, 4, width)) if semantic == "tokens" else None
         decay = 1.0 if adapt == "nothing" else 0.99
@@ -113,6 +118,13 @@ class Sesami(Trainer):
         elif adapt == "nothing":
             self.backbone.requires_grad_(False)
             self.idle = nn.Parameter(torch.zeros(()))  # an optimizer needs something to step
+
+    def _keep_prefix(self, megabytes: int) -> None:
+        """Cache what the frozen first blocks give; raises `ConfigError` where no block is frozen."""
+        if megabytes and not self.backbone.image_encoder.frozen:
+            raise ConfigError(f"sesami: cache = {megabytes} keeps what frozen first blocks give; set late_blocks")
+        if megabytes:
+            self.backbone.image_encoder.cache = PrefixCache(megabytes)
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """The losses of masks and classes, and the IoU before and after corrections."""
