@@ -29,8 +29,8 @@ def lamella_trainers() -> dict[str, Any]:
 
 @hookimpl
 def lamella_datasets() -> dict[str, Any]:
-    """Scenes to train the small foundation model on."""
-    return {"sam-scenes": "lamella_sam.nano.scenes:sam_scenes"}
+    """Scenes to train the small foundation model on, and a set of several products with shared classes."""
+    return {"sam-scenes": "lamella_sam.nano.scenes:sam_scenes", "joined": "lamella_sam.joined:joined"}
 
 
 @hookimpl
