@@ -63,7 +63,7 @@ def export(run: Path, out: Path, *, checkpoint: str | None = None, onnx: bool = 
     })  # fmt: skip
     files, differences = [WEIGHTS, CONFIG], {"timm": _apart(_through_timm(out)(image), wanted)}
     if onnx:
-        _write_onnx(Embedder(encoder), image, out / ONNX)
+        _write_onnx(Embedder(encoder).eval(), image, out / ONNX)
         files.append(ONNX)
         differences["onnx"] = _apart(_through_onnx(out / ONNX, image), wanted)
     for name, gap in differences.items():
