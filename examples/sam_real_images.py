@@ -4,7 +4,8 @@
     python examples/sam_real_images.py ebc1 FOLDER      # benchmark_segmentation_data/EBC1 of NASA's set
 
 Adapts on a few images and tests on images of other articles (EMPS) or other specimens (EBC1). Prompts come from
-the labels with a fixed seed, the same for every row; mIoU is the mean over all objects asked for.
+the labels with a fixed seed, the same for every row; mIoU is the mean over all objects asked for. Test images are
+scaled to --size whole, so for images much larger than it --crop should be as large as they are.
 """
 
 import argparse
@@ -54,14 +55,14 @@ def main() -> None:
     parser.add_argument("which", choices=["emps", "ebc1"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/sam-real"))
-    for name, value in {"few": 8, "steps": 150, "size": 256, "seed": 0, "tests": 99}.items():
+    for name, value in {"few": 8, "steps": 150, "size": 256, "seed": 0, "tests": 99, "crop": 256}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
     asked = {"objects": "instance"} if given.which == "emps" else {"background": "background"}
     trainer = {"name": "sesami", "backbone": {"name": "sam-nano", "size": given.size}, **asked}
     common = {"seed": given.seed, "modality": {"name": "tem", "intensity": "image"}}
     common["data"] = sources(given.which, given.folder, given.few, given.tests)
-    fitting = {"batch_size": 2, "crop": 256, "warmup": 10, "optimizer": {"lr": 1e-3}}
+    fitting = {"batch_size": 2, "crop": given.crop, "warmup": 10, "optimizer": {"lr": 1e-3}}
     zero = {
         **common,
         "trainer": {**trainer, "adapt": "nothing", "semantic": "exemplars"},
@@ -85,7 +86,7 @@ def main() -> None:
     print(table(["answered by", *(f"mIoU {kind}" for kind in KINDS), "classes, no prompt (pooled)"], shown))
     write_json(
         given.out / f"{given.which}-{given.seed}.json",
-        {"settings": {k: getattr(given, k) for k in ("few", "steps", "size", "seed", "tests")}, "rows": rows},
+        {"settings": {k: getattr(given, k) for k in ("few", "steps", "size", "seed", "tests", "crop")}, "rows": rows},
     )
 
 
