@@ -105,6 +105,16 @@ def test_equal_cost_spends_what_the_other_row_spends(read, tmp_path):
     assert abs(spent["dear"]["flops"] - spent["wide"]["flops"]) <= step / 2
 
 
+def test_equal_cost_leaves_out_the_start_that_both_rows_share(read, tiny_file, tmp_path):
+    tiny_file.with_name("other.toml").write_text(tiny_file.read_text())
+    shared = STUDY.replace("fit.steps = 77 }", 'fit.steps = 77, fit.best = "{start}" }')
+    study = read(shared + '\n[before.start]\nbase = "other.toml"\nonce = true\n')
+    dear = next(cell for cell in study.cells() if cell.row == "dear")
+    spent = {row: result_of(study, dear._replace(row=row), tmp_path) for row in ("dear", "wide", "plain")}
+    assert study.needs(dear) == ["start"] and (tmp_path / "before" / "start" / "results.json").is_file()
+    assert abs(spent["dear"]["flops"] - spent["wide"]["flops"]) <= spent["plain"]["flops"] / 4 / 2
+
+
 def test_flops_are_those_of_the_convolutions(read, tmp_path):
     study = read()
     cell = next(cell for cell in study.cells() if cell.row == "plain")

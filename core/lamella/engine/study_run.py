@@ -79,7 +79,8 @@ def _affordable(study: Study, cell: Cell, out: Path) -> int | None:
         return None
     spent = total_flops(study, cell._replace(row=config.cost_of), out)
     like = result_of(study, cell._replace(row=config.like), out)
-    return max(1, round(spent / (like["flops"] / like["steps"])))
+    left = spent - _flops_before(study, cell, out)  # what it builds on itself is paid first
+    return max(1, round(left / (like["flops"] / like["steps"])))
 
 
 def total_flops(study: Study, cell: Cell, out: Path) -> float:
@@ -87,9 +88,13 @@ def total_flops(study: Study, cell: Cell, out: Path) -> float:
     own = result_of(study, cell, out)["flops"]
     if own is None:
         raise ConfigError(f"{study.name}: row {cell.row!r} counted no floating-point operations")
-    for name in study.needs(cell):
-        own += json.loads((out / study.before_folder(name, cell) / "results.json").read_text(encoding="utf-8"))["flops"]
-    return float(own)
+    return float(own) + _flops_before(study, cell, out)
+
+
+def _flops_before(study: Study, cell: Cell, out: Path) -> float:
+    """The operations of everything a cell builds on, which is trained."""
+    paths = [out / study.before_folder(name, cell) / "results.json" for name in study.needs(cell)]
+    return float(sum(json.loads(path.read_text(encoding="utf-8"))["flops"] for path in paths))
 
 
 def _claim(study: Study, out: Path) -> None:
