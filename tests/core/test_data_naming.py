@@ -147,3 +147,15 @@ def test_what_is_no_list_of_names_is_refused(tmp_path):
         find_names(tmp_path)
     with pytest.raises(ConfigError, match="all with their mark"):
         parse_names("a=1,b")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"), [(["u1"] * 4, "dtype"), (["u2"] * 4, "data"), (["u1", "u2", "u1", "u2"], "image")]
+)
+def test_images_of_several_bit_depths_get_a_range_each(folders, capsys, tmp_path, kinds, expected):
+    folders([0, 1])
+    for number, kind in enumerate(kinds):
+        pixels = np.random.default_rng(number).integers(0, 255, (24, 24)).astype(kind)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    classes_of(capsys)
+    assert f'intensity = "{expected}"' in (tmp_path / "experiment.toml").read_text(encoding="utf-8")

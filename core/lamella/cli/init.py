@@ -129,10 +129,9 @@ def _draft(
     assert found.masks is not None
     root = Path(os.path.commonpath([found.images.resolve(), found.masks.resolve()]))
     test, rule = _held_out(found.labelled)
-    eight_bit = all(kind.startswith("uint8") for kind in found.kinds)
     lines = [
         "# Written by `lamella init`; every key is explained in docs/experiments.md.",
-        f"modality = {{ name = {_text(modality)}, intensity = {_text('dtype' if eight_bit else 'data')} }}",
+        f"modality = {{ name = {_text(modality)}, intensity = {_text(_intensity(found))} }}",
         "",
         f"# Held out for the test: {rule}.",
     ]
@@ -156,6 +155,14 @@ def _draft(
     lines += [f"crop = {crop}" for crop in _crop(found)]
     lines += ["evaluate_every = 200", "warmup = 20", "optimizer = { lr = 1e-3 }", ""]
     return "\n".join(lines)
+
+
+def _intensity(found: Survey) -> str:
+    """What maps grey values: one range for all where they are of one kind, each its own where they cannot compare."""
+    kinds = {kind.partition(" ")[0] for kind in found.kinds}
+    if kinds == {"uint8"}:
+        return "dtype"
+    return "data" if len(kinds) == 1 else "image"
 
 
 def _crop(found: Survey) -> list[int]:
