@@ -191,7 +191,7 @@ class MaeContrastive(Trainer):
 
     def metrics(self) -> list[Metric]:
         """Retrieval of the other magnification, and with labels nearest neighbours and a linear probe."""
-        return [EmbeddingMetrics(self.head if self.contrasts else None)]
+        return [EmbeddingMetrics(self.head.alone if self.contrasts else None)]
 
 
 def _processes() -> int:

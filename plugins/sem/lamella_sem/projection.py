@@ -20,13 +20,14 @@ class Standardise(nn.Module):
     [-1.0, 1.0]
     """
 
-    def forward(self, features: Tensor, there: Tensor) -> Tensor:
-        """(R, D) features of images that are there (R,), 1 or 0."""
+    def forward(self, features: Tensor, there: Tensor, *, alone: bool = False) -> Tensor:
+        """(R, D) features of images that are there (R,), 1 or 0; ``alone`` over the images of this process only."""
+        over_all = _own if alone else _over_all
         wide = features.float() if features.dtype != torch.float64 else features
         weight = there.to(wide).unsqueeze(1)
-        count = _over_all(weight.sum(0)).clamp(min=1.0)
-        centred = wide - _over_all((wide * weight).sum(0)) / count
-        variance = _over_all((centred.square() * weight).sum(0)) / count
+        count = over_all(weight.sum(0)).clamp(min=1.0)
+        centred = wide - over_all((wide * weight).sum(0)) / count
+        variance = over_all((centred.square() * weight).sum(0)) / count
         return (centred * torch.rsqrt(variance + 1e-5)).to(features.dtype)
 
 
@@ -47,14 +48,27 @@ class ProjectionHead(nn.Sequential):
             width = out
         super().__init__(*layers)
 
-    def forward(self, features: Tensor, there: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """(R, D′) of features (R, D); ``there`` (R,) says which images count, by default all."""
+    def forward(  # type: ignore[override]
+        self, features: Tensor, there: Tensor | None = None, *, alone: bool = False
+    ) -> Tensor:
+        """(R, D′) of features (R, D); ``there`` (R,) says which images count, by default all.
+
+        Every process has to call it, unless ``alone``: it then standardises over the images of this process.
+        """
         there = features.new_ones(len(features)) if there is None else there
         for layer in self:
-            features = layer(features, there) if isinstance(layer, Standardise) else layer(features)
+            features = layer(features, there, alone=alone) if isinstance(layer, Standardise) else layer(features)
         return features
+
+    def alone(self, features: Tensor) -> Tensor:
+        """`forward` for one process that has all the images, as in an evaluation, while the others do not call it."""
+        return self(features, alone=True)
 
 
 def _over_all(own: Tensor) -> Tensor:
     """The sum (D,) over all processes, with the gradient of the sum of their losses."""
     return gathered(own.view(1, 1, -1)).sum(1).squeeze(0)
+
+
+def _own(own: Tensor) -> Tensor:
+    return own

@@ -1,5 +1,6 @@
 """Two processes with half a batch each do what one does with all of it, down to the gradients."""
 
+import json
 import os
 import subprocess
 import sys
@@ -47,3 +48,42 @@ def test_a_step_of_pre_training_has_the_gradients_of_the_whole_batch(given, stan
     for name, gradient in wanted["gradients"].items():
         scale = gradient.abs().max().clamp(min=1e-3)
         assert (found["gradients"][name] - gradient).abs().max() < 1e-4 * scale, name
+
+
+EXPERIMENT = """
+modality = "sem"
+
+[data.unlabelled]
+source = { name = "synth-sem", count = 8, seed = 1, size = 32, layout = "apart" }
+columns = { image = { high = "image", low = "low" } }
+
+[data.validation]
+source = { name = "synth-sem", count = 8, seed = 2, size = 32, layout = "apart" }
+columns = { image = { high = "image", low = "low" } }
+
+[trainer]
+name = "mae-contrastive"
+standardise = true
+encoder = { name = "vit", size = 32, patch = 16, width = 24, depth = 1, heads = 2 }
+decoder_width = 16
+decoder_depth = 1
+
+[fit]
+steps = 4
+batch_size = 4
+best = "last"
+evaluate_every = 2
+"""
+
+
+def test_a_run_of_two_processes_gets_over_an_evaluation_that_one_of_them_makes(tmp_path):
+    """The figures behind a standardised head are taken on the first process alone, which must not wait for others."""
+    (tmp_path / "pretrain.toml").write_text(EXPERIMENT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "lamella"]
+    done = subprocess.run(
+        [*command, "train", "pretrain.toml", "--out", "run"], cwd=tmp_path, timeout=300, capture_output=True, text=True,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log if "recall_at_1_head" in entry.get("validation", {})] == [2, 4]
