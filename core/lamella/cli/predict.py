@@ -63,6 +63,8 @@ def predict(
         return
     already = f", {len(outcome['skipped'])} were there already" if outcome["skipped"] else ""
     print(f"{len(outcome['done'])} predicted into {out}{already}")
+    for name, count in outcome.get("lacking", {}).items():
+        print(f"{count} have no {name!r} image and are judged without it")
     if (out / "predictions.csv").is_file():
         print(f"table: {out / 'predictions.csv'} (and .parquet)")
     if wanted.measurements:

@@ -34,6 +34,8 @@ from lamella.engine.predict_classes import (
     Patterns,
     classifies,
     find_objects,
+    judged_already,
+    lacking,
     predict_objects,
     trained_views,
     write_classes,
@@ -163,7 +165,8 @@ def predict(
     its share.
 
     Returns:
-        ``{"done": […], "skipped": […], "failed": {name: reason}}``; on the first process, those of all.
+        ``{"done": […], "skipped": […], "failed": {name: reason}}``, and of a classifier ``"lacking"``, how many
+        objects have no image of a view; on the first process, those of all.
     """
     experiment, trainer, modality, header = opened = open_run(run, checkpoint)
     if trainer.embeds:
@@ -226,7 +229,7 @@ def _classes(
     trainer.to(accelerator.device)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, run, checkpoint, wanted)
-    known = {n for n, e in entries(out).items() if "p" in e and n in objects and e["files"] == objects[n].files}
+    known = judged_already(entries(out), objects)
     mine = [name for name in objects if name not in known][accelerator.process_index :: accelerator.num_processes]
     predict_objects({name: objects[name] for name in mine}, trainer, modality, accelerator, out)
     accelerator.wait_for_everyone()
@@ -238,7 +241,7 @@ def _classes(
         write_json(out / "failed.json", failed)
         write_classes(out, names, views, [noted[name] for name in objects if "p" in noted.get(name, {})])
     return {"done": [n for n in objects if n not in failed and n not in known], "skipped": sorted(known),
-            "failed": failed}  # fmt: skip
+            "failed": failed, "lacking": lacking(objects, views)}  # fmt: skip
 
 
 def _reading(experiment: Experiment, trainer: Trainer, wanted: Wanted) -> Reading:

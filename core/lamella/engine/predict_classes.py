@@ -38,6 +38,11 @@ class Object:
     files: dict[str, str]
     """Names of its files by view; of a single image by ``"image"``."""
 
+    def stamp(self) -> list[list[int]]:
+        """Size and time of change (ns) of every file it is read from, by which a changed one is noticed."""
+        found = [path.stat() for path in self.row.files()]
+        return [[one.st_size, one.st_mtime_ns] for one in found]
+
     def sample(self, name: str) -> Sample:
         """Decoded; raises `DataError`."""
         image, _, _, pixel_nm, meta, views = self.row.arrays()
@@ -73,7 +78,8 @@ def find_objects(
     Raises:
         RunError: patterns of views that the run does not know, or none where it needs them.
         ConfigError: a pattern that no file matches.
-        DataError: a path that is not there, or two files for one view.
+        DataError: a path that is not there, two files for one view, or files of several views of which no two belong
+            together.
     """
     if not views:
         if patterns:
@@ -104,7 +110,32 @@ def find_objects(
             named = {view: readable(file.relative_to(path).as_posix()) for view, file in files.items()}
             ordered = {view: files[view] for view in views if view in files}
             objects[name] = Object(FileRow(ordered, None, None, reading), named)
+    if objects and max(len(one.files) for one in objects.values()) < len(patterns):
+        listed = ", ".join(sorted(file for one in list(objects.values())[:4] for file in one.files.values()))
+        told = " ".join(f"--view '{view}={pattern}'" for view, pattern in patterns.items())
+        raise DataError(
+            f"{paths[0]}: none of {len(objects)} objects has all of {', '.join(patterns)}: files belong together where "
+            f"the wildcards of {told} stand for the same text, and here none do ({listed})"
+        )
     return objects
+
+
+def lacking(objects: Mapping[str, Object], views: Sequence[str]) -> dict[str, int]:
+    """How many objects have no image of a view, for every view that some lack."""
+    counts = {view: sum(view not in one.files for one in objects.values()) for view in views}
+    return {view: count for view, count in counts.items() if count}
+
+
+def judged_already(entries: Mapping[str, Mapping[str, Any]], objects: Mapping[str, Object]) -> set[str]:
+    """The objects that were judged from the files that there are now."""
+    return {
+        name
+        for name, entry in entries.items()
+        if "p" in entry
+        and name in objects
+        and entry["files"] == objects[name].files
+        and entry.get("stamp") == objects[name].stamp()
+    }
 
 
 def predict_objects(
@@ -115,10 +146,10 @@ def predict_objects(
         Progress("predicting", len(objects), quiet=not accelerator.is_main_process) as progress,
         Journal(out, accelerator.process_index) as journal,
     ):
-        done = 0
+        done, stamps = 0, {name: one.stamp() for name, one in objects.items()}  # of before they are read
         for samples, failed in _batches(objects):
             for name, probabilities, reason in _judged(samples, failed, trainer, modality, accelerator):
-                entry = {"name": name, "files": objects[name].files}
+                entry = {"name": name, "files": objects[name].files, "stamp": stamps[name]}
                 journal.note({**entry, "failed": reason} if reason else {**entry, "p": probabilities})
                 if reason:
                     progress.say(f"not read: {reason}")

@@ -80,6 +80,7 @@ def test_class_and_probabilities_of_every_pair(run, new, tmp_path):
     outcome = predict(run, [new], tmp_path / "out")
     assert outcome["done"] == ["D0", "D1", "D2", "D3", "D4", "D6"] and "D5" in outcome["failed"]["D5"]
     rows = table(tmp_path / "out")
+    assert outcome["lacking"] == {"low": 1}
     assert list(rows["D0"]) == ["name", "class", "probability", "p(bridge)", "p(none)", "p(open)", "missing"]
     _, trainer, modality, _ = open_run(run)
     for name in ("D0", "D3"):
@@ -120,6 +121,10 @@ def test_it_goes_on_with_what_is_missing_and_judges_again_what_has_changed(run, 
     image(new / "low" / "D4.png", 70)  # the image that was missing comes later
     assert predict(run, [new], tmp_path / "out")["done"] == ["D4"]
     assert table(tmp_path / "out")["D4"]["missing"] == ""
+    before = table(tmp_path / "out")["D0"]
+    image(new / "high" / "D0.png", 71)  # another picture under the same name
+    assert predict(run, [new], tmp_path / "out")["done"] == ["D0"]
+    assert table(tmp_path / "out")["D0"]["p(open)"] != before["p(open)"]
 
 
 def test_the_command_line_with_patterns_of_its_own(run, new, tmp_path, capsys):
@@ -162,6 +167,16 @@ def test_single_images_have_classes_too(tmp_path_factory, tmp_path):
 def test_what_cannot_be_is_said(run, new, tmp_path, wanted, kind, words):
     with pytest.raises(kind, match=words):
         predict(run, [new], tmp_path / "out", wanted=wanted)
+
+
+def test_files_of_which_no_two_belong_together_are_refused(run, tmp_path):
+    image(tmp_path / "odd" / "high" / "A-high.png", 1)
+    image(tmp_path / "odd" / "low" / "A-low.png", 2)
+    with pytest.raises(DataError, match=r"none of 2 objects has all of high, low.*high/A-high\.png, low/A-low\.png"):
+        predict(run, [tmp_path / "odd"], tmp_path / "out")
+    views = {"high": "high/*.png"}  # asked for alone, one magnification is enough
+    outcome = predict(run, [tmp_path / "odd"], tmp_path / "alone", wanted=Wanted(views=views))
+    assert (outcome["done"], outcome["lacking"]) == (["A-high"], {"low": 1})
 
 
 def test_a_file_alone_is_no_pair(run, new, tmp_path):
