@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lamella.contracts.batch import IGNORE
 from lamella.data.balanced import BalancedOrder, classes_of
 from lamella.data.loaders import training_loader
 from lamella.data.sources import SourceConfig, open_source
@@ -40,6 +41,11 @@ def test_classes_come_equally_often_and_the_rows_of_a_class_too(classes, seed, t
 def test_seeds_have_orders_of_their_own():
     one, other = ([BalancedOrder([0, 0, 0, 1, 1, 2] * 5, seed).at(p) for p in range(60)] for seed in (0, 1))
     assert one != other
+
+
+def test_rows_that_are_ignored_are_no_class_of_their_own():
+    order = BalancedOrder([0, IGNORE, 1, IGNORE, 1], seed=0)
+    assert Counter(order.at(position)[0] for position in range(8)) == {0: 4, 2: 2, 4: 2}
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lamella.contracts.batch import IGNORE
 from lamella.data.samples import SampleTable
 from lamella.errors import ConfigError
 
@@ -16,6 +17,7 @@ class BalancedOrder:
     Of every K positions (K classes that occur) each class has one, in a seeded order; within a class its rows follow
     each other in seeded permutations. A row of a small class therefore comes back sooner, and its visit counts how
     often *it* came, so that it is augmented anew each time. Like the even order it is a function of (seed, position).
+    Rows without a class, those of IGNORE, do not come.
 
     >>> order = BalancedOrder([0, 0, 0, 0, 0, 1], seed=0)
     >>> sum(order.at(position)[0] == 5 for position in range(20)), max(order.at(p)[1] for p in range(20))
@@ -25,7 +27,7 @@ class BalancedOrder:
     def __init__(self, classes: Sequence[int], seed: int):
         known = np.asarray(classes)
         self.seed = seed
-        self.rows = [np.flatnonzero(known == which) for which in np.unique(known)]
+        self.rows = [np.flatnonzero(known == which) for which in np.unique(known) if which != IGNORE]
         self._turn, self._turns = -1, np.empty(0, np.int64)
         self._epochs = [-1] * len(self.rows)
         self._within = [np.empty(0, np.int64)] * len(self.rows)
@@ -48,6 +50,6 @@ def classes_of(table: SampleTable, where: str) -> list[int]:
     """The class of every row; raises `ConfigError` where rows have label maps or no label."""
     labels = [row.read(table.classes, 0).label for row in table.rows]
     classes = [label for label in labels if isinstance(label, int)]
-    if len(classes) < len(labels):
+    if len(classes) < len(labels) or all(label == IGNORE for label in classes):
         raise ConfigError(f"[fit] balanced names {where!r}, whose samples have no one class each")
     return classes
