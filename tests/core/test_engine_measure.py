@@ -270,3 +270,47 @@ def test_the_journal_takes_the_latest_and_survives_lines_that_were_cut(tmp_path)
         ("b", 3, 1.0),
         ("a", 9, 0.5),
     ]
+
+
+def wide(shape, thick):
+    """A band that slants across a large map, ``thick`` pixels across."""
+    rows, columns_ = np.arange(shape[0])[:, None], np.arange(shape[1])[None]
+    return np.abs(rows - shape[0] / 2 - 0.05 * columns_ + 0.025 * shape[1]) < thick / 2
+
+
+@pytest.mark.parametrize("thick", [4, 40, 700])
+def test_a_large_map_is_measured_in_parts_as_it_would_be_whole(thick, monkeypatch):
+    mask = wide((2304, 2048), thick)
+    parts = thickness(mask, (0.5, 0.5))
+    monkeypatch.setattr("lamella.engine.thickness._LARGE", mask.size * 2)
+    whole = thickness(mask, (0.5, 0.5))
+    assert parts[0] == pytest.approx(whole[0], rel=2e-3)
+    assert parts[0] == pytest.approx(0.5 * thick / np.hypot(1, 0.05), abs=0.3)
+
+
+def test_the_pitch_is_the_way_to_the_nearest_of_its_kind():
+    chance = np.random.default_rng(0)
+    label = np.zeros((80, 3000), np.uint8)
+    lefts = np.cumsum(chance.integers(14, 30, 150))
+    for left in lefts[lefts < 2960]:
+        top = int(chance.integers(2, 40))
+        label[top : top + int(chance.integers(20, 38)), left : left + int(chance.integers(4, 12))] = 1
+    found = sorted(
+        (one for one in columns(label, ["ground", "fin"], (1.0, 1.0)) if one.label == "fin"), key=lambda c: c.x
+    )
+
+    def alike(one, other):
+        shared = min(one.bottom, other.bottom) - max(one.top, other.top) - 1
+        wide_, narrow = max(one.cd_mid_nm, other.cd_mid_nm), min(one.cd_mid_nm, other.cd_mid_nm)
+        return shared >= 0.5 * max(one.height_nm, other.height_nm) and wide_ <= 1.5 * narrow
+
+    assert len(found) > 100
+    for number, one in enumerate(found):
+        beside = [other.x - one.x for other in found[number + 1 :] if alike(one, other)]
+        assert one.pitch_nm == pytest.approx(min(beside, default=np.nan), nan_ok=True)
+
+
+def test_run_lengths_join_at_the_foot_and_the_head_of_columns():
+    here = np.array([[1, 1, 0], [1, 1, 1]], bool)
+    assert run_lengths(here, 0, 0, (2, 3)) == [0, 4, 1, 1, 0]
+    assert run_lengths(here, 1, 1, (4, 5)) == [5, 2, 2, 2, 3, 1, 5]

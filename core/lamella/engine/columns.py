@@ -82,11 +82,11 @@ def columns(
 
 def _of_mask(mask: np.ndarray, name: str, pixel_nm: tuple[float, float]) -> list[Column]:
     chains = sorted(_chains(mask), key=lambda chain: float(chain[:, 1:].mean()))
-    middles = [float(chain[:, 1:].mean()) - 0.5 for chain in chains]
+    middles = np.array([float(chain[:, 1:].mean()) - 0.5 for chain in chains])
     found = []
-    for number, (chain, x) in enumerate(zip(chains, middles, strict=True), 1):
-        pitch = _next(chain, x, chains, middles) * pixel_nm[1]
-        found.append(_column(chain, mask.shape[0], name, number, x, pitch, pixel_nm))
+    for number, (chain, pitch) in enumerate(zip(chains, _pitches(chains, middles), strict=True), 1):
+        x = float(middles[number - 1])
+        found.append(_column(chain, mask.shape[0], name, number, x, pitch * pixel_nm[1], pixel_nm))
     tall = [one for one, chain in zip(found, chains, strict=True) if _upright(chain, pixel_nm)]
     return tall
 
@@ -127,19 +127,29 @@ def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return row, left, np.nonzero(edge == -1)[1]
 
 
-def _next(chain: np.ndarray, x: float, chains: list[np.ndarray], middles: list[float]) -> float:
-    """Pixels to the nearest chain of its kind on the right; nan where there is none."""
-    beside = [
-        other - x for candidate, other in zip(chains, middles, strict=True) if other > x and _alike(chain, candidate)
-    ]
-    return min(beside, default=math.nan)
+def _pitches(chains: list[np.ndarray], middles: np.ndarray) -> list[float]:
+    """Pixels from each chain to the nearest of its kind on the right; nan where there is none.
 
+    Two are of a kind if they share half of their rows, and their widths differ by no more than a half.
 
-def _alike(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two chains share half of their rows, and their widths differ by no more than a third."""
-    shared = min(one[-1, 0], other[-1, 0]) - max(one[0, 0], other[0, 0])
-    wide = [float(np.median(chain[:, 2] - chain[:, 1])) for chain in (one, other)]
-    return shared >= 0.5 * max(len(one), len(other)) and max(wide) <= 1.5 * min(wide)
+    Args:
+        middles: rising.
+    """
+    top, last = (np.array([chain[end, 0] for chain in chains]) for end in (0, -1))
+    rows = np.array([len(chain) for chain in chains])
+    width = np.array([float(np.median(chain[:, 2] - chain[:, 1])) for chain in chains])
+    found = []
+    for i, x in enumerate(middles):
+        start, size, pitch = int(np.searchsorted(middles, x, side="right")), 64, math.nan
+        while start < len(chains) and math.isnan(pitch):
+            part = slice(start, start + size)
+            shared = np.minimum(last[i], last[part]) - np.maximum(top[i], top[part])
+            broad, narrow = np.maximum(width[i], width[part]), np.minimum(width[i], width[part])
+            alike = np.flatnonzero((shared >= 0.5 * np.maximum(rows[i], rows[part])) & (broad <= 1.5 * narrow))
+            pitch = float(middles[start + alike[0]] - x) if len(alike) else math.nan
+            start, size = start + size, 4 * size
+        found.append(pitch)
+    return found
 
 
 def _column(

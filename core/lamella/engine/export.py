@@ -99,9 +99,10 @@ def run_lengths(here: np.ndarray, top: int, left: int, shape: Sequence[int]) -> 
     >>> run_lengths(np.ones((2, 1), bool), 1, 1, (3, 3))
     [4, 2, 3]
     """
-    right, down = np.nonzero(here.T)
-    at = (right + left) * shape[0] + down + top  # column by column, rising
-    breaks = np.flatnonzero(np.diff(at) > 1)
-    starts, stops = at[np.r_[0, breaks + 1]], at[np.r_[breaks, len(at) - 1]] + 1
+    turns = np.diff(np.pad(here.T.view(np.int8), ((0, 0), (1, 1))), axis=1)
+    places = (np.nonzero(turns == turn) for turn in (1, -1))
+    starts, stops = ((column + left) * shape[0] + row + top for column, row in places)
+    apart = stops[:-1] != starts[1:]  # a run may go on at the head of the next column
+    starts, stops = starts[np.r_[True, apart]], stops[np.r_[apart, True]]
     edges = np.stack([starts, stops], 1).ravel()
     return np.diff(np.r_[0, edges, shape[0] * shape[1]]).tolist()

@@ -13,6 +13,7 @@ from scipy import ndimage
 from lamella.engine.thickness import thickness
 
 _EIGHT = np.ones((3, 3), bool)
+_ROWS = 1024
 MOST = 10_000
 """Objects of a class that are listed, the largest first: a map of noise has millions."""
 
@@ -64,7 +65,9 @@ def _of_class(mask: np.ndarray, name: str, pixel_nm: tuple[float, float]) -> Ite
     numbered, count = ndimage.label(mask, _EIGHT)
     if count == 0:
         return
-    areas = np.bincount(numbered.ravel())
+    # Some rows at a time: bincount makes 64-bit integers of what it is given.
+    areas = np.sum([np.bincount(numbered[at : at + _ROWS].ravel(), minlength=count + 1)
+                    for at in range(0, len(numbered), _ROWS)], axis=0)  # fmt: skip
     boxes = ndimage.find_objects(numbered)
     order = [int(i) for i in np.argsort(-areas[1:], kind="stable") + 1 if areas[i] >= 4][:MOST]
     for place, i in enumerate(order, 1):
@@ -74,7 +77,8 @@ def _of_class(mask: np.ndarray, name: str, pixel_nm: tuple[float, float]) -> Ite
 def _instance(numbered: np.ndarray, i: int, box: Any, name: str, place: int, pixel_nm: tuple[float, float]) -> Instance:
     rows, columns = box
     here = numbered[box] == i
-    area, (down, right) = int(here.sum()), np.nonzero(here)
+    down, right = here.sum(1), here.sum(0)
+    area = int(down.sum())
     square = pixel_nm[0] * pixel_nm[1]
     beside = tuple(
         (max(part.start - 2, 0), min(part.stop + 2, size)) for part, size in zip(box, numbered.shape, strict=True)
@@ -83,9 +87,14 @@ def _instance(numbered: np.ndarray, i: int, box: Any, name: str, place: int, pix
     middle, spread = (math.nan, math.nan) if math.isnan(square) else thickness(around, pixel_nm)
     return Instance(
         name, place, area, area * square,
-        rows.start + float(down.mean()), columns.start + float(right.mean()),
+        rows.start + _middle(down), columns.start + _middle(right),
         rows.start, columns.start, rows.stop, columns.stop,
         math.sqrt(4 * area * square / math.pi) if square == square else math.nan,
         middle, spread,
         rows.start == 0 or columns.start == 0 or rows.stop == numbered.shape[0] or columns.stop == numbered.shape[1],
     )  # fmt: skip
+
+
+def _middle(counts: np.ndarray) -> float:
+    """The mean place of pixels, by how many there are at each."""
+    return float(counts @ np.arange(len(counts)) / counts.sum())

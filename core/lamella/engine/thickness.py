@@ -14,6 +14,8 @@ _SMOOTH_WIDE = 0.35
 _STEP = 0.25
 """Of the smaller pixel side: how finely a ray is sampled."""
 _RAYS = 4000
+_LARGE, _BLOCK, _BAND = 2048**2, 8, 512
+"""Pixels from which on the widest place is sought among blocks of so many pixels a side, or in bands of rows."""
 _SLACK = 1.3
 """How much longer than the widest inscribed circle a chord may be and still be a thickness."""
 
@@ -51,14 +53,55 @@ def chords(mask: np.ndarray, pixel_nm: tuple[float, float]) -> np.ndarray:
         return np.empty(0)
     points = points[:: -(-len(points) // _RAYS)]
     # What touches the border goes on beyond it: padding with the edge keeps it from looking like a side.
-    widest = 2 * float(ndimage.distance_transform_edt(np.pad(mask, 1, mode="edge"), sampling=scale).max())
+    widest = 2 * _deepest(np.pad(mask, 1, mode="edge"), scale)
     sigma = np.maximum(_SMOOTH, _SMOOTH_WIDE * widest / scale)
-    soft = ndimage.gaussian_filter(mask.astype(np.float32), sigma, mode="nearest")
-    slope = np.stack([ndimage.map_coordinates(g, points.T, order=1, mode="nearest") for g in np.gradient(soft)], 1)
-    normal = slope / scale
+    normal = _slope(mask, points, sigma) / scale
     length = np.linalg.norm(normal, axis=1)
     points, normal = points[length > 1e-6], normal[length > 1e-6] / length[length > 1e-6, None]
     return _across(mask, points, normal, scale, widest)
+
+
+def _deepest(mask: np.ndarray, scale: np.ndarray) -> float:
+    """The largest distance in nm from a place inside to the nearest outside.
+
+    Of a mask of more than 2048² pixels, the distances are taken among squares of 8 × 8 pixels, unless the region is
+    so thin that these miss it; then in bands of rows. So memory stays what the mask itself takes.
+    """
+    if mask.size <= _LARGE:
+        return float(ndimage.distance_transform_edt(mask, sampling=scale).max())
+    height, width = (side // _BLOCK * _BLOCK for side in mask.shape)
+    whole = mask[:height, :width].reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK).all((1, 3))
+    if whole.all():
+        return float((np.array(mask.shape) * scale).max())
+    deep = float(ndimage.distance_transform_edt(whole, sampling=scale * _BLOCK).max())
+    if deep >= 8 * _BLOCK * float(scale.max()):
+        return deep
+    margin = 12 * _BLOCK * math.ceil(float(scale.max() / scale.min()))
+    return max(
+        float(ndimage.distance_transform_edt(mask[max(at - margin, 0) : at + margin + _BAND], sampling=scale).max())
+        if not mask[max(at - margin, 0) : at + margin + _BAND].all() else 0.0
+        for at in range(0, len(mask), _BAND)
+    )  # fmt: skip
+
+
+def _slope(mask: np.ndarray, points: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Gradient (N, 2) of the smoothed mask at some points, up to a factor; wide smoothing is done on fewer pixels."""
+    factor = max(int(sigma.min() // 8), 1)
+    if factor > 1:
+        beyond = [(0, -side % factor) for side in mask.shape]
+        padded = np.pad(mask, beyond, mode="edge")
+        rows, columns = (side // factor for side in padded.shape)
+        soft = padded.reshape(rows, factor, columns * factor).sum(1, dtype=np.float32)
+        soft = soft.reshape(rows, columns, factor).mean(2) / factor
+    else:
+        soft = mask.astype(np.float32)
+    soft = ndimage.gaussian_filter(soft, sigma / factor, mode="nearest")
+    at = ((points + 0.5) / factor - 0.5).T
+    if min(soft.shape) < 2:
+        return np.zeros((len(points), 2))
+    return np.stack(
+        [ndimage.map_coordinates(np.gradient(soft, axis=axis), at, order=1, mode="nearest") for axis in (0, 1)], 1
+    )
 
 
 def _edge(mask: np.ndarray) -> np.ndarray:
@@ -74,13 +117,13 @@ def _across(mask: np.ndarray, points: np.ndarray, normal: np.ndarray, scale: np.
     most = _SLACK * widest + 2 * float(scale.max())
     reach = np.arange(-1.5 * float(scale.max()), most + step, step)  # begins outside, to find the edge itself
     inside = np.empty((len(points), len(reach)), np.float32)
-    values = mask.astype(np.float32)
+    values = mask.view(np.uint8)
     for first in range(0, len(points), 512):
         part = slice(first, first + 512)
         where = points[part, None, :] + normal[part, None, :] * reach[None, :, None] / scale
-        inside[part] = ndimage.map_coordinates(values, where.reshape(-1, 2).T, order=1, mode="nearest").reshape(
-            where.shape[:2]
-        )
+        inside[part] = ndimage.map_coordinates(
+            values, where.reshape(-1, 2).T, np.float32, order=1, mode="nearest"
+        ).reshape(where.shape[:2])
     return _lengths(inside, reach, most)
 
 
