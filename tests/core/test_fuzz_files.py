@@ -76,10 +76,10 @@ def late(*_):
 
 
 def watched(seconds):
-    """Let so much processor time pass, and six times as much on the clock: the machine may do other things too."""
+    """Let so much processor time pass, and thirty times as much on the clock: the machine may do other things too."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        signal.setitimer(signal.ITIMER_REAL, 6 * seconds)
+        signal.setitimer(signal.ITIMER_REAL, 30 * seconds)
 
 
 if hasattr(signal, "setitimer"):

@@ -109,7 +109,7 @@ def _content(table: SampleTable) -> str:
                 digest.update(hashlib.blake2b(path.read_bytes()).digest())
         elif isinstance(origin, TableRow):
             views = sorted((origin.views or {}).items())
-            what = (origin.dataset._fingerprint, origin.index, sorted(origin.columns.items()), views)
+            what = (origin.dataset._fingerprint, origin.index, sorted(origin.columns.items()), views, origin.scale_bar)
             digest.update(repr(what).encode())
         digest.update(repr((row.name, row.pixel_nm)).encode())
     return digest.hexdigest()

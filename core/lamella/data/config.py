@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -55,7 +55,8 @@ class SourceConfig(BaseModel):
         bool, Field(description="read a Hub dataset's parquet files where they lie, row by row, without downloading")
     ] = False
     pixel_nm: Annotated[
-        float | list[float] | None, Field(description="nm per pixel (or [y, x]) where the files do not say")
+        float | list[float] | Literal["scale-bar"] | None,
+        Field(description="nm per pixel (or [y, x]) where the files do not say; 'scale-bar': read a burnt-in one"),
     ] = None
     data_bar: Annotated[
         DataBar, Field(description="cut a data bar that the file tells of ('metadata'), or that is found, or keep it")
@@ -77,11 +78,11 @@ class SourceConfig(BaseModel):
 
     def reading(self) -> Reading:
         """How image files are read."""
-        return Reading(self.data_bar, self.stack)
+        return Reading(self.data_bar, self.stack, self.pixel_nm == "scale-bar")
 
     def pixel_size(self) -> tuple[float, float]:
         """nm per pixel in y and x where the files do not say; nan where this table does not say either."""
-        if self.pixel_nm is None:
+        if self.pixel_nm is None or isinstance(self.pixel_nm, str):
             return UNKNOWN_NM
         values = self.pixel_nm if isinstance(self.pixel_nm, list) else [self.pixel_nm, self.pixel_nm]
         if len(values) != 2 or not all(value > 0 for value in values):

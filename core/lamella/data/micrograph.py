@@ -27,14 +27,16 @@ class Facts:
     instrument: str = ""
     maker: str = ""
     """Whose format the file is, as ``Gatan DM3``."""
+    scale_bar: float = math.nan
+    """Confidence with which the pixel size was read from a burnt-in scale bar; 0 where it was asked for and is not."""
 
     def numbers(self) -> dict[str, float]:
         """The known numbers by name, as they go into a sample's metadata."""
-        found = {"magnification": self.magnification, "voltage_kv": self.voltage_kv}
+        found = {"magnification": self.magnification, "voltage_kv": self.voltage_kv, "scale_bar": self.scale_bar}
         return {name: value for name, value in found.items() if not math.isnan(value)}
 
     def texts(self) -> dict[str, str]:
-        """Every fact as text; empty where unknown."""
+        """Every fact of the exposure as text; empty where unknown."""
         numbers = {name: "" if math.isnan(value) else f"{value:g}" for name, value in
                    (("magnification", self.magnification), ("voltage_kv", self.voltage_kv))}  # fmt: skip
         return {"maker": self.maker, "instrument": self.instrument, "detector": self.detector, **numbers}
@@ -47,6 +49,7 @@ class Facts:
             self.detector or other.detector,
             self.instrument or other.instrument,
             self.maker or other.maker,
+            other.scale_bar if math.isnan(self.scale_bar) else self.scale_bar,
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,6 +13,8 @@ import numpy as np
 from lamella.data.databar import find_bar
 from lamella.data.files import Frame, count_frames, read_mask, read_micrograph
 from lamella.data.micrograph import Micrograph
+from lamella.data.scalebar import read_scale_bar
+from lamella.errors import DataError
 
 DataBar = Literal["metadata", "find", "keep"]
 Stack = Literal["refuse", "each", "mean"]
@@ -24,6 +28,8 @@ class Reading:
     """Cut where the file says that a bar begins; also where one is found; or never."""
     stack: Stack = "refuse"
     """What becomes of a file of several frames: an error, a sample each, or their mean."""
+    scale_bar: bool = False
+    """Whether the pixel size is read from a burnt-in scale bar where the file does not say it."""
 
     def frames(self, path: Path) -> list[Frame]:
         """The frames of a file that become samples; raises `DataError` for one that cannot be read."""
@@ -37,6 +43,8 @@ class Reading:
     def micrograph(self, path: Path, frame: Frame = None) -> Micrograph:
         """A frame without its data bar; raises `DataError`."""
         whole = read_micrograph(path, frame)
+        if self.scale_bar:
+            whole = with_scale_bar(whole, str(path))
         if self.data_bar == "keep":
             return replace(whole, rows=None)
         rows = whole.rows
@@ -51,6 +59,17 @@ class Reading:
             mask = mask[frame]
         cut = self.data_bar != "keep" and mask.shape[0] > image.shape[0] and mask.shape[1] == image.shape[1]
         return mask[: image.shape[0]] if cut else mask
+
+
+def with_scale_bar(found: Micrograph, name: str) -> Micrograph:
+    """With the pixel size of its scale bar, where the file does not say it and the bar can be read with confidence."""
+    bar = None
+    if math.isnan(found.pixel_nm[0]):
+        with contextlib.suppress(DataError):
+            bar = read_scale_bar(found.image, name)
+    size = found.pixel_nm if bar is None else (bar.pixel_nm, bar.pixel_nm)
+    sure = 0.0 if bar is None else round(bar.confidence, 3)
+    return replace(found, pixel_nm=size, facts=replace(found.facts, scale_bar=sure))
 
 
 AS_TOLD = Reading()

@@ -15,8 +15,8 @@ import numpy as np
 from lamella.contracts.data import Sample
 from lamella.data.classes import Classes
 from lamella.data.files import Frame, checked, pixels
-from lamella.data.micrograph import UNKNOWN_NM
-from lamella.data.reading import AS_TOLD, Reading
+from lamella.data.micrograph import UNKNOWN_NM, Micrograph
+from lamella.data.reading import AS_TOLD, Reading, with_scale_bar
 from lamella.data.sidecar import sidecar_of
 from lamella.data.views import stacked
 from lamella.errors import ConfigError, DataError, LamellaError
@@ -154,6 +154,8 @@ class TableRow:
     name: str
     views: Mapping[str, str] | None = None
     """The columns of several views, by name; else the column of the image is all."""
+    scale_bar: bool = False
+    """Whether the pixel size is read from a burnt-in scale bar where the row does not say it."""
 
     decoded: ClassVar[bool] = False
 
@@ -169,11 +171,15 @@ class TableRow:
         size = row.get("pixel_nm")
         meta = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
         image, views = self._image(row)
+        pixel_nm = UNKNOWN_NM if size is None else (float(size[0]), float(size[1]))
+        if self.scale_bar and not views:
+            found = with_scale_bar(Micrograph(image, pixel_nm), self.name)
+            pixel_nm, meta = found.pixel_nm, {**meta, **found.facts.numbers()}
         return (
             image,
             label if isinstance(label, int) or label is None else np.asarray(label),
             None if instance is None else np.asarray(instance).astype(np.int64),
-            UNKNOWN_NM if size is None else (float(size[0]), float(size[1])),
+            pixel_nm,
             meta,
             views,
         )

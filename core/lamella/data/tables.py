@@ -35,7 +35,7 @@ def from_dataset(dataset: Any, config: SourceConfig, classes: Classes | None, or
             sample_key(origin, name),
             {text: str(groups[text][i]) for text in texts},
             pixel_nm,
-            TableRow(dataset, i, columns, name, views),
+            TableRow(dataset, i, columns, name, views, config.pixel_nm == "scale-bar"),
             labelled,
             tuple(view for view, here in present.items() if not here[i]),
         )

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ import numpy as np
 from lamella.contracts.batch import IGNORE
 from lamella.contracts.data import Sample
 from lamella.data.duplicates import Pair, clusters, near_duplicates, thumbnail
-from lamella.data.samples import SampleTable, TableRow
-from lamella.errors import LamellaError
+from lamella.data.files import read_micrograph
+from lamella.data.samples import FileRow, Row, SampleTable, TableRow
+from lamella.data.scalebar import read_scale_bar
+from lamella.errors import DataError, LamellaError
 
 _FLAT, _SATURATED = 2.0, 0.25
 _ODD = 8.0
@@ -81,6 +84,7 @@ def inspect(table: SampleTable, *, limit: int | None = None, alike: float) -> In
             found.suspicious.append(str(error))
             continue
         _add(found, sample, table, labels)
+        found.suspicious += _unread_bar(sample, table.rows[int(place)])
     for kind in found.pixels:
         _odd(found, [row for row in found.rows if row["pixels"] == kind])
     _count_classes(found, labels)
@@ -112,7 +116,7 @@ def _add(found: Inspection, sample: Sample, table: SampleTable, labels: dict[str
     image = sample.image
     size, kind = f"{image.shape[0]}×{image.shape[1]}", str(image.dtype)
     kind += f" × {image.shape[2]}" if image.ndim == 3 else ""
-    told = _size_text(sample.pixel_nm)
+    told = _size_text(sample.pixel_nm) + (" by the scale bar" if sample.meta.get("scale_bar") else "")
     found.sizes[size] += 1
     found.pixels[kind] += 1
     found.pixel_nm[told] += 1
@@ -149,6 +153,20 @@ def _reasons(grey: np.ndarray, sample: Sample, table: SampleTable) -> list[str]:
         elif table.classes is not None and len(np.unique(sample.label)) == 1 and len(table.classes.names) > 1:
             reasons.append(f"the mask holds one class only ({table.classes.names[int(sample.label.flat[0])]})")
     return reasons
+
+
+def _unread_bar(sample: Sample, row: Row) -> list[str]:
+    """Why a scale bar that was asked for gave no pixel size."""
+    if sample.meta.get("scale_bar") != 0 or not math.isnan(sample.pixel_nm[0]):
+        return []
+    image = sample.image
+    if isinstance(row.origin, FileRow) and isinstance(row.origin.image, Path):
+        image = read_micrograph(row.origin.image, row.origin.frame).image  # with its data bar
+    try:
+        read_scale_bar(image, sample.name)
+    except DataError as error:
+        return [str(error)]
+    return []
 
 
 def _shares(sample: Sample, table: SampleTable) -> dict[str, float]:
