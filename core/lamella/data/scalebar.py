@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lamella.data.barline import Bar, find_bars
-from lamella.data.lettering import Box, lines, read_length
+from lamella.data.inklines import Box, lines
+from lamella.data.lettering import read_length
 from lamella.errors import DataError
 
 SURE = 0.5
