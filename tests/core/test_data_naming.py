@@ -159,3 +159,34 @@ def test_images_of_several_bit_depths_get_a_range_each(folders, capsys, tmp_path
         Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
     classes_of(capsys)
     assert f'intensity = "{expected}"' in (tmp_path / "experiment.toml").read_text(encoding="utf-8")
+
+
+def test_data_bars_that_are_left_in_the_images_are_told_of(folders, capsys, tmp_path):
+    folders([0, 1])
+    chance = np.random.default_rng(5)
+    for number in range(4):
+        pixels = chance.integers(60, 200, (64, 64), np.uint8)
+        if number == 3:
+            pixels[56:] = 0
+            pixels[58:62, 5:40:3] = 255
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+        Image.fromarray(np.eye(64, dtype=np.uint8)).save(tmp_path / "masks" / f"{number}.png")
+    with pytest.raises(SystemExit):
+        main(["init", "images", "--labels", "masks", *TINY])
+    assert "data bars: seen in 1, and left there; --data-bar find cuts them" in capsys.readouterr().out
+
+
+def test_near_duplicates_stay_on_one_side(folders, capsys, tmp_path):
+    folders([0, 1])
+    first = np.asarray(Image.open(tmp_path / "images" / "0.png"))
+    chance = np.random.default_rng(7)
+    for number in range(10):
+        Image.fromarray(chance.integers(0, 255, (24, 24), np.uint8)).save(tmp_path / "images" / f"{number}.png")
+        Image.fromarray(np.eye(24, dtype=np.uint8)).save(tmp_path / "masks" / f"{number}.png")
+    Image.fromarray(first).save(tmp_path / "images" / "0.png")
+    Image.fromarray(first // 2 + 30).save(tmp_path / "images" / "1.png")
+    classes_of(capsys)
+    with open("experiment.toml", "rb") as file:
+        data = tomllib.load(file)["data"]
+    assert {"images/0.png", "images/1.png"} <= set(data["labelled"]["images"])
+    assert data["test"]["images"] == ["images/5.png"]

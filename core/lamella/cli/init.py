@@ -88,6 +88,8 @@ def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], name
     lines.append("pixel size: " + ", ".join(f"{_nm(size)} ({n})" for size, n in found.pixel_nm.most_common(5)))
     if found.makers:
         lines.append("formats: " + ", ".join(f"{maker} ({n})" for maker, n in found.makers.most_common(5)))
+    if found.bars:
+        lines.append(f"data bars: seen in {found.bars}, and left there; --data-bar find cuts them")
     lines += [f"classes, named by {named}:" if named else "classes:"] if found.marks else []
     for name, mark in table.items():
         lines.append(f"    {name:<14} {mark!s:<8} {found.marks[mark] / pixels:8.3%} of the pixels")
@@ -129,6 +131,8 @@ def _draft(
     assert found.masks is not None
     root = Path(os.path.commonpath([found.images.resolve(), found.masks.resolve()]))
     test, rule = _held_out(found.labelled)
+    test, moved = _apart(test, found)
+    rule += f"; {', '.join(sorted(moved))} left to training, where their like is" if moved else ""
     lines = [
         "# Written by `lamella init`; every key is explained in docs/experiments.md.",
         f"modality = {{ name = {_text(modality)}, intensity = {_text(_intensity(found))} }}",
@@ -184,6 +188,12 @@ def _held_out(stems: Sequence[str]) -> tuple[set[str], str]:
         test |= set(members)
         names.append(name)
     return test, f"the group{'s' if len(names) > 1 else ''} {', '.join(names)}, by the beginning of the file name"
+
+
+def _apart(test: set[str], found: Survey) -> tuple[set[str], set[str]]:
+    """The held-out images without near-duplicates of others, which would make figures too good; and those."""
+    moved = {stem for group in found.alike() if (group & set(found.labelled)) - test for stem in group & test}
+    return (test - moved, moved) if test - moved else (test, set())
 
 
 def _text(value: str) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from lamella.contracts.batch import IGNORE
+from lamella.data.databar import find_bar
+from lamella.data.duplicates import clusters, near_duplicates, thumbnail
 from lamella.data.files import SUFFIXES, image_files, image_stem
 from lamella.data.micrograph import Micrograph
 from lamella.data.reading import AS_TOLD, Reading
@@ -37,6 +39,10 @@ class Survey:
     """How many images have which pixel size (nm, y and x); None where the file does not say."""
     makers: Counter[str] = field(default_factory=Counter)
     """How many images are of which microscope's format, as far as it says."""
+    thumbnails: dict[str, np.ndarray] = field(default_factory=dict)
+    """What stands for each image, by stem, to tell near-duplicates."""
+    bars: int = 0
+    """How many images still show what looks like a data bar."""
     ignored: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -45,8 +51,16 @@ class Survey:
         """The stems that have a mask, in order."""
         return [stem for stem, (_, mask) in self.pairs.items() if mask is not None]
 
-    def count(self, one: Micrograph) -> None:
-        """Add an image's size, type, pixel size and maker."""
+    def alike(self) -> list[set[str]]:
+        """The stems of images that show the same thing, set by set."""
+        stems = list(self.thumbnails)
+        pairs = near_duplicates(list(self.thumbnails.values()))
+        return [{stems[i] for i in group} for group in clusters(pairs, len(stems))]
+
+    def count(self, stem: str, one: Micrograph) -> None:
+        """Add an image's size, type, pixel size, maker and thumbnail."""
+        self.thumbnails[stem] = thumbnail(one.image)
+        self.bars += find_bar(one.image) is not None
         image, (y, x) = one.image, one.pixel_nm
         self.sizes[image.shape[0], image.shape[1]] += 1
         self.kinds[str(image.dtype) + (f" × {image.shape[2]}" if image.ndim == 3 else "")] += 1
@@ -77,7 +91,7 @@ def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOL
             found.problems.append(f"{path}: there is no mask of this stem; the image counts as unlabelled")
         if mask is not None and not _count_mask(mask, one.image, found, reading):
             mask = None
-        found.count(one)
+        found.count(stem, one)
         found.pairs[stem] = (path, mask)
     return found
 
