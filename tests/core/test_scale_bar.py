@@ -252,7 +252,7 @@ def test_real_images_are_read_as_a_person_reads_them():
 @pytest.mark.parametrize(
     ("name", "nm", "length"),
     [("test_tiff_Zeiss_SEM_1k.tif", 2614.51, 2e5), ("test_tiff_Zeiss_SEM_512pix.tif", 11.65, 200),
-     ("FEI-Helios-Ebeam-8bits.tif", 3372.4, 5e5)],
+     ("FEI-Helios-Ebeam-8bits.tif", 3372.4, 5e5), ("TVIPS_bin4.tif", 1.4208, 200)],
 )  # fmt: skip
 def test_the_bar_says_what_the_header_says(name, nm, length):
     from lamella.data.files import read_micrograph
@@ -266,7 +266,7 @@ def test_the_bar_says_what_the_header_says(name, nm, length):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not beside this checkout")
 def test_images_without_a_bar_have_none():
-    skipped = ("annot", "masks", "segmaps", "sem_ncm", "Zeiss", "Helios")
+    skipped = ("annot", "masks", "segmaps", "sem_ncm", "Zeiss", "Helios", "TVIPS")
     paths = [path for path in sorted(REAL.rglob("*")) if path.suffix.lower() in SUFFIXES
              and not any(part in str(path) for part in skipped) and path.stem not in TEXTS]  # fmt: skip
     paths = paths[:: 2 * STEP - 1]
