@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -311,3 +313,19 @@ def test_a_data_bar_is_cut_as_in_training_or_as_told(run, tmp_path):
     for name, wanted, height in (("as", Wanted(), 100), ("find", Wanted(data_bar="find"), 80)):
         predict(run, [tmp_path / "a.png"], tmp_path / name, wanted=wanted)
         assert read_mask(tmp_path / name / "a.label.png").shape == (height, 120)
+
+
+def test_a_scale_bar_is_read_where_the_training_read_it(run, tmp_path, monkeypatch):
+    from lamella.data import reading
+
+    monkeypatch.setattr(reading, "with_scale_bar", lambda whole, path: replace(whole, pixel_nm=(3.0, 3.0)))
+    told = tmp_path / "told"
+    shutil.copytree(run, told)
+    text = (told / "experiment.toml").read_text()
+    (told / "experiment.toml").write_text(text.replace("[data.labelled]", '[data.labelled]\npixel_nm = "scale-bar"', 1))
+    picture = tmp_path / "a.png"
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(picture)
+    for name, one, size in (("told", told, 3.0), ("plain", run, math.nan)):
+        predict(one, [picture], tmp_path / name)
+        entry = json.loads((tmp_path / name / "journal-0.jsonl").read_text().splitlines()[0])
+        assert entry["pixel_nm"][0] == pytest.approx(size, nan_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -248,7 +248,7 @@ def _reading(experiment: Experiment, trainer: Trainer, wanted: Wanted) -> Readin
     """As the first role of the training was read, unless told otherwise."""
     trained = [experiment.file.data[role].reading() for role in type(trainer).roles if role in experiment.file.data]
     reading = trained[0] if trained else AS_TOLD
-    return Reading(wanted.data_bar or reading.data_bar, wanted.stack or reading.stack)
+    return replace(reading, data_bar=wanted.data_bar or reading.data_bar, stack=wanted.stack or reading.stack)
 
 
 def _claim(out: Path, run: Path, checkpoint: str | None, wanted: Wanted) -> None:
