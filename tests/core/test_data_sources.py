@@ -416,3 +416,12 @@ def test_more_sources_must_name_the_same_classes(tiny_registry, tmp_path):
     config = SourceConfig(source={"name": "tiny-squares"}, more=[other])
     with pytest.raises(ConfigError, match=r"\[data.labelled\]: .* cannot be one set"):
         open_source(config, tiny_registry, "[data.labelled]", folder=tmp_path)
+
+
+def test_more_sources_must_mark_the_classes_alike(folder, tiny_registry):
+    other = {"source": "set", "labels": "masks/*.png", "images": "images/*.png"}
+    one = SourceConfig(**other, classes={"a": 0, "b": 1, "c": 2}, more=[SourceConfig(**other, classes=["a", "b", "c"])])
+    two = SourceConfig(**other, classes=["a", "b", "c"], more=[SourceConfig(**other, classes={"a": 2, "b": 1, "c": 0})])
+    assert len(open_source(one, tiny_registry, "[data.labelled]", folder=folder)) > 0
+    with pytest.raises(ConfigError, match="mark the same classes by other values"):
+        open_source(two, tiny_registry, "[data.labelled]", folder=folder)

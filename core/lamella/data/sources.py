@@ -48,6 +48,11 @@ def joined(tables: Sequence[SampleTable], where: str) -> SampleTable:
         if names[0] != names[1] or first.labelled != other.labelled:
             listed = "; ".join("unlabelled" if not t.labelled else str(n) for t, n in zip((first, other), names))
             raise ConfigError(f"{where}: {first.origin} and {other.origin} cannot be one set: {listed}")
+        if first.labelled and first.classes != other.classes:
+            raise ConfigError(
+                f"{where}: the masks of {first.origin} and {other.origin} mark the same classes by other values; "
+                "one set is read with one table of classes, so bring the masks to the same values first"
+            )
     rows = [row for table in tables for row in table.rows]
     return SampleTable(rows, first.classes, " + ".join(dict.fromkeys(table.origin for table in tables)))
 
