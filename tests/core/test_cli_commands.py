@@ -108,7 +108,7 @@ def test_every_command_explains_itself(lamella, name):
         (["train", "tiny.toml", "--resume"], "--resume takes a run folder"),
         (["train", ".", "--resume"], "experiment.toml"),
         (["evaluate", "gone"], "gone: this is no run folder"),
-        (["predict", "gone", "x.png", "--out", "out"], "x.png"),
+        (["predict", "gone", "x.png", "--out", "out"], "gone: this is no run folder"),
         (["show", "colour"], "there is no kind 'colour'"),
         (["show", "loss", "tiny-los"], "did you mean 'tiny-loss'?"),
         (["show", "set", "nothing"], "no perturbation set 'nothing'"),
