@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lamella import IGNORE, Sample
+from lamella.data.balanced import BalancedOrder
 from lamella.data.loaders import Order, cropped, evaluation_batches, training_loader
 from lamella.data.samples import SampleTable
 from lamella.data.sources import SourceConfig, open_source
@@ -20,12 +21,13 @@ from tiny_plugin import Conv, Grey, Plain
 counts, seeds = st.integers(1, 12), st.integers(0, 2**31)
 
 
+@pytest.mark.parametrize("order", [Order, lambda count, seed: BalancedOrder([k % 3 for k in range(count)], seed)])
 @given(counts, seeds, st.integers(0, 500))
-def test_the_order_is_a_function_of_seed_and_position(count, seed, position):
-    walked = Order(count, seed)
+def test_the_order_is_a_function_of_seed_and_position(order, count, seed, position):
+    walked = order(count, seed)
     for earlier in range(0, position, 7):
         walked.at(earlier)
-    assert walked.at(position) == Order(count, seed).at(position)
+    assert walked.at(position) == order(count, seed).at(position)
 
 
 @given(counts, seeds, st.integers(0, 5))

@@ -59,9 +59,11 @@ class Compiled:
                 one by one and nothing waits when a value is read.
         """
         wanted = self.wanted(kernel, first)
+        if first.device.type != "cpu" and not wanted:
+            return self.function(first, *others, *shared)
         out = torch.empty_like(first, memory_format=torch.contiguous_format)
         if first.device.type != "cpu":
-            return self._fill(out, (first, *others, *shared)) if wanted else self.function(first, *others, *shared)
+            return self._fill(out, (first, *others, *shared))
         light = [False] * len(first) if easy is None else easy.tolist()
         for i, is_light in enumerate(light):
             one = [image[i : i + 1] if isinstance(image, Tensor) else image[i] for image in (first, *others)]

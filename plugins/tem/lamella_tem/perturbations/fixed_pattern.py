@@ -54,8 +54,9 @@ def packed_patterns(detector: int, device: torch.device) -> Tensor:
 
 
 def packed_windows(detector: int, offset: Tensor, height: int, width: int) -> list[Tensor]:
-    """The packed patterns (1, H, W) under each image on the CPU, which begin at ``offset`` (B, 2): views where they fit
-    into four copies of the detector side by side, else look-ups.
+    """The packed patterns (1, H, W) under each image on the CPU, which begin at ``offset`` (B, 2), below 1024.
+
+    They are views where they fit into four copies of the detector side by side, else look-ups.
 
     >>> offset = torch.tensor([[1020, 1000], [3, 5]])
     >>> window = packed_windows(0, offset, 16, 40)[0]
@@ -67,7 +68,7 @@ def packed_windows(detector: int, offset: Tensor, height: int, width: int) -> li
     if max(height, width) > SIDE:
         return list(shifted(packed, offset, height, width).split(1))
     fourfold = table((detector, "gain and dark, fourfold"), home, lambda: packed.repeat(2, 2))
-    return [fourfold[None, y : y + height, x : x + width] for y, x in (offset % SIDE).tolist()]
+    return [fourfold[None, y : y + height, x : x + width] for y, x in offset.tolist()]
 
 
 def unpacked(words: Tensor) -> tuple[Tensor, Tensor]:
