@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,7 +118,7 @@ def read_groups(path: Path, asked: GroupFigure, unit: str | None) -> Groups:
         ConfigError: the set has no such column or group, or the figure is none.
     """
     try:
-        kept: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kept = _kept(path, path.stat().st_mtime_ns)
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: the counts of the test images cannot be read ({error})") from error
     if asked.column not in kept["groups"]:
@@ -141,6 +142,13 @@ def read_groups(path: Path, asked: GroupFigure, unit: str | None) -> Groups:
         {name: np.stack([counts[rows].sum(0) for rows in places[name].values()]) for name in names},
         {name: np.stack([pairs[rows].sum(0) for rows in places[name].values()]) for name in names},
     )
+
+
+@lru_cache(maxsize=256)
+def _kept(path: Path, changed: int) -> Mapping[str, Any]:
+    """The file as it was at ``changed``: every figure of a table, and every comparison, asks for the same ones."""
+    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def joined_groups(parts: Sequence[Groups]) -> Groups | None:
