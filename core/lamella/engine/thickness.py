@@ -21,13 +21,14 @@ _SLACK = 1.3
 
 
 def thickness(mask: np.ndarray, pixel_nm: tuple[float, float]) -> tuple[float, float]:
-    """Median thickness of the region and its 3σ, in nm; nan where no side faces another within the image.
+    """Thickness of the region and its 3σ, in nm; nan where no side faces another within the image.
 
     From points all along the edge a ray goes inwards along the normal to where it leaves the region. Rays that
     leave the image, and those that run along the region instead of across it, do not count. σ is 1.4826 times the
-    median absolute deviation, which a few strays do not move.
+    median absolute deviation, which a few strays do not move. The thickness is the mean of the lengths within 3σ,
+    or one pixel, of their median: along a flat film every length is a whole number of pixels, and so is the median.
 
-    Source: "thickness = median normal distance ± 3σ", as metrology of cross-sections reports it.
+    Source: normal distance ± 3σ, as metrology of cross-sections reports it; the mean behind the median is ours.
 
     Args:
         mask: (H, W) True inside. What touches the border of the array is taken to go on beyond it.
@@ -41,8 +42,9 @@ def thickness(mask: np.ndarray, pixel_nm: tuple[float, float]) -> tuple[float, f
     lengths = chords(mask, pixel_nm)
     if not len(lengths):
         return math.nan, math.nan
-    middle = float(np.median(lengths))
-    return middle, float(3 * 1.4826 * np.median(np.abs(lengths - middle)))
+    away = np.abs(lengths - np.median(lengths))
+    spread = float(3 * 1.4826 * np.median(away))
+    return float(lengths[away <= max(spread, *pixel_nm)].mean()), spread
 
 
 def chords(mask: np.ndarray, pixel_nm: tuple[float, float]) -> np.ndarray:
