@@ -105,6 +105,16 @@ def test_an_object_at_the_border_says_so_and_an_unknown_pixel_size_stays_unknown
     assert all(math.isnan(one.area_nm2) and math.isnan(one.thickness_nm) for one in found)
 
 
+def test_of_very_many_objects_the_largest_are_listed_and_all_are_counted(monkeypatch):
+    monkeypatch.setattr("lamella.engine.instances.MOST", 3)
+    label = np.zeros((40, 40), np.uint8)
+    for k in range(6):
+        label[6 * k : 6 * k + 3 + (k == 4), 5:10] = 1
+    found = measure(label, ["ground", "spot"], (1.0, 1.0))
+    assert [one["area_px"] for one in found["instances"] if one["class"] == "spot"] == [20, 15, 15]
+    assert {row["class"]: row["objects"] for row in found["measurements"]} == {"ground": 1, "spot": 6}
+
+
 # Upright structures
 
 

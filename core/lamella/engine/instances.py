@@ -14,6 +14,7 @@ from lamella.engine.thickness import thickness
 
 _EIGHT = np.ones((3, 3), bool)
 _ROWS = 1024
+_SMALLEST = 4
 MOST = 10_000
 """Objects of a class that are listed, the largest first: a map of noise has millions."""
 
@@ -57,21 +58,34 @@ def instances(label: np.ndarray, classes: Sequence[str], pixel_nm: tuple[float, 
     >>> film.area_nm2, film.y, film.x, film.thickness_nm
     (60.0, 5.5, 39.5, 2.0)
     """
+    yield from counted_instances(label, classes, pixel_nm)[0]
+
+
+def counted_instances(
+    label: np.ndarray, classes: Sequence[str], pixel_nm: tuple[float, float]
+) -> tuple[list[Instance], dict[str, int]]:
+    """The objects as `instances` gives them, the `MOST` largest of a class, and how many of every class there are."""
+    listed: list[Instance] = []
+    total: dict[str, int] = {}
     for number, name in enumerate(classes):
-        yield from _of_class(label == number, name, pixel_nm)
+        found, total[name] = _of_class(label == number, name, pixel_nm)
+        listed += found
+    return listed, total
 
 
-def _of_class(mask: np.ndarray, name: str, pixel_nm: tuple[float, float]) -> Iterator[Instance]:
+def _of_class(mask: np.ndarray, name: str, pixel_nm: tuple[float, float]) -> tuple[list[Instance], int]:
     numbered, count = ndimage.label(mask, _EIGHT)
     if count == 0:
-        return
+        return [], 0
     # Some rows at a time: bincount makes 64-bit integers of what it is given.
     areas = np.sum([np.bincount(numbered[at : at + _ROWS].ravel(), minlength=count + 1)
                     for at in range(0, len(numbered), _ROWS)], axis=0)  # fmt: skip
     boxes = ndimage.find_objects(numbered)
-    order = [int(i) for i in np.argsort(-areas[1:], kind="stable") + 1 if areas[i] >= 4][:MOST]
-    for place, i in enumerate(order, 1):
-        yield _instance(numbered, i, boxes[i - 1], name, place, pixel_nm)
+    order = [int(i) for i in np.argsort(-areas[1:], kind="stable") + 1 if areas[i] >= _SMALLEST]
+    listed = [
+        _instance(numbered, i, boxes[i - 1], name, place, pixel_nm) for place, i in enumerate(order[:MOST], 1)
+    ]
+    return listed, len(order)
 
 
 def _instance(numbered: np.ndarray, i: int, box: Any, name: str, place: int, pixel_nm: tuple[float, float]) -> Instance:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lamella.engine.columns import Column, columns
-from lamella.engine.instances import Instance, instances
+from lamella.engine.instances import Instance, counted_instances
 from lamella.engine.thickness import thickness
 
 TABLES = ("measurements", "instances", "columns")
@@ -49,10 +49,10 @@ def measure(
         structures: upright structures made of several classes, by name.
     """
     structures = dict(structures or {})
-    objects = list(instances(label, classes, pixel_nm))
+    objects, total = counted_instances(label, classes, pixel_nm)
     upright = columns(label, classes, pixel_nm, structures)
     parts = {**{name: [name] for name in classes}, **structures}
-    rows = [_row(label, name, members, classes, pixel_nm, objects, upright) for name, members in parts.items()]
+    rows = [_row(label, name, members, classes, pixel_nm, total, upright) for name, members in parts.items()]
     return {
         "measurements": rows,
         "instances": [_plain(one) for one in objects],
@@ -74,7 +74,7 @@ def _row(
     members: Sequence[str],
     classes: Sequence[str],
     pixel_nm: tuple[float, float],
-    objects: Sequence[Instance],
+    total: Mapping[str, int],
     upright: Sequence[Column],
 ) -> dict[str, Any]:
     """One class, or one structure of several, of one image."""
@@ -84,7 +84,7 @@ def _row(
     whole = [one for one in upright if one.label == name and not one.cut_off]
     return {
         "class": name, "area_px": area, "share": area / label.size, "area_nm2": area * pixel_nm[0] * pixel_nm[1],
-        "objects": sum(one.label in members for one in objects),
+        "objects": sum(total[member] for member in members),
         "thickness_nm": middle, "thickness_3s_nm": spread,
         "structures": len(whole),
         **{figure: _mean([getattr(one, figure) for one in whole]) for figure in _MEANS},
