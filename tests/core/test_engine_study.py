@@ -221,6 +221,38 @@ def test_what_comes_before_builds_on_what_comes_before_it(read, tmp_path, monkey
         read(BEFORE + chain.replace("fit.steps = 2", 'data.test.source = "{start}"'))
 
 
+def test_a_training_before_can_be_like_another_and_say_what_a_size_changes(read):
+    more = """
+[before.first]
+base = "tiny.toml"
+set = { fit.steps = 2, fit.clip = 2.0 }
+sizes.large = { fit.steps = 9, fit.log_every = 3 }
+[before.start]
+like = "first"
+set = { fit.clip = 5.0 }
+"""
+    for size, steps, clip, every in (("small", 2, 2.0, 2), ("large", 2, 2.0, 3)):
+        study = read(BEFORE + more, size)
+        wide = next(cell for cell in study.cells() if cell.row == "wide")
+        first = study.experiment_before("first", wide, {}).fit
+        assert (first.steps, first.clip, first.log_every) == (steps, clip, every)
+        start = study.experiment_before("start", wide, {}).fit
+        assert (start.steps, start.clip, start.log_every) == (steps, 5.0, every)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ((('like = "first"'), 'like = "start"'), "in a circle: start → start"),
+        (('like = "first"', 'like = "frist"'), r"\[before.start\] like names the training 'frist'"),
+        (("[before.first]", "[before.first]\nsizes.huge = {}"), r"has the size 'huge', which the study has not"),
+    ],
+)
+def test_a_mistake_before_is_one_sentence(read, change, said):
+    with pytest.raises(ConfigError, match=said):
+        read((BEFORE + '\n[before.first]\n[before.start]\nlike = "first"\n').replace(*change))
+
+
 @pytest.mark.parametrize(
     "change, said",
     [

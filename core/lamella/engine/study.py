@@ -51,7 +51,9 @@ class BeforeConfig(BaseModel):
     model_config = _STRICT
 
     base: Annotated[str | None, Field(description="experiment file; else the study's, with the study's own set")] = None
+    like: Annotated[str | None, Field(description="another training before, whose base and changes come first")] = None
     set: Annotated[Tables, Field(description="changes to it")] = {}
+    sizes: Annotated[dict[str, Tables], Field(description="changes by size, after those of the study's size")] = {}
     once: Annotated[bool, Field(description="trained once, with the first seed, for the rows of every seed")] = False
 
 
@@ -128,10 +130,9 @@ class Study:
 
     def experiment_before(self, name: str, cell: Cell, runs: Mapping[str, Path]) -> Experiment:
         """The experiment of a training that ``cell`` builds on; ``runs`` as in `experiment`."""
-        config = self.file.before[name]
-        changes = [config.set, {"fit": {"count_flops": 4}}]
-        seed = self.file.seeds[0] if config.once else cell.seed
-        return self._experiment(config.base, changes, seed, runs, f"[before.{name}]")
+        base, changes = self._before_changes(name)
+        seed = self.file.seeds[0] if self.file.before[name].once else cell.seed
+        return self._experiment(base, [*changes, {"fit": {"count_flops": 4}}], seed, runs, f"[before.{name}]")
 
     def before_folder(self, name: str, cell: Cell) -> Path:
         """Where a training that ``cell`` builds on is kept, below the study's folder."""
@@ -149,7 +150,8 @@ class Study:
             if name in trail:
                 circle = " → ".join([*trail, name])
                 raise ConfigError(f"{self.name}: trainings build on each other in a circle: {circle}")
-            inner = self._named_in(str([*self._own_set(config.base), config.set]), (*trail, name))
+            base, changes = self._before_changes(name)
+            inner = self._named_in(str([*self._own_set(base), *changes]), (*trail, name))
             if config.once and (many := [other for other in inner if not self.file.before[other].once]):
                 raise ConfigError(
                     f"{self.name}: [before.{name}] is trained once and builds on [before.{many[0]}], "
@@ -161,6 +163,12 @@ class Study:
     def _row_changes(self, row: str) -> list[Tables]:
         config = self.file.rows[row]
         return [*([] if config.like is None else self._row_changes(config.like)), config.set]
+
+    def _before_changes(self, name: str) -> tuple[str | None, list[Tables]]:
+        """The experiment file of a training before, and the changes to it: of what it is like, then its own."""
+        config = self.file.before[name]
+        base, changes = (None, []) if config.like is None else self._before_changes(config.like)
+        return config.base or base, [*changes, config.sizes.get(self.size, {}), config.set]
 
     def _own_set(self, base: str | None) -> list[Tables]:
         """The study's own changes: to its own base, not to that of a training before it."""
@@ -217,12 +225,22 @@ def _check_names(study: Study) -> None:
     }  # fmt: skip
     for name, row in file.rows.items():
         rows[f"[rows.{name}] like"], rows[f"[rows.{name}] cost_of"] = [row.like], [row.cost_of]
-        _follow(file, name)
+        _follow(file.rows, name)
         for column in row.columns or []:
             if column not in file.columns:
                 raise ConfigError(f"{study.name}: [rows.{name}] names the column {column!r}, which is not there")
         if row.cost_of is not None and row.like is None:
             raise ConfigError(f"{study.name}: [rows.{name}] cost_of needs like: a row that tells what a step costs")
+    for name, before in file.before.items():
+        if before.like is not None and before.like not in file.before:
+            known = ", ".join(file.before)
+            raise ConfigError(
+                f"{study.name}: [before.{name}] like names the training {before.like!r}, which is not there ({known})"
+            )
+        _follow(file.before, name)
+        for size in before.sizes:
+            if size not in file.sizes:
+                raise ConfigError(f"{study.name}: [before.{name}] has the size {size!r}, which the study has not")
     for where, named in rows.items():
         for other in named:
             if other is not None and other not in file.rows:
@@ -230,13 +248,13 @@ def _check_names(study: Study) -> None:
                 raise ConfigError(f"{study.name}: {where} names the row {other!r}, which is not there ({known})")
 
 
-def _follow(file: StudyFile, name: str) -> None:
-    seen, at = [name], file.rows[name].like
-    while at is not None and at in file.rows:
+def _follow(named: Mapping[str, RowConfig] | Mapping[str, BeforeConfig], name: str) -> None:
+    seen, at = [name], named[name].like
+    while at is not None and at in named:
         if at in seen:
-            raise ConfigError(f"rows that are like each other in a circle: {' → '.join([*seen, at])}")
+            raise ConfigError(f"rows or trainings that are like each other in a circle: {' → '.join([*seen, at])}")
         seen.append(at)
-        at = file.rows[at].like
+        at = named[at].like
 
 
 def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> Tables:
