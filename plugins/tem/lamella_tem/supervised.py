@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lamella_tem.cutmix import cutmix
 from lamella_tem.losses import cross_entropy, dice
 from lamella_tem.object_recall import ObjectRecall
+from lamella_tem.paste import neighbours, paste_objects, rare_classes
 
 
 class Supervised(Trainer):
@@ -33,10 +34,15 @@ class Supervised(Trainer):
         ] = None,
         weights: Annotated[dict[str, float] | None, Field(description="of the losses; all equal, sum 1")] = None,
         mix: Annotated[float, Field(ge=0, le=1, description="probability of CutMix")] = 0.0,
+        paste: Annotated[
+            list[str] | None, Field(description="rare classes whose objects are pasted from image to image")
+        ] = None,
         class_names: Annotated[list[str], FromData],
     ):
         super().__init__()
         self.backbone, self.augment, self.mix, self.class_names = backbone, augment, mix, class_names
+        self.register_buffer("pasted", rare_classes(paste or [], class_names), persistent=False)
+        self.pasted: Tensor
         self.losses: dict[str, Loss] = {"ce": cross_entropy, "dice": dice} if losses is None else losses
         self.loss_modules = nn.ModuleList(loss for loss in self.losses.values() if isinstance(loss, nn.Module))
         self.weights = weights or {name: 1 / len(self.losses) for name in self.losses}
@@ -47,26 +53,28 @@ class Supervised(Trainer):
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """The losses on the perturbed labelled images."""
-        batch, label, weight = self._labelled(batches, step)
+        batch, label, weight = self.view(batches, step)
         logits = self.logits(batch.image)
         named = {name: step.mean(loss(logits, label, weight), name) for name, loss in self.losses.items()}
         return {**named, "loss": torch.stack([self.weights[name] * named[name] for name in named]).sum()}
 
     def counts(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """The counts of the losses: they depend on labels and trust, not on what the network says."""
-        batch, label, weight = self._labelled(batches, step)
+        batch, label, weight = self.view(batches, step)
         height, width = batch.image.shape[-2:]
         nothing = batch.image.new_zeros(()).expand(len(label), len(self.class_names), height, width)
         found = {name: loss(nothing, label, weight) for name, loss in self.losses.items()}
         return {name: value.count for name, value in found.items() if isinstance(value, Mean)}
 
-    def _labelled(self, batches: Mapping[str, Batch], step: Step) -> tuple[Batch, Tensor, Tensor]:
+    def view(self, batches: Mapping[str, Batch], step: Step) -> tuple[Batch, Tensor, Tensor]:
         """The perturbed labelled batch, its label and its trust."""
         batch = batches["labelled"]
         if batch.label is None or batch.weight is None:
             raise ConfigError("supervised: the role 'labelled' has no labels")
         if self.augment is not None:
             batch = self.augment(batch, step.streams(batch, "weak"))
+        if len(self.pasted):
+            batch = paste_objects(batch, neighbours(batch), step.streams(batch, "paste"), classes=self.pasted)
         if self.mix > 0:
             batch = cutmix(batch, step.streams(batch, "cutmix"), p=self.mix)
         assert batch.label is not None and batch.weight is not None

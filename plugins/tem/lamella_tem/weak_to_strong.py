@@ -25,6 +25,7 @@ from lamella_tem.consistency import (
     statistics_left_alone,
 )
 from lamella_tem.cutmix import cutmix
+from lamella_tem.paste import paste_objects
 from lamella_tem.supervised import Supervised
 
 Select = Literal["max-loss", "random", "mean", "all"]
@@ -68,6 +69,9 @@ class WeakToStrong(Trainer):
         ramp: Annotated[int, Field(ge=0, description="steps over which L_u sets in")] = 0,
         mix: Annotated[float, Field(ge=0, le=1, description="probability of CutMix on top of a strong view")] = 0.0,
         mix_labelled: Annotated[float, Field(ge=0, le=1, description="probability of CutMix of labelled images")] = 0.0,
+        paste: Annotated[
+            list[str] | None, Field(description="rare classes whose labelled objects are pasted into every image")
+        ] = None,
         statistics: Annotated[
             Literal["all", "weak"], Field(description="views that the running statistics of batch norm follow")
         ] = "weak",
@@ -77,7 +81,7 @@ class WeakToStrong(Trainer):
     ):
         super().__init__()
         self.student = Supervised(
-            backbone=backbone, augment=weak, losses=losses, mix=mix_labelled, class_names=class_names
+            backbone=backbone, augment=weak, losses=losses, mix=mix_labelled, paste=paste, class_names=class_names
         )
         self.weak, self.sets = weak, nn.ModuleList(sets)
         self.select, self.per, self.top_k = select, per, top_k
@@ -102,7 +106,7 @@ class WeakToStrong(Trainer):
         weak, p_w, features = self._weak_view(batches["unlabelled"], step)
         target = pseudo_label(weak, p_w, self._threshold(p_w))
         with statistics_left_alone(self._network()) if self.statistics == "weak" else nullcontext():
-            strong = self._strong(target, step)
+            strong = self._strong(self._pasted(target, batches, step), step)
             feature = self._feature(features, target, step) if self.lam < 1.0 else supervised.new_zeros(())
         unsupervised = self.lam * strong + (1.0 - self.lam) * feature
         assert target.weight is not None
@@ -140,6 +144,15 @@ class WeakToStrong(Trainer):
         inside = torch.zeros_like(unlabelled.image[:, 0], dtype=torch.int64)
         blank = unlabelled._replace(label=inside, weight=torch.ones_like(unlabelled.image[:, 0]))
         return blank if self.weak is None else self.weak(blank, step.streams(blank, "weak"))
+
+    def _pasted(self, target: Batch, batches: Mapping[str, Batch], step: Step) -> Batch:
+        """The weak view with objects of rare classes from the labelled images, and their labels, in it."""
+        if len(self.student.pasted) == 0:
+            return target
+        donors = batches["labelled"]
+        if self.weak is not None:
+            donors = self.weak(donors, step.streams(donors, "weak"))
+        return paste_objects(target, donors, step.streams(target, "paste"), classes=self.student.pasted)
 
     def _strong(self, target: Batch, step: Step) -> Tensor:
         """λ's factor in equation 6: the loss of the engaged sets."""

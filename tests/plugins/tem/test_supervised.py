@@ -7,6 +7,7 @@ from lamella import IGNORE, Batch, Step, Trainer
 from lamella.errors import ConfigError
 from lamella.registry.registry import current
 from lamella_tem.losses import cross_entropy, dice
+from lamella_tem.paste import neighbours, paste_objects
 from lamella_tem.supervised import Supervised
 from torch import nn
 
@@ -153,3 +154,19 @@ def test_it_learns_a_few_images_by_heart():
 def test_an_unknown_parameter_is_refused_by_name():
     with pytest.raises(lamella.LamellaError, match="lossses"):
         current().plan("trainer", {"name": "supervised", "backbone": "deeplabv3plus", "lossses": {}}, "here")
+
+
+def test_objects_are_pasted_from_the_image_before(backbone, batch):
+    label = torch.zeros_like(batch.label)
+    label[:, 2:5, 2:5] = 1
+    given = {"labelled": batch._replace(label=label, image=label[:, None].float())}
+    learner = Supervised(backbone=backbone, paste=["b"], class_names=["a", "b", "c"])
+    changed = [learner.view(given, Step(number=0, total=1, seed=seed))[1] for seed in range(8)]
+    assert not all(torch.equal(one, label) for one in changed)
+    before = neighbours(given["labelled"])
+    step = Step(number=0, total=1, seed=3)
+    expected = paste_objects(
+        given["labelled"], before, step.streams(given["labelled"], "paste"), classes=torch.tensor([1])
+    )
+    assert torch.equal(changed[3], expected.label)
+    assert torch.equal(before.label[1], label[0])

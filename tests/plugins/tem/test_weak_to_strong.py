@@ -279,3 +279,23 @@ def test_labelled_images_are_mixed_as_by_the_cutmix_baseline():
     alone = cutmix_supervised(backbone=Net(), p=1.0, losses={"ce": literal_ce}, class_names=NAMES)
     assert torch.equal(mixed["supervised"], alone(found, Step(0, 10, seed=3))["loss"].detach())
     assert not torch.equal(mixed["supervised"], trainer()(found, Step(0, 10, seed=3))["supervised"])
+
+
+def test_strong_views_hold_labelled_objects_that_are_trusted_where_the_network_is_not(monkeypatch):
+    learner = trainer(0.0, tau=1.0, lam=1.0, paste=["c"])
+    given = batches(images=16, size=24)
+    label = torch.zeros(16, 24, 24, dtype=torch.int64)
+    label[:, 10:13, 6:10] = 2
+    given["labelled"] = given["labelled"]._replace(label=label)
+    seen = []
+    monkeypatch.setattr(learner, "_strong", lambda target, step: seen.append(target) or target.image.sum() * 0)
+    learner(given, Step(number=0, total=1, seed=0))
+    trusted = seen[0].weight > 0
+    shown = (seen[0].label == 2) & trusted
+    assert torch.equal(trusted.any(-1).any(-1), shown.any(-1).any(-1))
+    assert 0 < int(shown.any(-1).any(-1).sum()) < 16
+
+
+def test_a_class_to_paste_that_the_data_lack_is_refused():
+    with pytest.raises(ConfigError, match="no class is called void; there are a, b, c"):
+        trainer(paste=["void"])
