@@ -36,6 +36,7 @@ def four_way(
     temperature: float,
     defect: Tensor,
     present: Tensor | None = None,
+    alike: Tensor | None = None,
     tile: int = TILE,
 ) -> FourWay:
     """The four terms of equation 9 for N defects in two views at each magnification, before their means.
@@ -56,6 +57,8 @@ def four_way(
             the same die, a known repeat).
         present: (N, 2), 0 where a defect has no image at high (column 0) or low (1) magnification; such images are
             neither anchors nor targets.
+        alike: (N,) int64; only images whose numbers agree are negatives of each other (defects on one pattern), so that
+            what the rest of the image shows tells nobody apart. All of them by default.
         tile: rows of the Gram matrix at a time.
 
     Source: the paper's equation 9. Its I is "the negative samples associated with image i"; as in SimCLR and CAN it
@@ -69,7 +72,7 @@ def four_way(
     """
     images = len(high)  # 2N
     rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-    twice = defect.repeat(2)  # (2N,)
+    groups = torch.stack([defect, torch.zeros_like(defect) if alike is None else alike]).repeat(1, 2)  # (2, 2N)
     there = high.new_ones(images, 2) if present is None else present.repeat(2, 1).to(high.dtype)
     own = torch.arange(images, device=high.device)
     other = own.roll(images // 2)  # j(i), in this process's numbering
@@ -77,8 +80,8 @@ def four_way(
     lse = _RowsLogSumExp.apply(
         stacked.flatten(0, 1),
         gathered(stacked),
-        twice.repeat(2),
-        gathered(twice.unsqueeze(0)).squeeze(0),
+        groups.repeat(1, 2),
+        gathered(groups),
         gathered(there.t().contiguous()),
         other.repeat(2) + rank * images,
         1.0 / temperature,
@@ -107,8 +110,8 @@ class _RowsLogSumExp(torch.autograd.Function):
         ctx: Any,
         rows: Tensor,
         columns: Tensor,
-        row_defect: Tensor,
-        column_defect: Tensor,
+        row_groups: Tensor,
+        column_groups: Tensor,
         column_there: Tensor,
         positive: Tensor,
         scale: float,
@@ -119,22 +122,22 @@ class _RowsLogSumExp(torch.autograd.Function):
             out = wide.new_empty(len(rows), 2)
             for start in range(0, len(rows), tile):
                 part = slice(start, start + tile)
-                gram = _tile(wide[part], flat, row_defect[part], column_defect, column_there, positive[part], scale)
+                gram = _tile(wide[part], flat, row_groups[:, part], column_groups, column_there, positive[part], scale)
                 torch.logsumexp(gram, 2, out=out[part])
-        ctx.save_for_backward(rows, columns, row_defect, column_defect, column_there, positive, out)
+        ctx.save_for_backward(rows, columns, row_groups, column_groups, column_there, positive, out)
         ctx.scale, ctx.tile = scale, tile
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        rows, columns, row_defect, column_defect, column_there, positive, lse = ctx.saved_tensors
+        rows, columns, row_groups, column_groups, column_there, positive, lse = ctx.saved_tensors
         with torch.autocast(rows.device.type, enabled=False):
             wide, flat = _wide(rows), _wide(columns).flatten(0, 1)
             for_rows, for_columns = torch.empty_like(wide), torch.zeros_like(flat)
             for start in range(0, len(rows), ctx.tile):
                 part = slice(start, start + ctx.tile)
                 share = _tile(
-                    wide[part], flat, row_defect[part], column_defect, column_there, positive[part], ctx.scale
+                    wide[part], flat, row_groups[:, part], column_groups, column_there, positive[part], ctx.scale
                 )
                 share.sub_(lse[part].unsqueeze(2)).exp_().mul_((grad[part] * ctx.scale).unsqueeze(2))
                 share = share.flatten(1)  # (T, 2M): the derivative by every entry of the tile
@@ -147,15 +150,16 @@ class _RowsLogSumExp(torch.autograd.Function):
 def _tile(
     rows: Tensor,
     columns: Tensor,
-    row_defect: Tensor,
-    column_defect: Tensor,
+    row_groups: Tensor,
+    column_groups: Tensor,
     column_there: Tensor,
     positive: Tensor,
     scale: float,
 ) -> Tensor:
     """(T, 2, M): a tile of the Gram matrix, with what is excluded far below everything else."""
     gram = (rows @ columns.t()).mul_(scale).view(len(rows), 2, -1)
-    place = torch.arange(len(column_defect), device=rows.device)
-    same = (row_defect.unsqueeze(1) == column_defect) & (place != positive.unsqueeze(1))  # (T, M)
-    excluded = same.unsqueeze(1) | (column_there == 0).unsqueeze(0)
+    place = torch.arange(column_groups.shape[1], device=rows.device)
+    same, alike = row_groups.unsqueeze(2) == column_groups.unsqueeze(1)  # (T, M) each
+    no_negative = (same | ~alike) & (place != positive.unsqueeze(1))
+    excluded = no_negative.unsqueeze(1) | (column_there == 0).unsqueeze(0)
     return gram.masked_fill_(excluded, _EXCLUDED)

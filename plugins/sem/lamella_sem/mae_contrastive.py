@@ -77,6 +77,9 @@ class MaeContrastive(Trainer):
         con: Annotated[float, Field(ge=0, description="λ_con of equation 7")] = 0.03,
         temperature: Annotated[float, Field(gt=0, description="τ of equation 9")] = 0.1,
         exclude_same: Annotated[bool, Field(description="defects of one die are no negatives of each other")] = False,
+        hard_negatives: Annotated[
+            bool, Field(description="only defects on one pattern are negatives of each other (modality's `alike`)")
+        ] = False,
         projection: Annotated[int, Field(ge=0, description="hidden width of the projection head; 0 for none")] = 512,
         features: Annotated[int, Field(ge=2, description="length of f, what the head gives")] = 128,
         standardise: Annotated[
@@ -90,6 +93,7 @@ class MaeContrastive(Trainer):
         self.encoder = checked(encoder, "mae-contrastive")
         self.views, self.ratio, self.normalise = views, ratio, normalise
         self.rec, self.con, self.temperature, self.exclude_same = rec, con, temperature, exclude_same
+        self.hard_negatives = hard_negatives
         self.terms = (_SELF if self_consistency else ()) + (_CROSS if cross_magnification else ())
         self.contrasts, self.reconstructs = bool(self.terms) and con > 0, rec > 0
         if not (self.contrasts or self.reconstructs):
@@ -178,7 +182,8 @@ class MaeContrastive(Trainer):
         f = normalize(self.head(pooled(self.encoder, tokens), there).float(), dim=1)
         high, low = f.chunk(2)
         same = pair["high"].meta["die"] if self.exclude_same else pair["high"].key
-        found = four_way(high, low, temperature=self.temperature, defect=same, present=seen.present)
+        alike = pair["high"].meta["alike"] if self.hard_negatives else None
+        found = four_way(high, low, temperature=self.temperature, defect=same, present=seen.present, alike=alike)
         sums = dict(zip(TERMS, zip(found.total.unbind(), found.count.unbind())))
         return {term: step.mean(Mean(*sums[term]), term) for term in self.terms}
 

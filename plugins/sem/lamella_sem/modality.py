@@ -22,7 +22,8 @@ class SemModality:
     A sample holds its magnifications along the last axis: named by its source, or else high first. One that lacks a
     magnification gives a black image with ``present`` 0, which trainers leave out. ``meta`` carries ``present`` (1 or
     0) and ``die``, a number that is the same for defects of one die (or of whatever group ``same`` names) and is the
-    sample's own where the source names no such group. The pixel size of each magnification is read from the columns
+    sample's own where the source names no such group; and ``alike``, likewise of the group that ``alike`` names (one
+    pattern), and −1 where there is none. The pixel size of each magnification is read from the columns
     ``high_nm`` and ``low_nm`` where there are any.
 
     Grey values are mapped to [0, 1] by the range of the file's type (``dtype``) or by the 0.1 and 99.9 percentiles of
@@ -35,7 +36,7 @@ class SemModality:
     """
 
     channels = 1
-    metadata: Mapping[str, float] = {"present": 1.0, "die": -1.0}
+    metadata: Mapping[str, float] = {"present": 1.0, "die": -1.0, "alike": -1.0}
     weak: Sequence[Mapping[str, Any]] = ({"name": "reframe", "zoom": (0.9, 1.0), "shift": (0.0, 0.02)},)
 
     def __init__(
@@ -45,23 +46,26 @@ class SemModality:
             Literal["dtype", "image"], Field(description="what grey values are mapped by")
         ] = "dtype",
         same: Annotated[str, Field(description="group column whose members are no negatives of each other")] = "die",
+        alike: Annotated[str, Field(description="group column whose members are hard negatives")] = "pattern",
     ):
-        self.intensity, self.same = intensity, same
+        self.intensity, self.same, self.alike = intensity, same, alike
 
     def calibrate(self, images: Iterable[np.ndarray]) -> None:
         """Nothing here depends on the training images."""
 
     def state(self) -> dict[str, Any]:
         """The mapping, as JSON values."""
-        return {"intensity": self.intensity, "same": self.same}
+        return {"intensity": self.intensity, "same": self.same, "alike": self.alike}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
         self.intensity, self.same = state["intensity"], state["same"]
+        self.alike = state.get("alike", self.alike)
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Batch]:
         """Samples of one size as a batch for each magnification."""
         label, dies = _labels(samples), torch.tensor([self._die(sample) for sample in samples])
+        alike = torch.tensor([self._alike(sample) for sample in samples])
         key, visit = (torch.tensor([getattr(sample, what) for sample in samples]) for what in ("key", "visit"))
         planes = [_planes(sample) for sample in samples]
         out = {}
@@ -73,7 +77,7 @@ class SemModality:
                 key=key,
                 visit=visit,
                 pixel_nm=torch.tensor([_pixel_nm(sample, view) for sample in samples], dtype=torch.float32),
-                meta={"present": torch.tensor([float(plane is not None) for plane in there]), "die": dies},
+                meta={"present": torch.tensor([float(p is not None) for p in there]), "die": dies, "alike": alike},
             )
         return out
 
@@ -85,6 +89,10 @@ class SemModality:
     def _die(self, sample: Sample) -> int:
         group = sample.groups.get(self.same)
         return sample.key if group is None else _number(f"{self.same} {group}")
+
+    def _alike(self, sample: Sample) -> int:
+        group = sample.groups.get(self.alike)
+        return -1 if group is None else _number(f"{self.alike} {group}")
 
     def _image(self, plane: np.ndarray | None, sample: Sample) -> Tensor:
         """(1, H, W) float32 in [0, 1]; black where there is none."""

@@ -8,7 +8,7 @@ ENCODER = {"name": "vit", "size": 16, "patch": 4, "width": 24, "depth": 2, "head
 DATA = {"channels": 1, "classes": 3, "class_names": ["none", "bridge", "open"]}
 
 
-def pairs(count=4, *, size=16, seed=0, label=True, dies=None, present=None):
+def pairs(count=4, *, size=16, seed=0, label=True, dies=None, alike=None, present=None):
     """A batch of pairs, as the modality makes it."""
     generator = torch.Generator().manual_seed(seed)
     present = torch.ones(count, 2) if present is None else torch.tensor(present, dtype=torch.float32)
@@ -22,6 +22,7 @@ def pairs(count=4, *, size=16, seed=0, label=True, dies=None, present=None):
             meta={
                 "present": present[:, place].clone(),
                 "die": torch.arange(count) + 7 if dies is None else torch.tensor(dies),
+                "alike": torch.full((count,), -1) if alike is None else torch.tensor(alike),
             },
         )
     return out

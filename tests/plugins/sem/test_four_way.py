@@ -56,6 +56,18 @@ def test_defects_of_one_die_are_no_negatives_of_each_other():
     assert mean(loss) < mean(four_way(high, low, temperature=0.2, defect=torch.arange(5)))
 
 
+def test_only_defects_on_one_pattern_are_negatives_of_each_other_on_request():
+    high, low = features(5)
+    patterns, dies = torch.tensor([1, 2, 1, 1, 2]), torch.tensor([7, 8, 7, 9, 9])
+    loss = four_way(high, low, temperature=0.2, defect=dies, alike=patterns, tile=4)
+    printed = equation_9(
+        high, low, 0.2, same=lambda a, b: bool(dies[a] == dies[b]) or bool(patterns[a] != patterns[b])
+    )
+    agree(mean(loss), printed, (high, low))
+    every = four_way(high, low, temperature=0.2, defect=dies, alike=torch.zeros(5, dtype=torch.int64))
+    agree(mean(every), mean(four_way(high, low, temperature=0.2, defect=dies)), (high, low))
+
+
 def test_what_is_not_there_is_neither_anchor_nor_target():
     high, low = features(4)
     present = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]])

@@ -108,6 +108,15 @@ def test_dies_are_no_negatives_of_each_other_where_that_is_asked_for():
     assert fewer < every
 
 
+def test_only_defects_on_one_pattern_are_negatives_where_that_is_asked_for():
+    every, fewer, alone = (
+        losses(trainer(hard_negatives=hard), pairs(alike=alike))["cross"]
+        for hard, alike in ((False, [1, 1, 2, 2]), (True, [1, 1, 2, 2]), (True, [1, 2, 3, 4]))
+    )
+    assert fewer < every and alone.abs() < 1e-5
+    assert losses(trainer(hard_negatives=True), pairs())["cross"] == every  # no pattern known: one for all
+
+
 def test_parts_of_a_step_are_batches_of_their_own():
     """Gradient accumulation: reconstruction is the whole batch's, the contrast the mean of its parts'."""
     made, batch = trainer(), pairs(4)

@@ -60,6 +60,14 @@ def test_a_missing_magnification_is_black_and_not_present():
     assert (batch["high"].image[1] == 0).all() and (batch["low"].image[2] == 0).all()
 
 
+def test_defects_on_one_pattern_share_a_number_that_says_so_where_none_is_known():
+    groups = [{"pattern": "line"}, {"pattern": "via"}, {"pattern": "line"}, {}]
+    alike = SemModality().collate([sample(pair(), key=i, groups=g) for i, g in enumerate(groups)])["low"].meta["alike"]
+    assert alike[0] == alike[2] != alike[1] and alike[3] == -1
+    by_tool = SemModality(alike="tool").collate([sample(pair(), key=9, groups={"pattern": "line"})])
+    assert by_tool["high"].meta["alike"].tolist() == [-1]
+
+
 def test_defects_of_one_die_share_a_number_and_others_have_their_own():
     groups = [{"die": "W1-D1"}, {"die": "W1-D2"}, {"die": "W1-D1"}, {}, {}]
     batch = SemModality().collate([sample(pair(), key=i, groups=g) for i, g in enumerate(groups)])
