@@ -17,11 +17,11 @@ import lamella.testing
 from lamella.cli.main import COMMANDS
 from lamella.data.sources import SourceConfig
 from lamella.engine.experiment import ExperimentFile, FitConfig, OptimizerConfig
-from lamella.engine.study import BeforeConfig, ColumnConfig, RowConfig, StudyFile
 from lamella.registry import hookspecs
 from lamella.registry.component import Component, type_name
 from lamella.registry.plugins import RegistryFile
 from lamella.registry.registry import Registry
+from lamella.study.study import BeforeConfig, ColumnConfig, RowConfig, StudyFile
 from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 

@@ -15,7 +15,7 @@ from lamella.registry import hookspecs
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "core" / "lamella"
 PLUGINS = sorted(path for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").is_file())
-ROOMS = ["errors", "contracts", "registry", "data", "engine", "cli"]
+ROOMS = ["errors", "contracts", "registry", "data", "measure", "engine", "study", "cli"]
 """From above to below: a room imports from itself and from rooms above it."""
 TESTING = {"errors", "contracts", "registry", "testing"}
 LONGEST = 350

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from lamella.cli.main import main
 from lamella.engine.counts import read_counts
-from lamella.engine.figures import figure
-from lamella.engine.study import Cell, read_study
-from lamella.engine.study_pictures import comparison, ranked
 from lamella.errors import ConfigError
+from lamella.study.figures import figure
+from lamella.study.pictures import comparison, ranked
+from lamella.study.study import Cell, read_study
 from PIL import Image
 
 STUDY = """

@@ -19,12 +19,12 @@ from lamella.engine.evaluate import predict_whole
 from lamella.engine.experiment import read_experiment
 from lamella.engine.fit import fit
 from lamella.engine.inputs import find_images
-from lamella.engine.instances import instances
 from lamella.engine.large import predict_large
 from lamella.engine.pictures import colours
 from lamella.engine.predict import Wanted, predict
 from lamella.engine.run import open_run
 from lamella.errors import DataError, RunError
+from lamella.measure.instances import instances
 from PIL import Image
 from tiny_plugin import CLASSES, Conv, Grey, Plain, squares
 

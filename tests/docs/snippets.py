@@ -13,10 +13,10 @@ from typing import Any
 import typer
 from lamella.cli.main import COMMANDS, main
 from lamella.engine.experiment import check_experiment
-from lamella.engine.study import StudyFile
 from lamella.registry import registry as registry_module
 from lamella.registry.plugins import RegistryFile
 from lamella.registry.registry import Registry, current
+from lamella.study.study import StudyFile
 
 ROOT = Path(__file__).parents[2]
 LONG = "# minutes"

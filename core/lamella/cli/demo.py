@@ -19,8 +19,8 @@ def demo(
     """
     from lamella.cli.study import show
     from lamella.engine.run import new_folder
-    from lamella.engine.study import read_study
-    from lamella.engine.study_run import run_study
+    from lamella.study.run import run_study
+    from lamella.study.study import read_study
 
     study = read_study(FILES / "demo.toml")
     if steps is not None:

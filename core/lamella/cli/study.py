@@ -9,7 +9,7 @@ import typer
 from lamella.cli.tables import table
 
 if TYPE_CHECKING:
-    from lamella.engine.study import Study
+    from lamella.study.study import Study
 
 
 def study(
@@ -26,8 +26,8 @@ def study(
 
     Stopped at any time, it goes on where it was when started again. Writes table.json and report.html beside the runs.
     """
-    from lamella.engine.study import read_study
-    from lamella.engine.study_run import run_study
+    from lamella.study.run import run_study
+    from lamella.study.study import read_study
 
     read = read_study(file, size)
     folder = out or Path("runs") / (f"{read.name}-{read.size}" if read.size else read.name)
@@ -42,10 +42,10 @@ def study(
 
 def show(study: "Study", folder: Path, *, as_json: bool = False) -> None:
     """Write the page of what is done of a study, and print its tables."""
-    from lamella.engine.study_pictures import sheet
-    from lamella.engine.study_report import text_rows, write_study
-    from lamella.engine.study_run import results
-    from lamella.engine.study_table import study_table
+    from lamella.study.pictures import sheet
+    from lamella.study.report import text_rows, write_study
+    from lamella.study.run import results
+    from lamella.study.table import study_table
 
     done = results(study, folder)
     found = study_table(study, done, folder)

@@ -28,7 +28,6 @@ from lamella.engine.inputs import Input, find_images, with_frames
 from lamella.engine.journal import Journal, entries, measured
 from lamella.engine.labelmap import save_image, save_label
 from lamella.engine.large import LARGE, predict_large
-from lamella.engine.measure import TABLES, measure, parse_structures, schema
 from lamella.engine.pictures import overlay_picture, with_scale_bar
 from lamella.engine.predict_classes import (
     Patterns,
@@ -44,6 +43,7 @@ from lamella.engine.progress import Progress
 from lamella.engine.run import open_run
 from lamella.engine.session import make_accelerator
 from lamella.errors import DataError, RunError
+from lamella.measure.tables import TABLES, measure, parse_structures, schema
 
 _LARGE_TILE, _OVERLAY_SIDE = 512, 2048
 

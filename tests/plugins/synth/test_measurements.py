@@ -5,8 +5,8 @@ from functools import cache
 
 import numpy as np
 import pytest
-from lamella.engine.columns import columns
-from lamella.engine.instances import instances
+from lamella.measure.columns import columns
+from lamella.measure.instances import instances
 from lamella_synth.presets import preset
 from lamella_synth.tem.render import render
 

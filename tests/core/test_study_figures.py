@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from lamella.engine.figures import difference, estimate, figure, of_values
 from lamella.errors import ConfigError
+from lamella.study.figures import difference, estimate, figure, of_values
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 
 CLASSES = ["ground", "layer", "defect"]

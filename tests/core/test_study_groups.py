@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from lamella.engine.group_figures import GroupFigure, estimate_groups, group_figure, joined_groups, read_groups
-from lamella.engine.study import read_study
-from lamella.engine.study_report import text_rows
-from lamella.engine.study_run import results
-from lamella.engine.study_table import study_table
 from lamella.errors import ConfigError, RunError
+from lamella.study.groups import GroupFigure, estimate_groups, group_figure, joined_groups, read_groups
+from lamella.study.report import text_rows
+from lamella.study.run import results
+from lamella.study.study import read_study
+from lamella.study.table import study_table
 
 CLASSES = ["ground", "layer", "defect"]
 
@@ -101,7 +101,7 @@ def test_runs_of_other_groups_are_joined(tmp_path):
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     """Lots with a spread of their own: the mean over devices of a share that is 0.8 in every lot on average."""
-    from lamella.engine.group_figures import Groups
+    from lamella.study.groups import Groups
 
     covered = 0
     for trial in range(60):

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lamella.engine.counts import read_counts
-from lamella.engine.figures import Counts, Estimate, difference, estimate, figure, of_values
-from lamella.engine.group_figures import GroupFigure, Groups, estimate_groups, group_figure, joined_groups, read_groups
-from lamella.engine.study import Cell, Study
 from lamella.errors import ConfigError
+from lamella.study.figures import Counts, Estimate, difference, estimate, figure, of_values
+from lamella.study.groups import GroupFigure, Groups, estimate_groups, group_figure, joined_groups, read_groups
+from lamella.study.study import Cell, Study
 
 Results = Mapping[Cell, Mapping[str, Any]]
 

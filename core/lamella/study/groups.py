@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lamella.engine.figures import RESAMPLES, Estimate, figure, interval
 from lamella.errors import ConfigError, RunError
+from lamella.study.figures import RESAMPLES, Estimate, figure, interval
 
 _TEXT = re.compile(
     r"(?P<statistic>\w+) of (?P<figure>\S+)(?P<each> per image)? by (?P<column>[\w-]+)"
@@ -37,7 +37,7 @@ class GroupFigure(NamedTuple):
     statistic: str
     """``mean``, ``max``, ``min``, ``std`` (of the groups there are, not of a sample), or ``improved``."""
     figure: str
-    """A figure of confusion counts, as `lamella.engine.figures.figure` reads it."""
+    """A figure of confusion counts, as `lamella.study.figures.figure` reads it."""
     per_image: bool
     """Whether it is taken of every image and averaged, or of a group's pooled pixels."""
     column: str

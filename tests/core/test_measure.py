@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lamella.engine.columns import columns
 from lamella.engine.export import run_lengths, write_coco, write_table
-from lamella.engine.instances import instances
 from lamella.engine.journal import Journal, entries, measured
-from lamella.engine.measure import TABLES, measure, parse_structures, schema
-from lamella.engine.thickness import chords, thickness
 from lamella.errors import ConfigError
+from lamella.measure.columns import columns
+from lamella.measure.instances import instances
+from lamella.measure.tables import TABLES, measure, parse_structures, schema
+from lamella.measure.thickness import chords, thickness
 from skimage import measure as peer
 
 Y, X = np.mgrid[:200, :240].astype(float)
@@ -106,7 +106,7 @@ def test_an_object_at_the_border_says_so_and_an_unknown_pixel_size_stays_unknown
 
 
 def test_of_very_many_objects_the_largest_are_listed_and_all_are_counted(monkeypatch):
-    monkeypatch.setattr("lamella.engine.instances.MOST", 3)
+    monkeypatch.setattr("lamella.measure.instances.MOST", 3)
     label = np.zeros((40, 40), np.uint8)
     for k in range(6):
         label[6 * k : 6 * k + 3 + (k == 4), 5:10] = 1
@@ -292,7 +292,7 @@ def wide(shape, thick):
 def test_a_large_map_is_measured_in_parts_as_it_would_be_whole(thick, monkeypatch):
     mask = wide((2304, 2048), thick)
     parts = thickness(mask, (0.5, 0.5))
-    monkeypatch.setattr("lamella.engine.thickness._LARGE", mask.size * 2)
+    monkeypatch.setattr("lamella.measure.thickness._LARGE", mask.size * 2)
     whole = thickness(mask, (0.5, 0.5))
     assert parts[0] == pytest.approx(whole[0], rel=2e-3)
     assert parts[0] == pytest.approx(0.5 * thick / np.hypot(1, 0.05), abs=0.3)

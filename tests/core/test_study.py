@@ -4,11 +4,11 @@ import json
 import shutil
 
 import pytest
-from lamella.engine.study import merged, read_study
-from lamella.engine.study_report import text_rows, write_study
-from lamella.engine.study_run import result_of, results, run_study
-from lamella.engine.study_table import study_table
 from lamella.errors import ConfigError, LamellaError, RunError
+from lamella.study.report import text_rows, write_study
+from lamella.study.run import result_of, results, run_study
+from lamella.study.study import merged, read_study
+from lamella.study.table import study_table
 
 STUDY = """
 title = "Tiny"
@@ -168,7 +168,7 @@ def test_what_comes_before_is_trained_once_a_seed(read, tmp_path, tiny_registry,
     assert study.needs(wide) == ["start"] and study.needs(wide._replace(row="plain")) == []
     experiment = study.experiment(wide, {"start": tmp_path / "seed-3" / "before" / "start"})
     assert experiment.file.data["test"].source == f"{(tmp_path / 'seed-3/before/start').resolve()}/images"
-    from lamella.engine import study_run
+    from lamella.study import run as study_run
 
     made = []
     monkeypatch.setattr(study_run, "fit", lambda experiment, run, resume: made.append((experiment, run)))
@@ -185,7 +185,7 @@ def test_what_comes_before_once_is_shared_by_every_row_and_seed(read, tiny_file,
     )
     study = read(everywhere + '\n[before.start]\nbase = "other.toml"\nonce = true\n')
     assert all(study.needs(cell) == ["start"] for cell in study.cells())
-    from lamella.engine import study_run
+    from lamella.study import run as study_run
 
     made = []
     monkeypatch.setattr(study_run, "trained", lambda experiment, run: made.append((experiment, run)))
@@ -210,7 +210,7 @@ def test_what_comes_before_builds_on_what_comes_before_it(read, tmp_path, monkey
     study = read(BEFORE + chain)
     wide = next(cell for cell in study.cells() if cell.row == "wide")
     assert study.needs(wide) == ["first", "start"]
-    from lamella.engine import study_run
+    from lamella.study import run as study_run
 
     made = []
     monkeypatch.setattr(study_run, "trained", lambda experiment, run: made.append((experiment, run)))

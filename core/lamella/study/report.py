@@ -13,7 +13,7 @@ from PIL import Image
 
 from lamella.engine.checkpoint import write_json, write_text
 from lamella.engine.report import STYLE, png
-from lamella.engine.study import Study
+from lamella.study.study import Study
 
 Table = Mapping[str, Any]
 Entry = Mapping[str, Any]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lamella.engine.columns import Column, columns
-from lamella.engine.instances import Instance, counted_instances
-from lamella.engine.thickness import thickness
+from lamella.measure.columns import Column, columns
+from lamella.measure.instances import Instance, counted_instances
+from lamella.measure.thickness import thickness
 
 TABLES = ("measurements", "instances", "columns")
 """The tables that come out: one row per image and class, per object, per upright structure."""

@@ -10,8 +10,8 @@ from typing import Any
 from lamella.engine.checkpoint import Checkpoints, write_json
 from lamella.engine.experiment import Experiment
 from lamella.engine.fit import fit
-from lamella.engine.study import Cell, Study
 from lamella.errors import ConfigError, RunError
+from lamella.study.study import Cell, Study
 
 Fit = Callable[[Experiment, Path], dict[str, Any]]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from lamella.engine.thickness import thickness
+from lamella.measure.thickness import thickness
 
 _EIGHT = np.ones((3, 3), bool)
 _ROWS = 1024

@@ -13,11 +13,11 @@ from PIL import Image
 from lamella.contracts.batch import Batch
 from lamella.engine.counts import read_counts
 from lamella.engine.evaluate import predict_whole
-from lamella.engine.figures import figure
 from lamella.engine.pictures import label_picture, panel_row, stack
 from lamella.engine.run import open_run
-from lamella.engine.study import Cell, Study
 from lamella.errors import ConfigError
+from lamella.study.figures import figure
+from lamella.study.study import Cell, Study
 
 SHARES = (1.0, 0.9, 0.5, 0.0)
 """Where the images stand in the order of the reference's gain: the greatest, at nine tenths, the middle, the least."""

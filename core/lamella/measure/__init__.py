@@ -1,0 +1,1 @@
+"""What a label map says in nm: thickness, critical dimensions, objects."""
