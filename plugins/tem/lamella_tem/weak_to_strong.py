@@ -44,6 +44,9 @@ class WeakToStrong(Trainer):
     default follows the text (``select = "max-loss"``): every set is tried without gradient and the sum runs over
     the ``top_k`` hardest. ``"all"`` is the sum as it stands, ``"mean"`` its mean, ``"random"`` one set by chance.
 
+    For rare classes ``paste`` puts labelled objects under the strong views, and ``doubt`` withdraws trust where one of
+    them may have been overlooked; both are ours.
+
     Source: the paper, equations 3–6; where it is silent, UniMatch (Yang et al., CVPR 2023): pseudo-labels from
     the student in train mode, mean over the pixels that are not ignored. Unlike its code, ``statistics = "weak"``
     keeps strong views and dropped features out of batch norm's running statistics, since neither is met later.
@@ -72,6 +75,9 @@ class WeakToStrong(Trainer):
         paste: Annotated[
             list[str] | None, Field(description="rare classes whose labelled objects are pasted into every image")
         ] = None,
+        doubt: Annotated[
+            float, Field(ge=0, description="pixels in doubt, in multiples of the share of the classes of `paste`")
+        ] = 0.0,
         statistics: Annotated[
             Literal["all", "weak"], Field(description="views that the running statistics of batch norm follow")
         ] = "weak",
@@ -90,8 +96,14 @@ class WeakToStrong(Trainer):
         self.ramp, self.mix, self.statistics, self.decay = ramp, mix, statistics, ema
         if top_k > len(sets):
             raise ConfigError(f"weak-to-strong: top_k = {top_k} is more than the {len(sets)} sets")
+        if doubt > 0 and not paste:
+            raise ConfigError("weak-to-strong: doubt is about the classes of paste, and paste names none")
         if probe_every > 1 and per == "image":
             raise ConfigError("weak-to-strong: probe_every = 1 is needed with per = 'image': images differ every step")
+        self.doubt = doubt
+        if doubt > 0:
+            self.register_buffer("prior", torch.zeros(()))
+        self.prior: Tensor
         self.teacher: Any = None
         if ema is not None:
             self.teacher = copy.deepcopy(self._network()).requires_grad_(False).eval()
@@ -105,6 +117,8 @@ class WeakToStrong(Trainer):
         supervised = self.student(batches, step)["loss"]
         weak, p_w, features = self._weak_view(batches["unlabelled"], step)
         target = pseudo_label(weak, p_w, self._threshold(p_w))
+        if self.doubt > 0:
+            target = self._doubted(target, p_w, batches["labelled"])
         with statistics_left_alone(self._network()) if self.statistics == "weak" else nullcontext():
             strong = self._strong(self._pasted(target, batches, step), step)
             feature = self._feature(features, target, step) if self.lam < 1.0 else supervised.new_zeros(())
@@ -212,6 +226,23 @@ class WeakToStrong(Trainer):
 
     def _loss_of(self, view: Batch, step: Step) -> Tensor:
         return step.mean(mean_consistency(self.student.logits(view.image), view), "unlabelled")
+
+    def _doubted(self, target: Batch, p_w: Tensor, labelled: Batch) -> Batch:
+        """Without trust where a rare class is suspected and another is the pseudo-label.
+
+        Suspected are the pixels of highest p^w of a rare class, ``doubt`` times as many as labelled images have of it
+        of late. An overlooked defect then is not taught as what surrounds it.
+        """
+        assert labelled.label is not None and target.label is not None and target.weight is not None
+        rare = self.student.pasted
+        share = torch.isin(labelled.label, rare).float().mean()
+        self.prior.copy_(torch.where(self.prior > 0, self.prior.lerp(share, 0.02), share))
+        suspicion = p_w[:, rare].amax(1)
+        ranked = suspicion.flatten().sort(descending=True).values
+        many = (self.doubt * self.prior * len(ranked)).round().long().clamp(max=len(ranked))
+        least = torch.where(many > 0, ranked.gather(0, (many - 1).clamp(min=0).view(1)), torch.inf)
+        doubted = (suspicion >= least) & ~torch.isin(target.label, rare)
+        return target._replace(weight=torch.where(doubted, 0.0, target.weight))
 
     def _threshold(self, p_w: Tensor) -> Tensor | float:
         """τ, or with ``class_tau`` (K,) thresholds τ·c_k/max c, c_k the mean confidence in class k of late.

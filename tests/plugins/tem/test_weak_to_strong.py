@@ -299,3 +299,35 @@ def test_strong_views_hold_labelled_objects_that_are_trusted_where_the_network_i
 def test_a_class_to_paste_that_the_data_lack_is_refused():
     with pytest.raises(ConfigError, match="no class is called void; there are a, b, c"):
         trainer(paste=["void"])
+
+
+def test_where_a_rare_class_is_suspected_no_other_label_is_trusted():
+    """The most suspect pixels, in multiples of the share that the labelled images have of the class."""
+    learner = trainer(0.1, tau=0.0, paste=["c"], doubt=2.0)
+    given = batches()
+    label = torch.zeros(4, 12, 12, dtype=torch.int64)
+    label[:, :3, :4] = 2  # 12 of 144 pixels
+    target = Batch.of(torch.zeros(4, 1, 12, 12), label=torch.ones(4, 12, 12, dtype=torch.int64))
+    target.label[0, 0, :6] = 2
+    p_w = torch.rand(4, 3, 12, 12).softmax(1)
+    found = learner._doubted(target, p_w, given["labelled"]._replace(label=label))
+    suspected = p_w[:, 2].flatten().argsort(descending=True)[: 2 * 4 * 12]
+    expected = torch.ones(4 * 144)
+    expected[suspected] = 0.0
+    expected[target.label.flatten() == 2] = 1.0
+    assert torch.equal(found.weight.flatten(), expected)
+    later = learner._doubted(target, p_w, given["labelled"]._replace(label=torch.zeros_like(label)))
+    assert learner.prior.item() == pytest.approx(0.98 * 12 / 144) and later.weight.sum() > found.weight.sum()
+
+
+def test_without_a_rare_pixel_nothing_is_doubted():
+    learner = trainer(0.1, tau=0.0, paste=["c"], doubt=4.0)
+    target = Batch.of(torch.zeros(2, 1, 8, 8), label=torch.zeros(2, 8, 8, dtype=torch.int64))
+    labelled = Batch.of(torch.zeros(2, 1, 8, 8), label=torch.zeros(2, 8, 8, dtype=torch.int64))
+    p_w = torch.rand(2, 3, 8, 8).softmax(1)
+    assert (learner._doubted(target, p_w, labelled).weight == 1).all()
+
+
+def test_doubt_without_a_rare_class_is_refused():
+    with pytest.raises(ConfigError, match="paste names none"):
+        trainer(doubt=4.0)
