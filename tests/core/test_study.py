@@ -141,11 +141,11 @@ def test_the_table_says_what_was_found(read, tmp_path):
     assert "difference" not in wide
     assert plain["difference"]["mean"] == pytest.approx(wide["mean"] - plain["mean"])
     page = write_study(study, table, tmp_path).read_text(encoding="utf-8")
-    assert "Against the number of labels" in page and "[0.5]" in page and "wide minus each" in page
+    assert "Against the number of labels" in page and "[0.500]" in page and "wide minus each" in page
     assert json.loads((tmp_path / "table.json").read_text())["done"] == 10
     header, rows = text_rows(study, table, "test")
     assert len(header) == 7 and [row[0] for row in rows] == ["Plain", "wide", "dear"]
-    assert "[0.5]" in rows[0][1]
+    assert "[0.500]" in rows[0][1]
 
 
 def test_a_changed_row_is_refused_a_new_one_is_not(read, tmp_path):

@@ -43,7 +43,8 @@ def write_study(study: Study, table: Table, out: Path, sheet: Image.Image | None
         parts.append(f"<p>{escape(study.file.note)}</p>")
     page = (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
-        f"<title>{escape(study.file.title)}</title><style>{STYLE}</style>{''.join(parts)}</html>"
+        f"<title>{escape(study.file.title)}</title><style>{STYLE}td + td {{ white-space: nowrap }}</style>"
+        f"{''.join(parts)}</html>"
     )
     write_text(out / "report.html", page)
     return out / "report.html"
@@ -62,7 +63,7 @@ def text_rows(study: Study, table: Table, test: str) -> tuple[list[str], list[li
 
 
 def _cell(entry: Entry) -> str:
-    paper = f" [{entry['paper']:g}]" if "paper" in entry else ""
+    paper = f" [{_number(entry['paper'])}]" if "paper" in entry else ""
     half = (entry["high"] - entry["low"]) / 2
     return _number(entry["mean"]) + (f" ±{half:.3f}" if math.isfinite(half) else "") + paper
 
@@ -117,7 +118,7 @@ def _figures(study: Study, table: Table, test: str) -> str:
 def _html_cell(entry: Entry | None) -> str:
     if entry is None:
         return "<td>–</td>"
-    paper = f" <span class='quiet'>[{entry['paper']:g}]</span>" if "paper" in entry else ""
+    paper = f" <span class='quiet'>[{_number(entry['paper'])}]</span>" if "paper" in entry else ""
     known = math.isfinite(entry["low"]) and math.isfinite(entry["high"])
     interval = f" <span class='quiet'>({entry['low']:.3f}–{entry['high']:.3f})</span>" if known else ""
     return f"<td>{_number(entry['mean'])}{interval}{paper}</td>"
@@ -144,7 +145,7 @@ def _difference(entry: Entry | None) -> str:
     apart = entry["difference"]
     if not math.isfinite(apart["low"]):  # one seed: no interval
         return f"<td>{apart['mean']:+.3f}</td>"
-    resolved = "" if resolved_sign(apart) else " <span class='quiet'>not resolved</span>"
+    resolved = "" if resolved_sign(apart) else "<br><span class='quiet'>not resolved</span>"
     return (
         f"<td>{apart['mean']:+.3f} <span class='quiet'>({apart['low']:+.3f}…{apart['high']:+.3f})</span>{resolved}</td>"
     )
