@@ -240,6 +240,16 @@ set = { fit.clip = 5.0 }
         assert (start.steps, start.clip, start.log_every) == (steps, 5.0, every)
 
 
+def test_a_size_leaves_roles_alone_that_a_training_before_does_without(read, tiny_file):
+    text = tiny_file.read_text()
+    without = text[: text.index("[data.test]")] + text[text.index("[trainer]") :]
+    tiny_file.with_name("other.toml").write_text(without)
+    sized = BEFORE.replace("[sizes.small.fit]", "[sizes.small.data.test.source]\ncount = 3\n[sizes.small.fit]")
+    study = read(sized + '\n[before.start]\nbase = "other.toml"\n')
+    wide = next(cell for cell in study.cells() if cell.row == "wide")
+    assert set(study.experiment_before("start", wide, {}).file.data) == {"labelled"}
+
+
 @pytest.mark.parametrize(
     "change, said",
     [

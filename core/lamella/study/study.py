@@ -179,7 +179,8 @@ class Study:
     ) -> Experiment:
         path = self.folder / (base or self.file.base)
         tables = _read_tables(path)
-        for change in [*self._own_set(base), self.file.sizes.get(self.size, {}), *changes]:
+        size = self.file.sizes.get(self.size, {})
+        for change in [*self._own_set(base), size if base is None else _of_its_roles(size, tables), *changes]:
             tables = merged(tables, change)
         for key in self.file.seeded:
             _assign(tables, key, seed)
@@ -277,6 +278,16 @@ def _read_tables(path: Path) -> Tables:
         raise ConfigError(f"{path}: the file cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
+
+
+def _of_its_roles(size: Tables, base: Tables) -> Tables:
+    """A size's changes less those to ``[data]`` roles that another experiment than the study's own does without.
+
+    >>> _of_its_roles({"fit": {}, "data": {"test": 1, "labelled": 2}}, {"data": {"labelled": 0}})
+    {'fit': {}, 'data': {'labelled': 2}}
+    """
+    roles = {role: change for role, change in size.get("data", {}).items() if role in base.get("data", {})}
+    return {**size, "data": roles} if "data" in size else size
 
 
 def _assign(tables: Tables, key: str, value: Any) -> None:
