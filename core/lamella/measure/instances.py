@@ -39,7 +39,7 @@ class Instance:
     diameter_nm: float
     """Of the disc of equal area."""
     thickness_nm: float
-    """Median distance along the normal from one side to the other."""
+    """Distance along the normal from one side to the other: see `thickness`."""
     thickness_3s_nm: float
     on_border: bool
     """Whether it touches the border of the image, so that its size is only a part."""
@@ -55,7 +55,7 @@ def instances(label: np.ndarray, classes: Sequence[str], pixel_nm: tuple[float, 
     >>> label = np.zeros((20, 80), np.uint8)
     >>> label[4:8, 10:70] = 1
     >>> film = [one for one in instances(label, ["ground", "film"], (0.5, 0.5)) if one.label == "film"][0]
-    >>> film.area_nm2, film.y, film.x, film.thickness_nm
+    >>> film.area_nm2, film.y, film.x, round(film.thickness_nm, 1)
     (60.0, 5.5, 39.5, 2.0)
     """
     yield from counted_instances(label, classes, pixel_nm)[0]
