@@ -54,7 +54,24 @@ def test_counts_that_are_not_shared_would_be_noticed(whole, tiny_registry_file, 
     assert difference(naive, expected) > 1e-5
 
 
-def test_a_prediction_is_shared_among_processes(tiny_file, tiny_registry_file, tmp_path):
+LATE = """
+import os, sys, time
+from lamella.cli.main import main
+from lamella.engine import predict
+
+honest = predict.entries
+
+def late(out):
+    if os.environ["RANK"] == "1" and not list(out.glob("*.csv")):
+        time.sleep(2)  # long enough for the other to be done with its share, were it not to wait
+    return honest(out)
+
+predict.entries = late
+main()
+"""
+
+
+def test_a_prediction_is_shared_among_processes_though_one_comes_late(tiny_file, tiny_registry_file, tmp_path):
     from lamella.engine.experiment import read_experiment
     from lamella.engine.fit import fit
     from lamella.registry.plugins import RegistryFile
@@ -67,8 +84,9 @@ def test_a_prediction_is_shared_among_processes(tiny_file, tiny_registry_file, t
     for number in range(5):
         Image.new("L", (24, 24), number * 40).save(tmp_path / "images" / f"{number}.png")
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "LAMELLA_REGISTRY": str(tiny_registry_file)}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "lamella"]
-    command += ["predict", str(tmp_path / "run"), str(tmp_path / "images"), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    (tmp_path / "late.py").write_text(LATE)
+    command += [str(tmp_path / "late.py"), "predict", str(tmp_path / "run"), str(tmp_path / "images"), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     shares = [len((tmp_path / "out" / f"journal-{rank}.jsonl").read_text().splitlines()) for rank in (0, 1)]

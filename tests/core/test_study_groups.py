@@ -197,4 +197,4 @@ def test_a_row_of_one_training_for_each_device_stands_beside_one_for_all(tmp_pat
     assert ("plain", "all", "Improved") not in entries
     header, rows = text_rows(study, table, "test")
     assert header == ["method", "all Avg", "all Min", "all Improved"]
-    assert rows[2][:2] == ["theirs", "– [0.76]"]
+    assert rows[2][:2] == ["theirs", "– [0.760]"]

@@ -187,6 +187,7 @@ def predict(
         trainer, modality, accelerator, names, experiment.fit.tile, out, reading, wanted, structures
     )  # fmt: skip
     known = {name for name, entry in entries(out).items() if "pixels" in entry and predictor.label_path(name).is_file()}
+    accelerator.wait_for_everyone()  # nobody writes before all have read what is known, or shares would overlap
     rank, world = accelerator.process_index, accelerator.num_processes
     mine = [(name, image) for name, image in files.items() if name not in known][rank::world]
     with (
@@ -230,6 +231,7 @@ def _classes(
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, run, checkpoint, wanted)
     known = judged_already(entries(out), objects)
+    accelerator.wait_for_everyone()  # as in `predict`
     mine = [name for name in objects if name not in known][accelerator.process_index :: accelerator.num_processes]
     predict_objects({name: objects[name] for name in mine}, trainer, modality, accelerator, out)
     accelerator.wait_for_everyone()
