@@ -86,7 +86,8 @@ def test_a_prediction_is_shared_among_processes_though_one_comes_late(tiny_file,
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "LAMELLA_REGISTRY": str(tiny_registry_file)}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     (tmp_path / "late.py").write_text(LATE)
-    command += [str(tmp_path / "late.py"), "predict", str(tmp_path / "run"), str(tmp_path / "images"), "--out", str(tmp_path / "out")]
+    command += [str(tmp_path / "late.py"), "predict", str(tmp_path / "run")]
+    command += [str(tmp_path / "images"), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     shares = [len((tmp_path / "out" / f"journal-{rank}.jsonl").read_text().splitlines()) for rank in (0, 1)]
