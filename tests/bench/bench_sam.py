@@ -115,7 +115,8 @@ def report(name, calls, looped):
 if __name__ == "__main__":
     torch.manual_seed(0)
     with torch.no_grad():
-        calls, looped = prompts_at_once(sam_nano(weights="none", size=128).eval(), torch.rand(1, 1, 128, 128), plain=False)
+        nano = sam_nano(weights="none", size=128).eval()
+        calls, looped = prompts_at_once(nano, torch.rand(1, 1, 128, 128), plain=False)
         report("sam-nano 128²", calls, looped)
     with torch.no_grad():
         backbone = build(VIT_B, "none", 256, table=256).eval()
