@@ -187,16 +187,14 @@ def predict(
         trainer, modality, accelerator, names, experiment.fit.tile, out, reading, wanted, structures
     )  # fmt: skip
     known = {name for name, entry in entries(out).items() if "pixels" in entry and predictor.label_path(name).is_file()}
-    accelerator.wait_for_everyone()  # nobody writes before all have read what is known, or shares would overlap
-    rank, world = accelerator.process_index, accelerator.num_processes
-    mine = [(name, image) for name, image in files.items() if name not in known][rank::world]
+    mine = _share([name for name in files if name not in known], accelerator)
     with (
         Progress("predicting", len(mine), quiet=not accelerator.is_main_process) as progress,
-        Journal(out, rank) as journal,
+        Journal(out, accelerator.process_index) as journal,
     ):
-        for number, (name, image) in enumerate(mine):
+        for number, name in enumerate(mine):
             try:
-                journal.note(*predictor.predict(name, image))
+                journal.note(*predictor.predict(name, files[name]))
             except DataError as error:
                 journal.note({"name": name, "failed": str(error)})
                 progress.say(f"not read: {error}")
@@ -208,6 +206,12 @@ def predict(
         _conclude(predictor, [noted[name] for name in files if "pixels" in noted.get(name, {})], failed)
     done = [name for name in files if name not in failed and name not in known]
     return {"done": done, "skipped": sorted(known & set(files)), "failed": failed}
+
+
+def _share(names: list[str], accelerator: Accelerator) -> list[str]:
+    """What this process does of what is left; it waits, since nobody may write before all have read what is known."""
+    accelerator.wait_for_everyone()
+    return names[accelerator.process_index :: accelerator.num_processes]
 
 
 def _classes(
@@ -231,8 +235,7 @@ def _classes(
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, run, checkpoint, wanted)
     known = judged_already(entries(out), objects)
-    accelerator.wait_for_everyone()  # as in `predict`
-    mine = [name for name in objects if name not in known][accelerator.process_index :: accelerator.num_processes]
+    mine = _share([name for name in objects if name not in known], accelerator)
     predict_objects({name: objects[name] for name in mine}, trainer, modality, accelerator, out)
     accelerator.wait_for_everyone()
     noted = {name: entry for name, entry in entries(out).items() if name in objects}

@@ -64,8 +64,8 @@ class SemModality:
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Batch]:
         """Samples of one size as a batch for each magnification."""
-        label, dies = _labels(samples), torch.tensor([self._die(sample) for sample in samples])
-        alike = torch.tensor([self._alike(sample) for sample in samples])
+        label, dies = _labels(samples), torch.tensor([_group(sample, self.same, sample.key) for sample in samples])
+        alike = torch.tensor([_group(sample, self.alike, -1) for sample in samples])
         key, visit = (torch.tensor([getattr(sample, what) for sample in samples]) for what in ("key", "visit"))
         planes = [_planes(sample) for sample in samples]
         out = {}
@@ -86,14 +86,6 @@ class SemModality:
         grey = (image.clamp(0, 1).mean(0) * 255).round().to(torch.uint8).numpy()
         return np.repeat(grey[..., None], 3, axis=2)
 
-    def _die(self, sample: Sample) -> int:
-        group = sample.groups.get(self.same)
-        return sample.key if group is None else _number(f"{self.same} {group}")
-
-    def _alike(self, sample: Sample) -> int:
-        group = sample.groups.get(self.alike)
-        return -1 if group is None else _number(f"{self.alike} {group}")
-
     def _image(self, plane: np.ndarray | None, sample: Sample) -> Tensor:
         """(1, H, W) float32 in [0, 1]; black where there is none."""
         if plane is None:
@@ -109,6 +101,12 @@ class SemModality:
             low, high = 0.0, float(np.iinfo(plane.dtype).max)
         scaled = (plane.astype(np.float32) - low) / max(high - low, 1e-6)
         return torch.from_numpy(np.clip(scaled, 0.0, 1.0)).unsqueeze(0)
+
+
+def _group(sample: Sample, column: str, unknown: int) -> int:
+    """The number of the group that a sample belongs to, ``unknown`` where its source names none."""
+    group = sample.groups.get(column)
+    return unknown if group is None else _number(f"{column} {group}")
 
 
 def _planes(sample: Sample) -> dict[str, np.ndarray]:

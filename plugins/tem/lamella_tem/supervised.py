@@ -53,26 +53,32 @@ class Supervised(Trainer):
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """The losses on the perturbed labelled images."""
-        batch, label, weight = self.view(batches, step)
+        return self.learn(self.augmented(batches, step), step)
+
+    def learn(self, augmented: Batch, step: Step) -> dict[str, Tensor]:
+        """The losses on what `augmented` gave."""
+        batch, label, weight = self.mixed(augmented, step)
         logits = self.logits(batch.image)
         named = {name: step.mean(loss(logits, label, weight), name) for name, loss in self.losses.items()}
         return {**named, "loss": torch.stack([self.weights[name] * named[name] for name in named]).sum()}
 
     def counts(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """The counts of the losses: they depend on labels and trust, not on what the network says."""
-        batch, label, weight = self.view(batches, step)
+        batch, label, weight = self.mixed(self.augmented(batches, step), step)
         height, width = batch.image.shape[-2:]
         nothing = batch.image.new_zeros(()).expand(len(label), len(self.class_names), height, width)
         found = {name: loss(nothing, label, weight) for name, loss in self.losses.items()}
         return {name: value.count for name, value in found.items() if isinstance(value, Mean)}
 
-    def view(self, batches: Mapping[str, Batch], step: Step) -> tuple[Batch, Tensor, Tensor]:
-        """The perturbed labelled batch, its label and its trust."""
+    def augmented(self, batches: Mapping[str, Batch], step: Step) -> Batch:
+        """The perturbed labelled batch, each image by itself."""
         batch = batches["labelled"]
         if batch.label is None or batch.weight is None:
             raise ConfigError("supervised: the role 'labelled' has no labels")
-        if self.augment is not None:
-            batch = self.augment(batch, step.streams(batch, "weak"))
+        return batch if self.augment is None else self.augment(batch, step.streams(batch, "weak"))
+
+    def mixed(self, batch: Batch, step: Step) -> tuple[Batch, Tensor, Tensor]:
+        """The batch with what is pasted and mixed from image to image, its label and its trust."""
         if len(self.pasted):
             batch = paste_objects(batch, neighbours(batch), step.streams(batch, "paste"), classes=self.pasted)
         if self.mix > 0:

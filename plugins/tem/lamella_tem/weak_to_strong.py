@@ -114,13 +114,14 @@ class WeakToStrong(Trainer):
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """``supervised``, ``strong``, ``feature``, the share of ``confident`` pixels, and ``loss``."""
-        supervised = self.student(batches, step)["loss"]
+        labelled = self.student.augmented(batches, step)
+        supervised = self.student.learn(labelled, step)["loss"]
         weak, p_w, features = self._weak_view(batches["unlabelled"], step)
         target = pseudo_label(weak, p_w, self._threshold(p_w))
         if self.doubt > 0:
             target = self._doubted(target, p_w, batches["labelled"])
         with statistics_left_alone(self._network()) if self.statistics == "weak" else nullcontext():
-            strong = self._strong(self._pasted(target, batches, step), step)
+            strong = self._strong(self._pasted(target, labelled, step), step)
             feature = self._feature(features, target, step) if self.lam < 1.0 else supervised.new_zeros(())
         unsupervised = self.lam * strong + (1.0 - self.lam) * feature
         assert target.weight is not None
@@ -159,14 +160,11 @@ class WeakToStrong(Trainer):
         blank = unlabelled._replace(label=inside, weight=torch.ones_like(unlabelled.image[:, 0]))
         return blank if self.weak is None else self.weak(blank, step.streams(blank, "weak"))
 
-    def _pasted(self, target: Batch, batches: Mapping[str, Batch], step: Step) -> Batch:
+    def _pasted(self, target: Batch, labelled: Batch, step: Step) -> Batch:
         """The weak view with objects of rare classes from the labelled images, and their labels, in it."""
         if len(self.student.pasted) == 0:
             return target
-        donors = batches["labelled"]
-        if self.weak is not None:
-            donors = self.weak(donors, step.streams(donors, "weak"))
-        return paste_objects(target, donors, step.streams(target, "paste"), classes=self.student.pasted)
+        return paste_objects(target, labelled, step.streams(target, "paste"), classes=self.student.pasted)
 
     def _strong(self, target: Batch, step: Step) -> Tensor:
         """λ's factor in equation 6: the loss of the engaged sets."""

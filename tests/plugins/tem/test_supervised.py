@@ -161,12 +161,12 @@ def test_objects_are_pasted_from_the_image_before(backbone, batch):
     label[:, 2:5, 2:5] = 1
     given = {"labelled": batch._replace(label=label, image=label[:, None].float())}
     learner = Supervised(backbone=backbone, paste=["b"], class_names=["a", "b", "c"])
-    changed = [learner.view(given, Step(number=0, total=1, seed=seed))[1] for seed in range(8)]
+    steps = [Step(number=0, total=1, seed=seed) for seed in range(8)]
+    changed = [learner.mixed(learner.augmented(given, step), step)[1] for step in steps]
     assert not all(torch.equal(one, label) for one in changed)
     before = neighbours(given["labelled"])
-    step = Step(number=0, total=1, seed=3)
     expected = paste_objects(
-        given["labelled"], before, step.streams(given["labelled"], "paste"), classes=torch.tensor([1])
+        given["labelled"], before, steps[3].streams(given["labelled"], "paste"), classes=torch.tensor([1])
     )
     assert torch.equal(changed[3], expected.label)
     assert torch.equal(before.label[1], label[0])
