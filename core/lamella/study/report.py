@@ -24,6 +24,9 @@ _CHOICE = (
     "the greatest gain, the one at nine tenths, the middle one, and the greatest loss."
 )
 
+_UNBROKEN = 5
+"""Figures side by side up to which none is broken over lines: more of them would not fit a screen."""
+
 
 def write_study(study: Study, table: Table, out: Path, sheet: Image.Image | None = None) -> Path:
     """Write ``table.json``, ``report.html`` and, where there is a ``sheet``, ``comparison.png``; returns the page."""
@@ -41,9 +44,11 @@ def write_study(study: Study, table: Table, out: Path, sheet: Image.Image | None
     parts += [_cost(study, table), _curve(study, table)]
     if study.file.note:
         parts.append(f"<p>{escape(study.file.note)}</p>")
+    few = len(study.file.columns) * len(study.file.figures) <= _UNBROKEN
+    style = STYLE + ("td + td { white-space: nowrap }" if few else "")
     page = (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
-        f"<title>{escape(study.file.title)}</title><style>{STYLE}td + td {{ white-space: nowrap }}</style>"
+        f"<title>{escape(study.file.title)}</title><style>{style}</style>"
         f"{''.join(parts)}</html>"
     )
     write_text(out / "report.html", page)
