@@ -1,7 +1,8 @@
-"""DeepLabV3+ on real micrographs: NASA's EBC1, leave one specimen out, supervised or weak-to-strong.
+"""DeepLabV3+ on real micrographs: NASA's EBC1, leave one specimen out, supervised beside weak-to-strong.
 
     python examples/ebc1_leave_one_specimen_out.py FOLDER --out runs/ebc1
-    python examples/ebc1_leave_one_specimen_out.py FOLDER --labels 4 --trainer weak-to-strong --out runs/ebc1-4
+    python examples/ebc1_leave_one_specimen_out.py FOLDER --out runs/ebc1-few --labels 2 4 --seeds 0 1 2 \
+        --trainers supervised weak-to-strong --shrink 2 --crop 128
 
 FOLDER is benchmark_segmentation_data/EBC1 of github.com/nasa/pretrained-microscopy-models (PNG or TIFF):
 14 back-scatter SEM cross-sections of a coating, 1024 × 1024, with background, oxide layer and crack. The
@@ -13,6 +14,8 @@ training.
 
 import argparse
 import json
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -21,19 +24,52 @@ from lamella.engine.checkpoint import write_json
 from lamella.engine.experiment import check_experiment
 from lamella.engine.fit import fit
 from lamella.engine.metrics import iou_of
+from PIL import Image
+from torch import Tensor
 
 CLASSES = ["background", "layer", "crack"]
-
-
+PARTS = ("train", "val", "test")
 TRAINERS = {
     "supervised": {"name": "supervised", "augment": "weak"},
-    "weak-to-strong": {"name": "weak-to-strong", "weak": "weak", "sets": ["sample", "machine", "post"]},
-}
+    "weak-to-strong": {
+        "name": "weak-to-strong", "weak": "weak", "sets": ["sample", "machine", "post"], "probe_scale": 0.5,
+    },
+}  # fmt: skip
+TRAINERS["steady"] = {**TRAINERS["weak-to-strong"], "ema": 0.98, "class_tau": True, "mix": 0.5, "mix_labelled": 0.5}
+LONGER = 3.5
+"""So many supervised steps cost what one of weak-to-strong does (examples/paper/table3-doubted.toml)."""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/ebc1"))
+    parser.add_argument("--trainers", choices=TRAINERS, nargs="+", default=["supervised"])
+    parser.add_argument("--labels", type=int, nargs="+", help="labelled images of the other specimens; else all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=150, help="of weak-to-strong; supervised too, if it is alone")
+    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--shrink", type=int, default=1, help="work on images so many times smaller")
+    parser.add_argument("--start", type=Path, help="run whose network all begin with, as of examples/paper/start.toml")
+    return parser.parse_args()
+
+
+def shrunk(folder: Path, factor: int, out: Path) -> Path:
+    """The folder with images averaged over squares of ``factor`` pixels and one label of each square kept."""
+    if factor == 1:
+        return folder
+    for path in sorted(folder.glob("*/*")):
+        image, target = Image.open(path), out / path.parent.name / f"{path.stem}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        small = (image.width // factor, image.height // factor)
+        labels = path.parent.name.endswith("_annot")
+        (image.resize(small, Image.Resampling.NEAREST) if labels else image.reduce(factor)).save(target)
+    return out
 
 
 def source(folder: Path, **which: dict[str, str] | int) -> dict:
     """All 14 images, or those of some specimens; the specimen is what stands before the underscore."""
-    parts = [part for part in ("train", "val", "test") if (folder / part).is_dir()]
+    parts = [part for part in PARTS if (folder / part).is_dir()]
     return {
         "source": str(folder.resolve()),
         "images": [f"{part}/*" for part in parts],
@@ -44,25 +80,49 @@ def source(folder: Path, **which: dict[str, str] | int) -> dict:
     }
 
 
-def experiment(folder: Path, specimen: str, options: argparse.Namespace):
+def experiment(folder: Path, specimen: str, trainer: str, labels: int | None, seed: int, given: argparse.Namespace):
     """Train on every specimen but one."""
     others = source(folder, exclude={"specimen": specimen})
-    few = {} if options.labels is None else {"subset": options.labels, "subset_seed": options.seed}
+    few = {} if labels is None else {"subset": labels, "subset_seed": seed}
+    start = {} if given.start is None else {"start": str(given.start.resolve())}
+    longer = trainer == "supervised" and len(given.trainers) > 1
     tables = {
-        "seed": options.seed,
+        "seed": seed,
         "modality": "tem",
         "data": {
             "labelled": {**others, **few},
-            **({} if options.trainer == "supervised" else {"unlabelled": others}),
+            **({} if trainer == "supervised" else {"unlabelled": others}),
             "test": source(folder, only={"specimen": specimen}),
         },
         "trainer": {
-            **TRAINERS[options.trainer],
-            "backbone": {"name": "deeplabv3plus", "encoder": "tu-mobilenetv3_small_100"},
+            **TRAINERS[trainer],
+            "backbone": {"name": "deeplabv3plus", "encoder": "tu-mobilenetv3_small_100", **start},
         },
-        "fit": {"steps": options.steps, "batch_size": 4, "crop": 256, "warmup": 10, "optimizer": {"lr": 3e-3}},
+        "fit": {
+            "steps": round(given.steps * (LONGER if longer else 1)),
+            "batch_size": 4,
+            "crop": given.crop,
+            "warmup": 10,
+            "optimizer": {"lr": 3e-3 if given.start is None else 1e-3},
+        },
     }
     return check_experiment(tables, name=f"ebc1 without {specimen}", folder=folder)
+
+
+def folds(folder: Path, trainer: str, labels: int | None, seed: int, given: argparse.Namespace) -> Iterator[dict]:
+    """What each specimen, held out, gave; trained where it was not yet."""
+    names = sorted(path.stem.partition("_")[0] for path in folder.glob("*_annot/*"))
+    for specimen in dict.fromkeys(names):
+        run = given.out / f"{trainer}-{labels or 'all'}" / f"seed-{seed}" / specimen.replace("#", "-")
+        if not (run / "results.json").exists():
+            fit(experiment(folder, specimen, trainer, labels, seed, given), run)
+        figures = json.loads((run / "results.json").read_text(encoding="utf-8"))["sets"]["test"]
+        yield {"specimen": specimen, **{name: figures[name] for name in ("images", "iou", "confusion", "grey_level")}}
+
+
+def pooled(rows: list[dict]) -> Tensor:
+    """IoU of every class over the pixels of all folds."""
+    return iou_of(torch.stack([torch.tensor(row["confusion"]) for row in rows]).sum(0))
 
 
 def shown(value: float | None) -> str:
@@ -70,30 +130,33 @@ def shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def spread(values: Tensor) -> str:
+    """The mean over seeds, and the least and the greatest where there are several."""
+    mean = f"{values.mean():.3f}"
+    return mean if len(values) == 1 else f"{mean} ({values.min():.3f}–{values.max():.3f})"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("runs/ebc1"))
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--trainer", choices=TRAINERS, default="supervised")
-    parser.add_argument("--labels", type=int, help="labelled images of the other specimens; else all")
-    arguments = parser.parse_args()
-    names = sorted(path.stem.partition("_")[0] for path in arguments.folder.glob("*_annot/*"))
-    rows, pooled, grey = [], 0, 0
-    for specimen in dict.fromkeys(names):
-        run = arguments.out / f"seed-{arguments.seed}" / specimen.replace("#", "-")
-        if not (run / "results.json").exists():
-            fit(experiment(arguments.folder, specimen, arguments), run)
-        figures = json.loads((run / "results.json").read_text(encoding="utf-8"))["sets"]["test"]
-        pooled += torch.tensor(figures["confusion"])
-        grey += torch.tensor(figures["grey_level"]["confusion"])
-        rows.append([specimen, str(figures["images"]), *(shown(figures["iou"][name]) for name in CLASSES)])
-    for title, counts in (("pooled", pooled), ("grey level alone", grey)):
-        rows.append([title, str(len(names)), *(shown(value) for value in iou_of(counts).tolist())])
-    print(table(["held-out specimen", "images", *(f"IoU {name}" for name in CLASSES)], rows))
-    print(f"mIoU pooled {iou_of(pooled).nanmean():.4f}, grey level alone {iou_of(grey).nanmean():.4f}")
-    write_json(arguments.out / f"seed-{arguments.seed}.json", {"steps": arguments.steps, "rows": rows})
+    given = arguments()
+    folder = shrunk(given.folder, given.shrink, given.out / "images")
+    grid = list(product(given.seeds, given.labels or [None], given.trainers))
+    runs = {(s, labels, name): list(folds(folder, name, labels, s, given)) for s, labels, name in grid}
+    found = [
+        {"trainer": name, "labels": labels, "seed": seed, "pooled": pooled(rows).tolist(), "folds": rows}
+        for (seed, labels, name), rows in runs.items()
+    ]
+    overview = []
+    for labels, name in dict.fromkeys((labels, name) for _, labels, name in grid):
+        iou = torch.stack([pooled(runs[seed, labels, name]) for seed in given.seeds])  # (seeds, classes)
+        overview.append([name, str(labels or "all"), *(spread(v) for v in (*iou.unbind(1), iou.mean(1)))])
+    if len(found) == 1:
+        rows = [[r["specimen"], str(r["images"]), *(shown(r["iou"][c]) for c in CLASSES)] for r in found[0]["folds"]]
+        print(table(["held-out specimen", "images", *(f"IoU {name}" for name in CLASSES)], rows))
+    grey = pooled([row["grey_level"] for row in found[0]["folds"]])
+    overview.append(["grey level alone", "all", *(f"{v:.3f}" for v in (*grey.tolist(), float(grey.mean())))])
+    print(table(["pooled over specimens", "labels", *(f"IoU {name}" for name in CLASSES), "mIoU"], overview))
+    options = {name: str(value) for name, value in vars(given).items() if name not in ("folder", "out", "start")}
+    write_json(given.out / "results.json", {"options": options, "rows": found})
 
 
 if __name__ == "__main__":

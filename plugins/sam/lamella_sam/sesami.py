@@ -25,14 +25,16 @@ WEIGHTS = {"focal": 20.0, "dice": 1.0, "iou": 1.0, "ce": 1.0, "class_dice": 1.0,
 """Of the losses: those of the masks as in Segment Anything, those of the classes where there are class tokens, and
 that of the embedding itself, which helps a network that starts from nothing."""
 Adapt = Literal["lora", "full", "nothing"]
+Decoder = Literal["frozen", "train"]
 
 
 class Sesami(Trainer):
-    """Adapts a promptable network: LoRA on queries and values of its image encoder, decoders frozen.
+    """Adapts a promptable network: LoRA on queries and values of its image encoder, mask decoder frozen.
 
     Every image is embedded once; all its prompts go through the decoder in one batch. ``adapt = "full"`` trains
-    every weight, ``"nothing"`` none (zero-shot: it only counts exemplars in). Without prompts, classes are told
-    by ``semantic``: learned tokens, one set per class, that ask the decoder for that class; or a linear
+    every weight, ``"nothing"`` none (zero-shot: it only counts exemplars in). With ``decoder = "train"`` the mask
+    decoder learns beside the adapters, which class tokens need where training is short. Without prompts, classes are
+    told by ``semantic``: learned tokens, one set per class, that ask the decoder for that class; or a linear
     discriminant on the embeddings of labelled images (``exemplars``). ``answer`` says what predict does: name
     classes so, or answer prompts made from the test labels with a fixed seed.
 
@@ -43,7 +45,9 @@ class Sesami(Trainer):
     Raises:
         ConfigError: settings that exclude each other.
 
-    Source: paper section 2.1, equations 1 and 2, figures 3 and 4; rounds of clicks: Kirillov et al., appendix A.
+    Source: paper section 2.1, equations 1 and 2, figures 3 and 4; rounds of clicks: Kirillov et al., appendix A;
+    a decoder that learns beside LoRA: Zhang and Liu, "Customized Segment Anything Model for Medical Image
+    Segmentation", 2023.
     """
 
     roles = ("labelled",)
@@ -55,6 +59,9 @@ class Sesami(Trainer):
         adapt: Annotated[Adapt, Field(description="what learns: adapters, everything, or nothing")] = "lora",
         rank: Annotated[int | None, Field(ge=1, description="of LoRA; else so that 1.5 % of weights train")] = None,
         alpha: Annotated[float | None, Field(gt=0, description="LoRA's scale is alpha / rank; else 1")] = None,
+        decoder: Annotated[
+            Decoder, Field(description="whether the mask decoder learns too, beside adapters")
+        ] = "frozen",
         late_blocks: Annotated[int | None, Field(ge=1, description="adapt the last so many blocks alone")] = None,
         cache: Annotated[
             int, Field(ge=0, description="MiB for what the blocks before late_blocks give of unchanged images")
@@ -95,7 +102,7 @@ class Sesami(Trainer):
             raise ConfigError("sesami: semantic = 'none' knows no classes; set answer to 'point', 'box' or 'mask'")
         if adapt == "nothing" and semantic == "tokens":
             raise ConfigError("sesami: adapt = 'nothing' learns no class tokens; set semantic = 'exemplars'")
-        self._adapt(adapt, rank, alpha, late_blocks, adapter)
+        self._adapt(adapt, rank, alpha, late_blocks, adapter, decoder)
         self._keep_prefix(cache)
         width, count = int(self.backbone.width), len(class_names)
         self.class_tokens = nn.Parameter(0.5 * torch.randn(count, 4, width)) if semantic == "tokens" else None
@@ -104,12 +111,21 @@ class Sesami(Trainer):
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def _adapt(
-        self, adapt: Adapt, rank: int | None, alpha: float | None, late: int | None, adapter: str | None
+        self,
+        adapt: Adapt,
+        rank: int | None,
+        alpha: float | None,
+        late: int | None,
+        adapter: str | None,
+        decoder: Decoder,
     ) -> None:
         from lamella_sam.lora import add_lora, load_adapter, rank_for
 
-        if adapt != "lora" and (rank, alpha, late, adapter) != (None, None, None, None):
-            raise ConfigError(f"sesami: rank, alpha, late_blocks and adapter belong to adapt = 'lora', not {adapt!r}")
+        if adapt != "lora" and (rank, alpha, late, adapter, decoder) != (None, None, None, None, "frozen"):
+            raise ConfigError(
+                "sesami: rank, alpha, late_blocks, adapter and decoder = 'train' belong to adapt = 'lora', "
+                f"not {adapt!r}"
+            )
         if adapter is not None:
             load_adapter(self.backbone, Path(adapter))
         elif adapt == "lora":
@@ -118,6 +134,8 @@ class Sesami(Trainer):
         elif adapt == "nothing":
             self.backbone.requires_grad_(False)
             self.idle = nn.Parameter(torch.zeros(()))  # an optimizer needs something to step
+        if decoder == "train":
+            self.backbone.mask_decoder.requires_grad_(True)
 
     def _keep_prefix(self, megabytes: int) -> None:
         """Cache what the frozen first blocks give; raises `ConfigError` where no block is frozen."""

@@ -34,6 +34,7 @@ def labelled():
 WAYS = {
     "lora": {},
     "late": {"late_blocks": 2, "rank": 2, "corrections": 0},
+    "decoder": {"decoder": "train"},
     "full": {"adapt": "full", "semantic": "none", "answer": "box", "objects": "class"},
     "nothing": {"adapt": "nothing", "semantic": "exemplars"},
     "exemplars": {"semantic": "exemplars", "mix": {"box": 1.0}, "negative": 0.0},
@@ -55,6 +56,7 @@ def contract(name):
 
 test_contract_lora = contract("lora")
 test_contract_late = contract("late")
+test_contract_decoder = contract("decoder")
 test_contract_full = contract("full")
 test_contract_nothing = contract("nothing")
 test_contract_exemplars = contract("exemplars")
@@ -118,6 +120,13 @@ def test_lora_trains_adapters_and_class_tokens_and_nothing_else():
     learning = {name for name, p in trainer.named_parameters() if p.requires_grad}
     assert all(".lora_" in name or name == "class_tokens" for name in learning)
     assert 0.01 < share_trained(trainer) < 0.02
+
+
+def test_a_decoder_that_learns_is_all_that_learns_besides():
+    trainer = build(decoder="train")
+    learning = {name for name, p in trainer.named_parameters() if p.requires_grad and ".lora_" not in name}
+    decoder = {f"backbone.mask_decoder.{name}" for name, _ in trainer.backbone.mask_decoder.named_parameters()}
+    assert learning == {"class_tokens"} | decoder
 
 
 def test_the_decoder_and_the_k_rows_stay_bit_for_bit():
@@ -250,6 +259,7 @@ def test_exemplars_are_the_linear_discriminant_of_a_reference():
         ({"semantic": "none"}, "knows no classes"),
         ({"adapt": "nothing"}, "learns no class tokens"),
         ({"adapt": "full", "rank": 3}, "belong to adapt = 'lora'"),
+        ({"adapt": "full", "decoder": "train"}, "belong to adapt = 'lora'"),
         ({"background": "sky"}, "'sky' is none of the classes a, b, c"),
         ({"mix": {"box": 0.0}}, "needs weights of 0 or more"),
         ({"weights": {"cosine": 1.0}}, "not of 'cosine'"),
