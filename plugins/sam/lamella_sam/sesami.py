@@ -62,6 +62,9 @@ class Sesami(Trainer):
         decoder: Annotated[
             Decoder, Field(description="whether the mask decoder learns too, beside adapters")
         ] = "frozen",
+        decoder_rate: Annotated[
+            float, Field(gt=0, description="learning rate of mask decoder and class tokens, as a multiple of lr")
+        ] = 1.0,
         late_blocks: Annotated[int | None, Field(ge=1, description="adapt the last so many blocks alone")] = None,
         cache: Annotated[
             int, Field(ge=0, description="MiB for what the blocks before late_blocks give of unchanged images")
@@ -95,7 +98,7 @@ class Sesami(Trainer):
         self.backbone: Any = _whole(backbone)
         self.adapt, self.augment, self.prompts, self.corrections = adapt, augment, prompts, corrections
         self.objects, self.answer, self.class_names, self.evenness = objects, answer, class_names, evenness
-        self.background = _number_of(background, class_names)
+        self.background, self.decoder_rate = _number_of(background, class_names), decoder_rate
         self.mix = mix_of(mix, negative, jitter, "sesami")
         self.weights, self.gamma, self.balance = _weights(weights), gamma, balance
         if semantic == "none" and answer == "classes":
@@ -143,6 +146,15 @@ class Sesami(Trainer):
             raise ConfigError(f"sesami: cache = {megabytes} keeps what frozen first blocks give; set late_blocks")
         if megabytes:
             self.backbone.image_encoder.cache = PrefixCache(megabytes)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What asks and answers, at its own rate; and all the rest that learns."""
+        groups: tuple[list, list] = [], []
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups[name.startswith(("class_tokens", "backbone.mask_decoder."))].append(parameter)
+        scaled = [{"params": groups[0]}, {"params": groups[1], "lr_scale": self.decoder_rate}]
+        return [group for group in scaled if group["params"]]
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """The losses of masks and classes, and the IoU before and after corrections."""

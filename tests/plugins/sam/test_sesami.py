@@ -34,7 +34,7 @@ def labelled():
 WAYS = {
     "lora": {},
     "late": {"late_blocks": 2, "rank": 2, "corrections": 0},
-    "decoder": {"decoder": "train"},
+    "decoder": {"decoder": "train", "decoder_rate": 3.0},
     "full": {"adapt": "full", "semantic": "none", "answer": "box", "objects": "class"},
     "nothing": {"adapt": "nothing", "semantic": "exemplars"},
     "exemplars": {"semantic": "exemplars", "mix": {"box": 1.0}, "negative": 0.0},
@@ -127,6 +127,15 @@ def test_a_decoder_that_learns_is_all_that_learns_besides():
     learning = {name for name, p in trainer.named_parameters() if p.requires_grad and ".lora_" not in name}
     decoder = {f"backbone.mask_decoder.{name}" for name, _ in trainer.backbone.mask_decoder.named_parameters()}
     assert learning == {"class_tokens"} | decoder
+
+
+def test_the_decoder_and_class_tokens_learn_at_their_own_rate():
+    trainer = build(decoder="train", decoder_rate=3.0)
+    adapters, asking = trainer.parameter_groups()
+    assert "lr_scale" not in adapters and asking["lr_scale"] == 3.0
+    names = {id(p): name for name, p in trainer.named_parameters()}
+    assert all(".lora_" in names[id(p)] for p in adapters["params"])
+    assert not any(".lora_" in names[id(p)] for p in asking["params"])
 
 
 def test_the_decoder_and_the_k_rows_stay_bit_for_bit():
