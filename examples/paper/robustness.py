@@ -4,19 +4,24 @@
 
 Each finished row of the first column and seed is measured on the clean test images, disturbed by one perturbation at
 one strength. Rows trained with these perturbations have met their kind in training; a row that was trained without
-the family (without-sample, without-machine) and the study's unseen set, whose nuisances have no counterpart among
-the perturbations, tell how far that carries. Writes robustness.json and robustness.png into the study's folder.
+the family (without-sample, without-machine) tells how far that carries; and so do the unseen nuisances, which have no
+counterpart among the perturbations: mIoU of the unseen test images with each of them. Writes robustness.json and
+robustness.png into the study's folder.
 """
 
 import argparse
 from pathlib import Path
 
 import lamella
+import numpy as np
 import torch
 from lamella import Chain, Streams
 from lamella.cli.tables import table
 from lamella.data.loaders import evaluation_batches
 from lamella.engine.checkpoint import write_json
+from lamella.engine.counts import read_counts
+from lamella.engine.experiment import read_experiment
+from lamella.engine.metrics import iou_of
 from lamella.engine.run import open_run
 
 LEVELS = {
@@ -40,6 +45,17 @@ def measured(run: Path, name: str, settings: dict, parameter: str, value: float,
             for metric in metrics:
                 metric.update(prediction, noisy)
     return metrics[0].compute()["miou_pooled"]
+
+
+def by_kind(run: Path) -> dict[str, float]:
+    """Pooled mIoU of the unseen test images, by the nuisance in them; an image with two counts for both."""
+    source = read_experiment(run / "experiment.toml").file.data["test-unseen"].source
+    _, counts = read_counts(run / "counts" / "test-unseen.json", "name")
+    pooled: dict[str, np.ndarray] = {}
+    for kinds, matrix in zip(lamella.build("dataset", **source)["nuisances"], counts.values(), strict=True):
+        for kind in kinds:
+            pooled[kind] = pooled.get(kind, 0) + matrix
+    return {kind: float(iou_of(torch.from_numpy(pooled[kind])).nanmean()) for kind in sorted(pooled)}
 
 
 def draw(found: dict, path: Path) -> None:
@@ -71,7 +87,13 @@ def main() -> None:
             found.setdefault(title, {})[row] = curve
         lines = [[row, *(f"{value:.3f}" for value in curve)] for row, curve in found[title].items()]
         print(table([title, *(f"{value:g}" for value in values)], lines), "\n")
-    write_json(options.study / "robustness.json", {"cell": options.cell, "images": options.images, "curves": found})
+    kinds = {row: by_kind(options.study / options.cell / row) for row in options.rows}
+    lines = [[row, *(f"{value:.3f}" for value in values.values())] for row, values in kinds.items()]
+    print(table(["unseen nuisance", *next(iter(kinds.values()))], lines), "\n")
+    write_json(
+        options.study / "robustness.json",
+        {"cell": options.cell, "images": options.images, "curves": found, "unseen": kinds},
+    )
     draw(found, options.study / "robustness.png")
     print(f"curves: {options.study / 'robustness.png'}")
 

@@ -1,6 +1,6 @@
 """SeSAMI: Segment Anything adapted to micrographs by LoRA, from prompts made of labels."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -147,13 +147,15 @@ class Sesami(Trainer):
         if megabytes:
             self.backbone.image_encoder.cache = PrefixCache(megabytes)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """What asks and answers, at its own rate; and all the rest that learns."""
-        groups: tuple[list, list] = [], []
+    def parameter_groups(self) -> Iterable[dict[str, Any]]:
+        """What asks and answers, at its own rate, and all the rest that learns; one group where the rates agree."""
+        if self.decoder_rate == 1.0:
+            return super().parameter_groups()
+        groups: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 groups[name.startswith(("class_tokens", "backbone.mask_decoder."))].append(parameter)
-        scaled = [{"params": groups[0]}, {"params": groups[1], "lr_scale": self.decoder_rate}]
+        scaled: list[dict[str, Any]] = [{"params": groups[0]}, {"params": groups[1], "lr_scale": self.decoder_rate}]
         return [group for group in scaled if group["params"]]
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
