@@ -10,9 +10,10 @@ from lamella.contracts.batch import IGNORE
 
 PALETTE = (
     "#4c6a92", "#e0a458", "#5b8e7d", "#bc4b51", "#8f6aae", "#c9c27b", "#3b9fbf", "#a05c34",
-    "#7f7f7f", "#d88fb5", "#9acd4e", "#2f4858",
+    "#7f7f7f", "#d88fb5", "#9acd4e", "#2f4858", "#f2d13e", "#1f7a4d", "#6b2d5c", "#f4b6a8",
+    "#b4d9ea", "#6f6a2a", "#e8741a", "#5a4fd6", "#cfe6bd", "#8c1d40", "#e2c1f2", "#00b894",
 )  # fmt: skip
-"""Colours of classes 0, 1, …; they repeat after the twelfth. The class ``defect`` is always `DEFECT`."""
+"""Colours of classes 0, 1, …; they repeat after the 24th. The class ``defect`` is always `DEFECT`."""
 DEFECT = "#ff2d2d"
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _UNKNOWN = (40, 40, 40)
