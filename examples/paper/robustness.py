@@ -49,10 +49,11 @@ def measured(run: Path, name: str, settings: dict, parameter: str, value: float,
 
 def by_kind(run: Path) -> dict[str, float]:
     """Pooled mIoU of the unseen test images, by the nuisance in them; an image with two counts for both."""
-    source = read_experiment(run / "experiment.toml").file.data["test-unseen"].source
+    source = dict(read_experiment(run / "experiment.toml").file.data["test-unseen"].source)
+    images = lamella.build("dataset", source.pop("name"), **source)
     _, counts = read_counts(run / "counts" / "test-unseen.json", "name")
     pooled: dict[str, np.ndarray] = {}
-    for kinds, matrix in zip(lamella.build("dataset", **source)["nuisances"], counts.values(), strict=True):
+    for kinds, matrix in zip(images["nuisances"], counts.values(), strict=True):
         for kind in kinds:
             pooled[kind] = pooled.get(kind, 0) + matrix
     return {kind: float(iou_of(torch.from_numpy(pooled[kind])).nanmean()) for kind in sorted(pooled)}
@@ -79,6 +80,9 @@ def main() -> None:
     parser.add_argument("--cell", default="seed-0/A20", help="seed and column")
     parser.add_argument("--images", type=int, default=120)
     options = parser.parse_args()
+    kinds = {row: by_kind(options.study / options.cell / row) for row in options.rows}
+    lines = [[row, *(f"{value:.3f}" for value in values.values())] for row, values in kinds.items()]
+    print(table(["unseen nuisance", *next(iter(kinds.values()))], lines), "\n")
     found: dict[str, dict[str, list[float]]] = {}
     for title, (name, settings, parameter, values) in LEVELS.items():
         for row in options.rows:
@@ -87,9 +91,6 @@ def main() -> None:
             found.setdefault(title, {})[row] = curve
         lines = [[row, *(f"{value:.3f}" for value in curve)] for row, curve in found[title].items()]
         print(table([title, *(f"{value:g}" for value in values)], lines), "\n")
-    kinds = {row: by_kind(options.study / options.cell / row) for row in options.rows}
-    lines = [[row, *(f"{value:.3f}" for value in values.values())] for row, values in kinds.items()]
-    print(table(["unseen nuisance", *next(iter(kinds.values()))], lines), "\n")
     write_json(
         options.study / "robustness.json",
         {"cell": options.cell, "images": options.images, "curves": found, "unseen": kinds},
