@@ -61,3 +61,12 @@ def test_a_half_written_checkpoint_is_never_read(tiny_file, tiny_registry, tmp_p
     before = weights(tmp_path / "run")
     fit(experiment, tmp_path / "run", resume=True)
     assert same(weights(tmp_path / "run"), before)
+
+
+def test_what_a_run_cost_is_known_after_it_was_cut_off(tiny_file, tiny_registry, tmp_path):
+    experiment = read_experiment(tiny_file, [*SETTINGS, "fit.count_flops=2"], registry=tiny_registry)
+    first = fit(experiment, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()  # as if killed while it was measured
+    again = fit(experiment, tmp_path / "run", resume=True)
+    assert again["flops"] == first["flops"] > 0
+    assert again["seconds"] == first["seconds"] > 0

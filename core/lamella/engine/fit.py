@@ -41,23 +41,25 @@ def fit(experiment: Experiment, run: Path, *, resume: bool = False) -> dict[str,
         KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
     """
     session = prepare(experiment, run, resume=resume)
-    begun = time.monotonic()
     with Progress("training", experiment.fit.steps, quiet=not session.main) as progress:
-        flops = _loop(session, progress)
-    return _finish(session, time.monotonic() - begun, flops)
+        _loop(session, progress)
+    return _finish(session)
 
 
-def _loop(session: Session, progress: Progress) -> float | None:
-    """Every step that is still to do; returns the floating-point operations of one, where they were counted."""
+def _loop(session: Session, progress: Progress) -> None:
+    """Every step that is still to do, with what it costs."""
+    before, begun = session.seconds, time.monotonic()
     config = session.experiment.fit
     checkpoint_every = config.checkpoint_every or max(config.steps // 10, 1)
-    meters, flops = Meters(session.accelerator.device), Flops(config.count_flops)
+    meters, flops = Meters(session.accelerator.device), Flops(config.count_flops if session.flops is None else 0)
     session.trainer.train()
     with _interrupt() as interrupted:
         for number, batches in _batches(session):
             with flops.step():
                 losses, finite = update(session, batches, number)
             meters.add(number, losses, finite, batches)
+            session.seconds = before + time.monotonic() - begun
+            session.flops = session.flops if flops.per_step is None else flops.per_step
             done = number + 1
             saving = done % checkpoint_every == 0 or done == config.steps or interrupted.is_set()
             if saving or done % config.log_every == 0:
@@ -71,7 +73,6 @@ def _loop(session: Session, progress: Progress) -> float | None:
             if interrupted.is_set():
                 progress.say(f"interrupted after step {done}; go on with: lamella train {session.run} --resume")
                 raise KeyboardInterrupt
-    return flops.per_step
 
 
 def _batches(session: Session) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -186,7 +187,7 @@ def _score(figures: Mapping[str, Any], name: str) -> float:
     return score
 
 
-def _finish(session: Session, seconds: float, flops: float | None) -> dict[str, Any]:
+def _finish(session: Session) -> dict[str, Any]:
     """Measure on the test sets; write results, TensorBoard and report. Only the first process does."""
     if not session.main:
         return {}
@@ -207,8 +208,10 @@ def _finish(session: Session, seconds: float, flops: float | None) -> dict[str, 
         if labelled.labelled and "miou_pooled" in figures:
             figures["grey_level"] = grey_level_baseline(labelled, table, session.modality, names)
         sets[role] = figures
-    spent = None if flops is None else flops * session.accelerator.num_processes * session.experiment.fit.steps
-    results = {**_facts(session), "checkpoint": chosen, "seconds": round(seconds, 1), "flops": spent, "sets": sets}
+    whole = session.accelerator.num_processes * session.experiment.fit.steps
+    spent = None if session.flops is None else session.flops * whole
+    cost = {"seconds": round(session.seconds, 1), "flops": spent}
+    results = {**_facts(session), "checkpoint": chosen, **cost, "sets": sets}
     write_json(session.run / "results.json", results)
     _tensorboard(session)
     write_report(session.run, results, session.log, galleries)

@@ -44,6 +44,10 @@ class Session:
     ema: Ema | None
     start: int = 0
     best: float | None = None
+    seconds: float = 0.0
+    """Spent in training, before an interruption too."""
+    flops: float | None = None
+    """Floating-point operations of one step on this process, where they were counted."""
     log: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -70,7 +74,7 @@ class Session:
     def save(self, name: str, done: int) -> None:
         """Save a checkpoint after ``done`` steps."""
         if self.main:
-            kept = {"step": done, "best": self.best}
+            kept = {"step": done, "best": self.best, "seconds": self.seconds, "flops": self.flops}
             averaged = None if self.ema is None else self.ema.weights
             Checkpoints(self.run).save(name, self.trainer, self.optimizer, kept, averaged=averaged)
 
@@ -193,6 +197,7 @@ def _pick_up(session: Session) -> None:
     if checkpoints.has("last"):
         kept = checkpoints.load("last", session.trainer, session.optimizer)
         session.start, session.best = kept["step"], kept["best"]
+        session.seconds, session.flops = kept.get("seconds", 0.0), kept.get("flops")
         averaged = checkpoints.averaged("last")
         if session.ema is not None and averaged is not None:
             session.ema.restore(averaged)
