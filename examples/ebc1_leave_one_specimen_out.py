@@ -130,10 +130,13 @@ def shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def spread(values: Tensor) -> str:
-    """The mean over seeds, and the least and the greatest where there are several."""
-    mean = f"{values.mean():.3f}"
-    return mean if len(values) == 1 else f"{mean} ({values.min():.3f}–{values.max():.3f})"
+def over_seeds(seeds: list[list[dict]]) -> list[str]:
+    """IoU of every class and their mean: over seeds, and the least and the greatest where there are several."""
+    iou = torch.stack([pooled(rows) for rows in seeds])  # (seeds, classes)
+    columns = [*iou.unbind(1), iou.mean(1)]
+    if len(seeds) == 1:
+        return [f"{column.item():.3f}" for column in columns]
+    return [f"{column.mean():.3f} ({column.min():.3f}–{column.max():.3f})" for column in columns]
 
 
 def main() -> None:
@@ -147,13 +150,13 @@ def main() -> None:
     ]
     overview = []
     for labels, name in dict.fromkeys((labels, name) for _, labels, name in grid):
-        iou = torch.stack([pooled(runs[seed, labels, name]) for seed in given.seeds])  # (seeds, classes)
-        overview.append([name, str(labels or "all"), *(spread(v) for v in (*iou.unbind(1), iou.mean(1)))])
+        overview.append([name, str(labels or "all"), *over_seeds([runs[s, labels, name] for s in given.seeds])])
+    for labels in given.labels or [None]:
+        grey = [[row["grey_level"] for row in runs[s, labels, given.trainers[0]]] for s in given.seeds]
+        overview.append(["grey level alone", str(labels or "all"), *over_seeds(grey)])
     if len(found) == 1:
         rows = [[r["specimen"], str(r["images"]), *(shown(r["iou"][c]) for c in CLASSES)] for r in found[0]["folds"]]
         print(table(["held-out specimen", "images", *(f"IoU {name}" for name in CLASSES)], rows))
-    grey = pooled([row["grey_level"] for row in found[0]["folds"]])
-    overview.append(["grey level alone", "all", *(f"{v:.3f}" for v in (*grey.tolist(), float(grey.mean())))])
     print(table(["pooled over specimens", "labels", *(f"IoU {name}" for name in CLASSES), "mIoU"], overview))
     options = {name: str(value) for name, value in vars(given).items() if name not in ("folder", "out", "start")}
     write_json(given.out / "results.json", {"options": options, "rows": found})
