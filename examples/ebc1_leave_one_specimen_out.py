@@ -114,8 +114,11 @@ def folds(folder: Path, trainer: str, labels: int | None, seed: int, given: argp
     names = sorted(path.stem.partition("_")[0] for path in folder.glob("*_annot/*"))
     for specimen in dict.fromkeys(names):
         run = given.out / f"{trainer}-{labels or 'all'}" / f"seed-{seed}" / specimen.replace("#", "-")
+        wanted = experiment(folder, specimen, trainer, labels, seed, given)
         if not (run / "results.json").exists():
-            fit(experiment(folder, specimen, trainer, labels, seed, given), run)
+            fit(wanted, run)
+        elif (run / "experiment.toml").read_text(encoding="utf-8") != wanted.resolved():
+            raise SystemExit(f"{run} was trained with other settings; choose another --out")
         figures = json.loads((run / "results.json").read_text(encoding="utf-8"))["sets"]["test"]
         yield {"specimen": specimen, **{name: figures[name] for name in ("images", "iou", "confusion", "grey_level")}}
 

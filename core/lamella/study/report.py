@@ -44,7 +44,7 @@ def write_study(study: Study, table: Table, out: Path, sheet: Image.Image | None
     parts += [_cost(study, table), _curve(study, table)]
     if study.file.note:
         parts.append(f"<p>{escape(study.file.note)}</p>")
-    few = len(study.file.columns) * len(study.file.figures) <= _UNBROKEN
+    few = max(len(study.file.columns), 1) * len(study.file.figures) <= _UNBROKEN
     style = STYLE + ("td + td { white-space: nowrap }" if few else "")
     page = (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
