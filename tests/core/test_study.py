@@ -205,6 +205,23 @@ def test_what_is_trained_once_cannot_build_on_what_is_trained_for_every_seed(rea
     assert read(BEFORE + chain + "once = true\n")
 
 
+def test_what_comes_before_can_be_trained_for_each_column(read, tmp_path, monkeypatch):
+    study = read(BEFORE + "\n[before.start]\nper_column = true\nset = { fit.steps = 2 }\n")
+    from lamella.study import run as study_run
+
+    made = []
+    monkeypatch.setattr(study_run, "trained", lambda experiment, run: made.append((experiment, run)))
+    for cell in study.cells():
+        if cell.row == "wide" and cell.seed == 3:
+            result_of(study, cell, tmp_path)
+    before = [(e.file.data["labelled"].subset, run) for e, run in made if run.name == "start"]
+    assert before == [(n, tmp_path / "seed-3/before" / column / "start") for n, column in ((2, "two"), (4, "four"))]
+    assert made[1][0].file.data["test"].source == f"{(tmp_path / 'seed-3/before/two/start').resolve()}/images"
+    chain = BEFORE + '\n[before.start]\nset = { data.test.source = "{first}" }\n[before.first]\nper_column = true\n'
+    with pytest.raises(ConfigError, match=r"\[before.start\] is one for all columns and builds on \[before.first\]"):
+        read(chain)
+
+
 def test_what_comes_before_builds_on_what_comes_before_it(read, tmp_path, monkeypatch):
     chain = '\n[before.start]\nset = { data.test.source = "{first}" }\n[before.first]\nset = { fit.steps = 2 }\n'
     study = read(BEFORE + chain)

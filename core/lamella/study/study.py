@@ -55,6 +55,7 @@ class BeforeConfig(BaseModel):
     set: Annotated[Tables, Field(description="changes to it")] = {}
     sizes: Annotated[dict[str, Tables], Field(description="changes by size, after those of the study's size")] = {}
     once: Annotated[bool, Field(description="trained once, with the first seed, for the rows of every seed")] = False
+    per_column: Annotated[bool, Field(description="trained for each column, with the column's changes last")] = False
 
 
 class StudyFile(BaseModel):
@@ -131,12 +132,18 @@ class Study:
     def experiment_before(self, name: str, cell: Cell, runs: Mapping[str, Path]) -> Experiment:
         """The experiment of a training that ``cell`` builds on; ``runs`` as in `experiment`."""
         base, changes = self._before_changes(name)
-        seed = self.file.seeds[0] if self.file.before[name].once else cell.seed
-        return self._experiment(base, [*changes, {"fit": {"count_flops": 4}}], seed, runs, f"[before.{name}]")
+        config = self.file.before[name]
+        seed = self.file.seeds[0] if config.once else cell.seed
+        condition = self.file.columns[cell.column].set if config.per_column else {}
+        return self._experiment(
+            base, [*changes, condition, {"fit": {"count_flops": 4}}], seed, runs, f"[before.{name}]"
+        )
 
     def before_folder(self, name: str, cell: Cell) -> Path:
         """Where a training that ``cell`` builds on is kept, below the study's folder."""
-        return Path("." if self.file.before[name].once else f"seed-{cell.seed}") / "before" / name
+        config = self.file.before[name]
+        column = cell.column if config.per_column else ""
+        return Path("." if config.once else f"seed-{cell.seed}") / "before" / column / name
 
     def needs(self, cell: Cell) -> list[str]:
         """The names of the trainings that a cell builds on, each after those that it builds on itself."""
@@ -156,6 +163,11 @@ class Study:
                 raise ConfigError(
                     f"{self.name}: [before.{name}] is trained once and builds on [before.{many[0]}], "
                     "which is trained for every seed; say once = true there too"
+                )
+            if not config.per_column and (many := [other for other in inner if self.file.before[other].per_column]):
+                raise ConfigError(
+                    f"{self.name}: [before.{name}] is one for all columns and builds on [before.{many[0]}], "
+                    "which is trained for each; say per_column = true here too"
                 )
             found.update(dict.fromkeys([*inner, name]))
         return list(found)
