@@ -2,6 +2,7 @@
 
 import copy
 import math
+import random
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Annotated, Any, Literal
@@ -26,6 +27,7 @@ from lamella_tem.consistency import (
 )
 from lamella_tem.cutmix import cutmix
 from lamella_tem.paste import paste_objects
+from lamella_tem.rare import capped, doubted
 from lamella_tem.supervised import Supervised
 
 Select = Literal["max-loss", "random", "mean", "all"]
@@ -44,8 +46,8 @@ class WeakToStrong(Trainer):
     default follows the text (``select = "max-loss"``): every set is tried without gradient and the sum runs over
     the ``top_k`` hardest. ``"all"`` is the sum as it stands, ``"mean"`` its mean, ``"random"`` one set by chance.
 
-    For rare classes ``paste`` puts labelled objects under the strong views, and ``doubt`` withdraws trust where one of
-    them may have been overlooked; both are ours.
+    For rare classes ``paste`` puts labelled objects under the strong views, ``doubt`` withdraws trust where one of
+    them may have been overlooked, and ``cap`` takes no more pixels for one than its share allows; all are ours.
 
     Source: the paper, equations 3–6; where it is silent, UniMatch (Yang et al., CVPR 2023): pseudo-labels from
     the student in train mode, mean over the pixels that are not ignored. Unlike its code, ``statistics = "weak"``
@@ -78,6 +80,9 @@ class WeakToStrong(Trainer):
         doubt: Annotated[
             float, Field(ge=0, description="pixels in doubt, in multiples of the share of the classes of `paste`")
         ] = 0.0,
+        cap: Annotated[
+            float | None, Field(gt=0, description="most pixels taken for a class of `paste`, in multiples of its share")
+        ] = None,
         statistics: Annotated[
             Literal["all", "weak"], Field(description="views that the running statistics of batch norm follow")
         ] = "weak",
@@ -96,12 +101,12 @@ class WeakToStrong(Trainer):
         self.ramp, self.mix, self.statistics, self.decay = ramp, mix, statistics, ema
         if top_k > len(sets):
             raise ConfigError(f"weak-to-strong: top_k = {top_k} is more than the {len(sets)} sets")
-        if doubt > 0 and not paste:
-            raise ConfigError("weak-to-strong: doubt is about the classes of paste, and paste names none")
+        if (doubt > 0 or cap is not None) and not paste:
+            raise ConfigError("weak-to-strong: doubt and cap are about the classes of paste, and paste names none")
         if probe_every > 1 and per == "image":
             raise ConfigError("weak-to-strong: probe_every = 1 is needed with per = 'image': images differ every step")
-        self.doubt = doubt
-        if doubt > 0:
+        self.doubt, self.cap = doubt, cap
+        if doubt > 0 or cap is not None:
             self.register_buffer("prior", torch.zeros(()))
         self.prior: Tensor
         self.teacher: Any = None
@@ -117,9 +122,7 @@ class WeakToStrong(Trainer):
         labelled = self.student.augmented(batches, step)
         supervised = self.student.learn(labelled, step)["loss"]
         weak, p_w, features = self._weak_view(batches["unlabelled"], step)
-        target = pseudo_label(weak, p_w, self._threshold(p_w))
-        if self.doubt > 0:
-            target = self._doubted(target, p_w, batches["labelled"])
+        target = self._pseudo_label(weak, p_w, batches["labelled"])
         with statistics_left_alone(self._network()) if self.statistics == "weak" else nullcontext():
             strong = self._strong(self._pasted(target, labelled, step), step)
             feature = self._feature(features, target, step) if self.lam < 1.0 else supervised.new_zeros(())
@@ -172,8 +175,11 @@ class WeakToStrong(Trainer):
             each = [self._loss_of(self._view(number, target, step), step) for number in range(len(self.sets))]
             total = torch.stack(each).sum()
             return total / len(self.sets) if self.select == "mean" else total
+        if self.select == "random" and self.per == "batch":
+            return self._loss_of(self._view(self._by_chance(step), target, step), step)
         if self.select == "random":
-            return self._loss_of(gather_views(self._views(target, step), self._by_chance(target, step)), step)
+            drawn = step.streams(target, "select").integers(0, len(self.sets))
+            return self._loss_of(gather_views(self._views(target, step), drawn), step)
         views = self._views(target, step)
         ranked = self._engage(views, step)  # (top_k, B)
         return torch.stack([self._loss_of(gather_views(views, chosen), step) for chosen in ranked]).sum()
@@ -187,10 +193,9 @@ class WeakToStrong(Trainer):
     def _views(self, target: Batch, step: Step) -> list[Batch]:
         return [self._view(number, target, step) for number in range(len(self.sets))]
 
-    def _by_chance(self, target: Batch, step: Step) -> Tensor:
-        """(B,) a set for every image, or one for the batch: that of its first image."""
-        drawn = step.streams(target, "select").integers(0, len(self.sets))
-        return drawn if self.per == "image" else drawn[:1].expand_as(drawn)
+    def _by_chance(self, step: Step) -> int:
+        """The set of this step, the same in every process; drawn on the host, so the others are never made."""
+        return random.Random(f"{step.seed} {step.number}").randrange(len(self.sets))
 
     def _engage(self, views: list[Batch], step: Step) -> Tensor:
         """(top_k, B) the sets engaged, hardest first."""
@@ -225,22 +230,18 @@ class WeakToStrong(Trainer):
     def _loss_of(self, view: Batch, step: Step) -> Tensor:
         return step.mean(mean_consistency(self.student.logits(view.image), view), "unlabelled")
 
-    def _doubted(self, target: Batch, p_w: Tensor, labelled: Batch) -> Batch:
-        """Without trust where a rare class is suspected and another is the pseudo-label.
-
-        Suspected are the pixels of highest p^w of a rare class, ``doubt`` times as many as labelled images have of it
-        of late. An overlooked defect then is not taught as what surrounds it.
-        """
-        assert labelled.label is not None and target.label is not None and target.weight is not None
+    def _pseudo_label(self, weak: Batch, p_w: Tensor, labelled: Batch) -> Batch:
+        """Equation 3, with what the share of rare classes among ``labelled`` pixels of late says of them."""
         rare = self.student.pasted
+        if self.doubt == 0 and self.cap is None:
+            return pseudo_label(weak, p_w, self._threshold(p_w))
+        assert labelled.label is not None
         share = torch.isin(labelled.label, rare).float().mean()
         self.prior.copy_(torch.where(self.prior > 0, self.prior.lerp(share, 0.02), share))
-        suspicion = p_w[:, rare].amax(1)
-        ranked = suspicion.flatten().sort(descending=True).values
-        many = (self.doubt * self.prior * len(ranked)).round().long().clamp(max=len(ranked))
-        least = torch.where(many > 0, ranked.gather(0, (many - 1).clamp(min=0).view(1)), torch.inf)
-        doubted = (suspicion >= least) & ~torch.isin(target.label, rare)
-        return target._replace(weight=torch.where(doubted, 0.0, target.weight))
+        if self.cap is not None:
+            p_w = capped(p_w, rare, self.cap * self.prior)
+        target = pseudo_label(weak, p_w, self._threshold(p_w))
+        return doubted(target, p_w, rare, self.doubt * self.prior) if self.doubt > 0 else target
 
     def _threshold(self, p_w: Tensor) -> Tensor | float:
         """τ, or with ``class_tau`` (K,) thresholds τ·c_k/max c, c_k the mean confidence in class k of late.

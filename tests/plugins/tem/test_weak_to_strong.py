@@ -9,6 +9,7 @@ from lamella import IGNORE, Batch, Chain, Perturbation, Range, Step, Warp, per_i
 from lamella.errors import ConfigError
 from lamella_tem.baselines import cutmix_supervised
 from lamella_tem.consistency import consistency, gather_views, hardest, pseudo_label
+from lamella_tem.rare import doubted
 from lamella_tem.weak_to_strong import WeakToStrong
 from torch import nn
 
@@ -151,15 +152,33 @@ def test_a_loss_that_is_not_finite_is_engaged_last():
 
 
 def test_random_selection_is_keyed_and_reaches_every_set():
+    one, other = trainer(0.1, 0.2, 0.3, select="random"), trainer(0.1, 0.2, 0.3, select="random")
+    drawn = [one._by_chance(Step(number, 40, 7)) for number in range(40)]
+    assert drawn == [other._by_chance(Step(number, 99, 7)) for number in range(40)]
+    assert drawn != [one._by_chance(Step(number, 40, 8)) for number in range(40)]
+    assert {*drawn} == {0, 1, 2}
+
+
+def test_random_selection_makes_the_drawn_set_alone():
     one, data = trainer(0.1, 0.2, 0.3, select="random"), batches()
-    drawn = []
-    for visit in range(40):
-        seen = data["unlabelled"]._replace(visit=torch.full((4,), visit))
-        target = pseudo_label(one._weakened(seen, Step(0, 10, 0)), torch.full((4, 3, 12, 12), 1 / 3), 0.0)
-        drawn.append(one._by_chance(target, Step(visit, 10, 0)).tolist())
-        assert drawn[-1] == one._by_chance(target, Step(0, 99, 0)).tolist()
-        assert len(set(drawn[-1])) == 1
-    assert {row[0] for row in drawn} == {0, 1, 2}
+    made = []
+    for number, chain in enumerate(one.sets):
+        chain.register_forward_hook(lambda *_, number=number: made.append(number))
+    for number in range(6):
+        one(data, Step(number, 10, 0))
+    assert made == [one._by_chance(Step(number, 10, 0)) for number in range(6)]
+
+
+def test_random_selection_per_image_takes_several_sets():
+    one, data = trainer(0.1, 0.2, 0.3, select="random", per="image"), batches(8)
+    weak, p_w, _ = one._weak_view(data["unlabelled"], Step(0, 10, 0))
+    target = pseudo_label(weak, p_w, one.tau)
+    views = one._views(target, Step(0, 10, 0))
+    seen = []
+    one._loss_of = lambda view, step: seen.append(view) or torch.zeros(())
+    one._strong(target, Step(0, 10, 0))
+    of = [[k for k, view in enumerate(views) if torch.equal(seen[0].image[i], view.image[i])] for i in range(8)]
+    assert all(len(k) == 1 for k in of) and len({k[0] for k in of}) > 1
 
 
 def test_probes_leave_gradients_and_batch_norm_alone():
@@ -301,33 +320,33 @@ def test_a_class_to_paste_that_the_data_lack_is_refused():
         trainer(paste=["void"])
 
 
-def test_where_a_rare_class_is_suspected_no_other_label_is_trusted():
-    """The most suspect pixels, in multiples of the share that the labelled images have of the class."""
-    learner = trainer(0.1, tau=0.0, paste=["c"], doubt=2.0)
-    given = batches()
+def test_the_share_of_a_rare_class_is_that_of_the_labels_of_late():
+    learner, given = trainer(0.1, tau=0.0, paste=["c"], doubt=2.0), batches()
     label = torch.zeros(4, 12, 12, dtype=torch.int64)
     label[:, :3, :4] = 2  # 12 of 144 pixels
-    target = Batch.of(torch.zeros(4, 1, 12, 12), label=torch.ones(4, 12, 12, dtype=torch.int64))
-    target.label[0, 0, :6] = 2
-    p_w = torch.rand(4, 3, 12, 12).softmax(1)
-    found = learner._doubted(target, p_w, given["labelled"]._replace(label=label))
-    suspected = p_w[:, 2].flatten().argsort(descending=True)[: 2 * 4 * 12]
-    expected = torch.ones(4 * 144)
-    expected[suspected] = 0.0
-    expected[target.label.flatten() == 2] = 1.0
-    assert torch.equal(found.weight.flatten(), expected)
-    later = learner._doubted(target, p_w, given["labelled"]._replace(label=torch.zeros_like(label)))
-    assert learner.prior.item() == pytest.approx(0.98 * 12 / 144) and later.weight.sum() > found.weight.sum()
+    weak, p_w = learner._weakened(given["unlabelled"], Step(0, 1, 0)), torch.rand(4, 3, 12, 12)
+    p_w[:, 2] *= 0.5  # c is suspected, seldom likeliest
+    found = learner._pseudo_label(weak, p_w, given["labelled"]._replace(label=label))
+    same = doubted(pseudo_label(weak, p_w, 0.0), p_w, torch.tensor([2]), torch.tensor(2 * 12 / 144))
+    assert torch.equal(found.weight, same.weight) and (found.weight == 0).any()
+    learner._pseudo_label(weak, p_w, given["labelled"]._replace(label=torch.zeros_like(label)))
+    assert learner.prior.item() == pytest.approx(0.98 * 12 / 144)
 
 
-def test_without_a_rare_pixel_nothing_is_doubted():
-    learner = trainer(0.1, tau=0.0, paste=["c"], doubt=4.0)
-    target = Batch.of(torch.zeros(2, 1, 8, 8), label=torch.zeros(2, 8, 8, dtype=torch.int64))
-    labelled = Batch.of(torch.zeros(2, 1, 8, 8), label=torch.zeros(2, 8, 8, dtype=torch.int64))
-    p_w = torch.rand(2, 3, 8, 8).softmax(1)
-    assert (learner._doubted(target, p_w, labelled).weight == 1).all()
+def test_no_more_pixels_are_taken_for_a_rare_class_than_the_cap_allows():
+    learner, given = trainer(0.1, tau=0.0, paste=["c"], cap=1.5), batches()
+    label = torch.zeros(4, 12, 12, dtype=torch.int64)
+    label[:, :3, :4] = 2
+    weak, p_w = learner._weakened(given["unlabelled"], Step(0, 1, 0)), torch.rand(4, 3, 12, 12)
+    p_w[:, 2] += 1.0  # everything looks like c
+    p_w = p_w / p_w.sum(1, keepdim=True)
+    taken = learner._pseudo_label(weak, p_w, given["labelled"]._replace(label=label)).label == 2
+    assert int(taken.sum()) == 1.5 * 4 * 12
+    assert p_w[:, 2][taken].min() >= p_w[:, 2][~taken].max()
 
 
 def test_doubt_without_a_rare_class_is_refused():
     with pytest.raises(ConfigError, match="paste names none"):
         trainer(doubt=4.0)
+    with pytest.raises(ConfigError, match="paste names none"):
+        trainer(cap=4.0)

@@ -1,0 +1,42 @@
+"""What the rarity of a class tells about pseudo-labels: where an object may be overlooked, where one is invented."""
+
+import torch
+from lamella import Batch
+from torch import Tensor
+
+
+def suspected(p: Tensor, rare: Tensor, share: Tensor) -> Tensor:
+    """(B, H, W) bool: the ``share`` of all pixels of the batch where a rare class is likeliest; no host sync.
+
+    Args:
+        p: (B, K, H, W) probabilities.
+        rare: (R,) numbers of the rare classes.
+        share: scalar; 0 suspects nothing, 1 and more suspects everything.
+    """
+    suspicion = p[:, rare].amax(1)
+    ranked = suspicion.flatten().sort(descending=True).values
+    many = (share * len(ranked)).round().long().clamp(max=len(ranked))
+    least = torch.where(many > 0, ranked.gather(0, (many - 1).clamp(min=0).view(1)), torch.inf)
+    return suspicion >= least
+
+
+def doubted(target: Batch, p: Tensor, rare: Tensor, share: Tensor) -> Batch:
+    """Pseudo-labels without trust where a rare class is suspected and another is the label.
+
+    An overlooked object then is not taught as what surrounds it.
+    """
+    assert target.label is not None and target.weight is not None
+    overlooked = suspected(p, rare, share) & ~torch.isin(target.label, rare)
+    return target._replace(weight=torch.where(overlooked, 0.0, target.weight))
+
+
+def capped(p: Tensor, rare: Tensor, share: Tensor) -> Tensor:
+    """``p``, (B, K, H, W), where rare classes are impossible outside the ``share`` of pixels most suspected of them.
+
+    There the other classes take their place in proportion: what p would be, were it known that none is there. On a
+    device whose contrast is new to it a network may take most of an image for a defect.
+    """
+    others = p.clone()
+    others[:, rare] = 0.0
+    others = others / others.sum(1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny)
+    return torch.where(suspected(p, rare, share).unsqueeze(1), p, others)

@@ -1,0 +1,51 @@
+"""Pseudo-labels of rare classes: what is suspected, left untrusted and ruled out."""
+
+import pytest
+import torch
+from lamella import Batch
+from lamella_tem.rare import capped, doubted, suspected
+
+RARE = torch.tensor([2])
+
+
+def probabilities(*shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0)).softmax(1)
+
+
+def test_suspected_are_the_pixels_where_a_rare_class_is_likeliest():
+    p = probabilities(4, 3, 12, 12)
+    expected = torch.zeros(4 * 144, dtype=torch.bool)
+    expected[p[:, 2].flatten().argsort(descending=True)[:96]] = True
+    assert torch.equal(suspected(p, RARE, torch.tensor(96 / 576)).flatten(), expected)
+    several = suspected(p, torch.tensor([0, 2]), torch.tensor(96 / 576))
+    assert torch.equal(several, p[:, [0, 2]].amax(1) >= p[:, [0, 2]].amax(1).flatten().sort().values[-96])
+
+
+@pytest.mark.parametrize(("share", "all_of_them"), [(0.0, False), (1.0, True), (3.0, True)])
+def test_nothing_and_everything_can_be_suspected(share, all_of_them):
+    found = suspected(probabilities(2, 3, 8, 8), RARE, torch.tensor(share))
+    assert (found == all_of_them).all()
+
+
+def test_where_a_rare_class_is_suspected_no_other_label_is_trusted():
+    p, share = probabilities(4, 3, 12, 12), torch.tensor(96 / 576)
+    target = Batch.of(torch.zeros(4, 1, 12, 12), label=torch.ones(4, 12, 12, dtype=torch.int64))
+    target.label[0, 0, :6] = 2
+    weight = doubted(target, p, RARE, share).weight
+    assert torch.equal(weight == 0, suspected(p, RARE, share) & (target.label != 2))
+
+
+def test_outside_the_suspected_pixels_a_rare_class_is_impossible():
+    p, share = probabilities(4, 3, 12, 12), torch.tensor(96 / 576)
+    found, inside = capped(p, RARE, share), suspected(p, RARE, share)
+    assert torch.equal(found.movedim(1, -1)[inside], p.movedim(1, -1)[inside])
+    outside = found.movedim(1, -1)[~inside]
+    assert (outside[:, 2] == 0).all() and torch.allclose(outside.sum(1), torch.ones(len(outside)))
+    before = p.movedim(1, -1)[~inside]
+    assert torch.allclose(outside[:, 0] / outside[:, 1], before[:, 0] / before[:, 1])  # Bayes: not the rare class
+
+
+def test_a_pixel_that_can_be_nothing_but_rare_stays_finite():
+    p = torch.zeros(1, 3, 4, 4)
+    p[:, 2] = 1.0
+    assert capped(p, RARE, torch.tensor(0.0)).isfinite().all()
