@@ -11,13 +11,13 @@ def suspected(p: Tensor, rare: Tensor, share: Tensor) -> Tensor:
     Args:
         p: (B, K, H, W) probabilities.
         rare: (R,) numbers of the rare classes.
-        share: scalar; 0 suspects nothing, 1 and more suspects everything.
+        share: scalar; 0 suspects nothing, 1 and more every pixel where a rare class is possible at all.
     """
     suspicion = p[:, rare].amax(1)
     ranked = suspicion.flatten().sort(descending=True).values
     many = (share * len(ranked)).round().long().clamp(max=len(ranked))
     least = torch.where(many > 0, ranked.gather(0, (many - 1).clamp(min=0).view(1)), torch.inf)
-    return suspicion >= least
+    return (suspicion >= least) & (suspicion > 0)
 
 
 def doubted(target: Batch, p: Tensor, rare: Tensor, share: Tensor) -> Batch:

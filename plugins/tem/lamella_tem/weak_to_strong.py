@@ -238,9 +238,8 @@ class WeakToStrong(Trainer):
         assert labelled.label is not None
         share = torch.isin(labelled.label, rare).float().mean()
         self.prior.copy_(torch.where(self.prior > 0, self.prior.lerp(share, 0.02), share))
-        if self.cap is not None:
-            p_w = capped(p_w, rare, self.cap * self.prior)
-        target = pseudo_label(weak, p_w, self._threshold(p_w))
+        trusted = p_w if self.cap is None else capped(p_w, rare, self.cap * self.prior)
+        target = pseudo_label(weak, trusted, self._threshold(trusted))
         return doubted(target, p_w, rare, self.doubt * self.prior) if self.doubt > 0 else target
 
     def _threshold(self, p_w: Tensor) -> Tensor | float:

@@ -27,6 +27,12 @@ def test_nothing_and_everything_can_be_suspected(share, all_of_them):
     assert (found == all_of_them).all()
 
 
+def test_a_pixel_where_no_rare_class_is_possible_is_never_suspected():
+    p = probabilities(1, 3, 8, 8)
+    p[:, 2, :, 3:] = 0.0
+    assert torch.equal(suspected(p, RARE, torch.tensor(0.9)), p[:, 2] > 0)
+
+
 def test_where_a_rare_class_is_suspected_no_other_label_is_trusted():
     p, share = probabilities(4, 3, 12, 12), torch.tensor(96 / 576)
     target = Batch.of(torch.zeros(4, 1, 12, 12), label=torch.ones(4, 12, 12, dtype=torch.int64))

@@ -333,6 +333,21 @@ def test_the_share_of_a_rare_class_is_that_of_the_labels_of_late():
     assert learner.prior.item() == pytest.approx(0.98 * 12 / 144)
 
 
+def test_between_cap_and_doubt_no_label_is_trusted():
+    learner, given = trainer(0.1, tau=0.0, paste=["c"], doubt=3.0, cap=1.0), batches()
+    label = torch.zeros(4, 12, 12, dtype=torch.int64)
+    label[:, :3, :4] = 2
+    p_w = torch.rand(4, 3, 12, 12)
+    p_w[:, 2] += 1.0
+    p_w = p_w / p_w.sum(1, keepdim=True)
+    found = learner._pseudo_label(learner._weakened(given["unlabelled"], Step(0, 1, 0)), p_w,
+                                  given["labelled"]._replace(label=label))  # fmt: skip
+    ranked = p_w[:, 2].flatten().argsort(descending=True)
+    trust, taken = found.weight.flatten()[ranked], found.label.flatten()[ranked] == 2
+    assert taken[:48].all() and not taken[48:].any()
+    assert (trust[:48] == 1).all() and (trust[48:144] == 0).all() and (trust[144:] == 1).all()
+
+
 def test_no_more_pixels_are_taken_for_a_rare_class_than_the_cap_allows():
     learner, given = trainer(0.1, tau=0.0, paste=["c"], cap=1.5), batches()
     label = torch.zeros(4, 12, 12, dtype=torch.int64)
