@@ -135,7 +135,10 @@ class Trainer(nn.Module):
     """Whether it learns without classes: ``predict`` gives embeddings (B, …, D) instead of probabilities."""
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
-        """Named scalar losses, with the one to minimise under ``"loss"``."""
+        """Named scalar losses, with the one to minimise under ``"loss"``.
+
+        Whatever is named ``GROUP/NAME`` is logged, drawn on its group's own axis, and left out of the progress line.
+        """
         raise NotImplementedError(f"{type(self).__name__} must write forward(batches, step)")
 
     def counts(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:

@@ -126,7 +126,7 @@ def _log(session: Session, progress: Progress, done: int, meters: Meters) -> Non
         progress.say(f"step {done}: {trouble}; these updates were left out")
     if not means:
         raise RunError(f"the losses stay not finite: {trouble}; lower the learning rate, or look at these images")
-    progress.at(done, means)
+    progress.at(done, {name: value for name, value in means.items() if "/" not in name})
     rate = session.optimizer.param_groups[0]["lr"]
     session.write_log({"step": done, "lr": rate, **means, **({"trouble": trouble} if trouble else {})})
 

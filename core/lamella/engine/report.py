@@ -10,7 +10,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -184,28 +183,30 @@ def png(image: Image.Image) -> str:
 
 
 def _curves(log: Sequence[Mapping[str, Any]]) -> str:
-    """Losses and validation figures over the steps."""
+    """Losses and validation figures over the steps; a name with a slash, GROUP/NAME, goes on its group's own axis."""
     from matplotlib.figure import Figure
 
     training = [entry for entry in log if "lr" in entry]
     checks = [entry for entry in log if HEADLINE.keys() & entry.get("validation", {}).keys()]
     if not training:
         return ""
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    axes = figure.subplots(1, 2 if checks else 1, squeeze=False)[0]
-    for name in training[0]:
-        if name not in ("step", "lr"):
+    groups = _groups(training[0])
+    panels = len(groups) + bool(checks)
+    figure = Figure(figsize=(max(11.0, 4.4 * panels), 3.4), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for axis, (group, names) in zip(axes, groups.items()):
+        for name in names:
             steps, values = zip(*((e["step"], e[name]) for e in training if name in e))
-            axes[0].plot(steps, values, label=name)
-    axes[0].set(xlabel="step", ylabel="loss", yscale="log" if _positive(training) else "linear")
-    axes[0].legend(frameon=False)
+            axis.plot(steps, values, label=name.removeprefix(f"{group}/"))
+        axis.set(xlabel="step", ylabel=group, yscale="log" if group == "loss" and _positive(training) else "linear")
+        axis.legend(frameon=False)
     if checks:
         for name in HEADLINE:
             points = [(e["step"], e["validation"][name]) for e in checks if name in e["validation"]]
             if points:
-                axes[1].plot(*zip(*points), marker="o", label=HEADLINE[name])
-        axes[1].set(xlabel="step", ylabel="validation", ylim=(0, 1))
-        axes[1].legend(frameon=False)
+                axes[-1].plot(*zip(*points), marker="o", label=HEADLINE[name])
+        axes[-1].set(xlabel="step", ylabel="validation", ylim=(0, 1))
+        axes[-1].legend(frameon=False)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
@@ -213,5 +214,15 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
     return f"<h2>Curves</h2>{png(Image.open(buffer))}"
 
 
+def _groups(entry: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The logged figures by the axis they go on."""
+    groups: dict[str, list[str]] = {}
+    for name, value in entry.items():
+        if name not in ("step", "lr") and isinstance(value, int | float):
+            groups.setdefault(name.partition("/")[0] if "/" in name else "loss", []).append(name)
+    return groups
+
+
 def _positive(entries: Sequence[Mapping[str, Any]]) -> bool:
-    return bool(np.all([v > 0 for e in entries for k, v in e.items() if isinstance(v, float) and k != "lr"]))
+    """Whether every loss can stand on a logarithmic axis."""
+    return all(entry[name] > 0 for entry in entries for name in _groups(entry).get("loss", []))

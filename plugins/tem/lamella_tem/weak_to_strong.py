@@ -118,7 +118,10 @@ class WeakToStrong(Trainer):
         self.confidence: Tensor
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
-        """``supervised``, ``strong``, ``feature``, the share of ``confident`` pixels, and ``loss``."""
+        """``supervised``, ``strong``, ``feature``, the share of ``confident`` pixels, and ``loss``.
+
+        Where sets are chosen, also ``engaged/set K``: the share of the images that the K-th was engaged for.
+        """
         labelled = self.student.augmented(batches, step)
         supervised = self.student.learn(labelled, step)["loss"]
         weak, p_w, features = self._weak_view(batches["unlabelled"], step)
@@ -133,6 +136,7 @@ class WeakToStrong(Trainer):
             "strong": strong.detach(),
             "feature": feature.detach(),
             "confident": target.weight.mean() / step.parts,
+            **self._shares(step),
             "loss": 0.5 * (supervised + self._ramped(step) * unsupervised),
         }
 
@@ -176,9 +180,12 @@ class WeakToStrong(Trainer):
             total = torch.stack(each).sum()
             return total / len(self.sets) if self.select == "mean" else total
         if self.select == "random" and self.per == "batch":
-            return self._loss_of(self._view(self._by_chance(step), target, step), step)
+            number = self._by_chance(step)
+            self.engaged.zero_()[number].fill_(1.0)
+            return self._loss_of(self._view(number, target, step), step)
         if self.select == "random":
             drawn = step.streams(target, "select").integers(0, len(self.sets))
+            self._note(drawn.unsqueeze(0))
             return self._loss_of(gather_views(self._views(target, step), drawn), step)
         views = self._views(target, step)
         ranked = self._engage(views, step)  # (top_k, B)
@@ -208,9 +215,18 @@ class WeakToStrong(Trainer):
                 if torch.distributed.is_available() and torch.distributed.is_initialized():
                     torch.distributed.all_reduce(losses)
             chosen = hardest(losses, self.top_k)
-            numbers = torch.arange(len(self.sets), device=chosen.device).view(-1, 1, 1)
-            self.engaged.copy_((chosen == numbers).float().mean(2).sum(1))
+            self._note(chosen)
         return chosen.expand(-1, len(views[0].key))
+
+    def _note(self, chosen: Tensor) -> None:
+        """Remember for what share of the images each set is engaged; ``chosen`` (top_k, B or 1)."""
+        numbers = torch.arange(len(self.sets), device=chosen.device).view(-1, 1, 1)
+        self.engaged.copy_((chosen == numbers).float().mean(2).sum(1))
+
+    def _shares(self, step: Step) -> dict[str, Tensor]:
+        if self.select in ("all", "mean"):
+            return {}
+        return {f"engaged/set {k + 1}": share.clone() / step.parts for k, share in enumerate(self.engaged)}
 
     @torch.no_grad()
     def _probe(self, views: list[Batch]) -> Tensor:

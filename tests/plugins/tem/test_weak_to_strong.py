@@ -169,6 +169,23 @@ def test_random_selection_makes_the_drawn_set_alone():
     assert made == [one._by_chance(Step(number, 10, 0)) for number in range(6)]
 
 
+@pytest.mark.parametrize("select", ["max-loss", "random"])
+@pytest.mark.parametrize("per", ["batch", "image"])
+def test_the_log_tells_which_sets_are_engaged(select, per):
+    one, data = trainer(0.1, 0.2, 0.3, select=select, per=per), batches()
+    for number in range(4):
+        found = one(data, Step(number, 10, 0))
+        shares = torch.stack([found[f"engaged/set {k}"] for k in (1, 2, 3)])
+        assert shares.sum() == pytest.approx(1.0) and torch.equal(shares, one.engaged)
+        if (select, per) == ("random", "batch"):
+            assert shares.argmax() == one._by_chance(Step(number, 10, 0)) and shares.amax() == 1
+
+
+def test_where_no_set_is_chosen_none_is_logged_as_engaged():
+    found = trainer(0.1, 0.2, select="mean")(batches(), Step(0, 10, 0))
+    assert not [name for name in found if name.startswith("engaged")]
+
+
 def test_random_selection_per_image_takes_several_sets():
     one, data = trainer(0.1, 0.2, 0.3, select="random", per="image"), batches(8)
     weak, p_w, _ = one._weak_view(data["unlabelled"], Step(0, 10, 0))
