@@ -71,6 +71,8 @@ def predict(
         print(f"tables: {out / 'measurements.csv'}, instances.csv, columns.csv (and .parquet)")
     for reason in outcome["failed"].values():
         print(f"not read: {reason}")
+    for doubt in outcome.get("unlike", []):
+        print(f"beware: {doubt}")
 
 
 def _patterns(given: list[str]) -> dict[str, str | list[str]]:

@@ -21,6 +21,7 @@ from lamella.engine.checkpoint import Checkpoints, write_json
 from lamella.engine.counts import ImageCounts
 from lamella.engine.evaluate import evaluate
 from lamella.engine.experiment import Experiment
+from lamella.engine.familiar import learned_from
 from lamella.engine.flops import Flops
 from lamella.engine.meters import Meters
 from lamella.engine.progress import Progress
@@ -211,7 +212,8 @@ def _finish(session: Session) -> dict[str, Any]:
     whole = session.accelerator.num_processes * session.experiment.fit.steps
     spent = None if session.flops is None else session.flops * whole
     cost = {"seconds": round(session.seconds, 1), "flops": spent}
-    results = {**_facts(session), "checkpoint": chosen, **cost, "sets": sets}
+    learned = learned_from(labelled, session.modality, names) if labelled.labelled else None
+    results = {**_facts(session), "checkpoint": chosen, **cost, "learned_from": learned, "sets": sets}
     write_json(session.run / "results.json", results)
     _tensorboard(session)
     write_report(session.run, results, session.log, galleries)

@@ -24,6 +24,7 @@ from lamella.engine.checkpoint import Checkpoints, write_json
 from lamella.engine.evaluate import predict_whole
 from lamella.engine.experiment import Experiment
 from lamella.engine.export import write_coco, write_table
+from lamella.engine.familiar import grey_points, unlike
 from lamella.engine.inputs import Input, find_images, with_frames
 from lamella.engine.journal import Journal, entries, measured
 from lamella.engine.labelmap import save_image, save_label
@@ -106,16 +107,19 @@ class Predictor:
         key = sample_key(readable(image.path.parent.name), readable(name))
         sample = Sample(found.image, None, None, key, 0, pixel, found.facts.numbers(), name)
         with torch.inference_mode(), self.accelerator.autocast():
-            label = self._large(sample) if max(found.image.shape[:2]) > LARGE else self._whole(sample)
+            label, grey = self._large(sample) if max(found.image.shape[:2]) > LARGE else self._whole(sample)
         save_label(label, self.label_path(name), self.classes, pixel)
         # Row by row: bincount makes 64-bit integers of what it is given, eight times a large label map.
         counts = sum(np.bincount(line, minlength=len(self.classes)) for line in label).tolist()  # type: ignore[union-attr]
-        entry = {"name": name, "file": readable(image.path.name), "pixels": counts, "pixel_nm": pixel}
+        entry = {
+            "name": name, "file": readable(image.path.name), "pixels": counts, "pixel_nm": pixel, "grey": grey,
+        }  # fmt: skip
         if not self.wanted.measurements:
             return entry, None
         return entry, {"pixel_nm": pixel, **measure(label, self.classes, pixel, self.structures)}
 
-    def _whole(self, sample: Sample) -> np.ndarray:
+    def _whole(self, sample: Sample) -> tuple[np.ndarray, list[float]]:
+        """The label map of an image, and its `grey_points`."""
         batch = send_to_device(self.modality.collate([sample]), self.accelerator.device)
         if isinstance(batch, dict):
             raise RunError("this run makes label maps of several views; measure it with: lamella evaluate RUN")
@@ -125,10 +129,10 @@ class Predictor:
             maps = (likely * 255).round().to(torch.uint8).cpu().numpy()
             for number, name in enumerate(self.classes):
                 save_image(Image.fromarray(maps[number]), self.out / f"{sample.name}.p-{name}.png", sample.pixel_nm)
-        self._overlay(self.modality.picture(batch.image[0].cpu()), label, sample)
-        return label
+        return label, self._overlay(self.modality.picture(batch.image[0].cpu()), label, sample)
 
-    def _large(self, sample: Sample) -> np.ndarray:
+    def _large(self, sample: Sample) -> tuple[np.ndarray, list[float]]:
+        """The same in tiles; picture and grey values of every so-many-th pixel."""
         label = predict_large(
             self.trainer, sample, self.modality, tile=min(self.tile, _LARGE_TILE), device=self.accelerator.device
         )
@@ -138,13 +142,14 @@ class Predictor:
         small = sample._replace(image=np.ascontiguousarray(sample.image[::step, ::step]), pixel_nm=size)
         batch = self.modality.collate([small])
         assert not isinstance(batch, dict)
-        self._overlay(self.modality.picture(batch.image[0]), label[::step, ::step], small)
-        return label
+        return label, self._overlay(self.modality.picture(batch.image[0]), label[::step, ::step], small)
 
-    def _overlay(self, picture: np.ndarray, label: np.ndarray, sample: Sample) -> None:
+    def _overlay(self, picture: np.ndarray, label: np.ndarray, sample: Sample) -> list[float]:
+        """Write the overlay; the picture's `grey_points`."""
         mixed = overlay_picture(picture, label, self.classes)
         drawn = with_scale_bar(mixed, sample.pixel_nm[1])
         save_image(drawn, self.out / f"{sample.name}.overlay.png", sample.pixel_nm)
+        return grey_points(picture)
 
 
 def predict(
@@ -165,8 +170,9 @@ def predict(
     its share.
 
     Returns:
-        ``{"done": […], "skipped": […], "failed": {name: reason}}``, and of a classifier ``"lacking"``, how many
-        objects have no image of a view; on the first process, those of all.
+        ``{"done": […], "skipped": […], "failed": {name: reason}}``; of label maps ``"unlike"``, in what the images
+        differ from those learned from; of a classifier ``"lacking"``, how many objects have no image of a view. On the
+        first process, those of all.
     """
     experiment, trainer, modality, header = opened = open_run(run, checkpoint)
     if trainer.embeds:
@@ -202,10 +208,22 @@ def predict(
     accelerator.wait_for_everyone()
     noted = {name: entry for name, entry in entries(out).items() if name in files}
     failed = {name: entry["failed"] for name, entry in noted.items() if "failed" in entry}
+    predicted = [noted[name] for name in files if "pixels" in noted.get(name, {})]
+    learned = _learned(run)
+    doubts = [] if learned is None else unlike(learned, predicted, names)
     if accelerator.is_main_process:
-        _conclude(predictor, [noted[name] for name in files if "pixels" in noted.get(name, {})], failed)
+        _conclude(predictor, predicted, failed, doubts)
     done = [name for name in files if name not in failed and name not in known]
-    return {"done": done, "skipped": sorted(known & set(files)), "failed": failed}
+    return {"done": done, "skipped": sorted(known & set(files)), "failed": failed, "unlike": doubts}
+
+
+def _learned(run: Path) -> dict[str, Any] | None:
+    """What the run's results say of its labelled images; None in a run that was cut off, or of an older version."""
+    path = run / "results.json"
+    if not path.is_file():
+        return None
+    learned: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")).get("learned_from")
+    return learned
 
 
 def _share(names: list[str], accelerator: Accelerator) -> list[str]:
@@ -276,11 +294,14 @@ def _claim(out: Path, run: Path, checkpoint: str | None, wanted: Wanted) -> None
     write_json(note, ours)
 
 
-def _conclude(predictor: Predictor, done: list[dict[str, Any]], failed: dict[str, str]) -> None:
-    """Write what is about all files: classes, failures, areas, tables, COCO."""
+def _conclude(
+    predictor: Predictor, done: list[dict[str, Any]], failed: dict[str, str], doubts: list[str]
+) -> None:
+    """Write what is about all files: classes, failures, what is unlike the training, areas, tables, COCO."""
     out, classes, wanted = predictor.out, predictor.classes, predictor.wanted
     write_json(out / "classes.json", {name: number for number, name in enumerate(classes)})
     write_json(out / "failed.json", failed)
+    write_json(out / "unlike.json", doubts)
     _write_areas(out, classes, done)
     names = [entry["name"] for entry in done]
     for table in TABLES if wanted.measurements else ():
