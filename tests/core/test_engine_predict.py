@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from lamella import Sample
 from lamella.data.files import read_mask, read_micrograph
 from lamella.engine import predict as module
+from lamella.engine import predictor
 from lamella.engine.evaluate import predict_whole
 from lamella.engine.experiment import read_experiment
 from lamella.engine.fit import fit
@@ -186,8 +187,8 @@ def test_strips_blend_as_the_tiles_of_a_whole_image_do(trainer, height, width):
 
 
 def test_large_images_go_through_strips_and_come_out_whole(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LARGE", 64)
-    monkeypatch.setattr(module, "_OVERLAY_SIDE", 50)
+    monkeypatch.setattr(predictor, "LARGE", 64)
+    monkeypatch.setattr(predictor, "_OVERLAY_SIDE", 50)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 70), np.uint8)).save(tmp_path / "big.png")
     assert predict(run, [tmp_path / "big.png"], tmp_path / "out")["done"] == ["big"]
     with Image.open(tmp_path / "out" / "big.label.png") as label, Image.open(tmp_path / "out" / "big.overlay.png") as o:

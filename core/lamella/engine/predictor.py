@@ -1,0 +1,138 @@
+"""One file through a trained network: its label map, its overlay, and what is noted and measured of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from PIL import Image
+
+from lamella.contracts.data import Modality, Sample
+from lamella.contracts.model import Trainer
+from lamella.data.files import readable
+from lamella.data.reading import AS_TOLD, DataBar, Reading, Stack
+from lamella.data.samples import sample_key
+from lamella.engine.evaluate import predict_whole
+from lamella.engine.familiar import grey_points
+from lamella.engine.inputs import Input
+from lamella.engine.labelmap import save_image, save_label
+from lamella.engine.large import LARGE, predict_large
+from lamella.engine.pictures import overlay_picture, with_scale_bar
+from lamella.errors import RunError
+from lamella.measure.tables import measure
+
+_LARGE_TILE, _OVERLAY_SIDE = 512, 2048
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a prediction writes beside label maps, overlays and areas, and how it reads what it is given."""
+
+    probabilities: bool = False
+    measurements: bool = False
+    """Tables of thicknesses, critical dimensions and objects."""
+    coco: bool = False
+    label_format: Literal["png", "tiff"] = "png"
+    structures: Sequence[str] = ()
+    """Upright structures of several classes, as ``"gate=high-k+liner+metal"``."""
+    pixel_nm: float | None = None
+    """nm per pixel where the files do not say."""
+    data_bar: DataBar | None = None
+    """As in ``[data.ROLE]``; else as the run was trained."""
+    stack: Stack | None = None
+    views: Mapping[str, str | list[str]] = field(default_factory=dict)
+    """Patterns of the files of every view, where an object has several; else as the run was trained."""
+
+    def for_maps(self) -> list[str]:
+        """The options that are about label maps."""
+        told = {
+            "--measure": self.measurements, "--structure": self.structures, "--coco": self.coco,
+            "--probabilities": self.probabilities, "--label-format": self.label_format != "png",
+        }  # fmt: skip
+        return [option for option, given in told.items() if given]
+
+
+LABEL_MAPS = Wanted()
+"""Nothing more."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained run, ready to predict files into a folder."""
+
+    trainer: Trainer
+    modality: Modality
+    accelerator: Accelerator
+    classes: list[str]
+    tile: int
+    out: Path
+    reading: Reading = AS_TOLD
+    wanted: Wanted = field(default_factory=Wanted)
+    structures: dict[str, list[str]] = field(default_factory=dict)
+
+    def label_path(self, name: str) -> Path:
+        """Where the label map of a file goes."""
+        return self.out / f"{name}.label.{'png' if self.wanted.label_format == 'png' else 'tif'}"
+
+    def predict(self, name: str, image: Input) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Predict one file and write its pictures; its entry for the journal, and measurements if wanted.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        found = self.reading.micrograph(image.path, image.frame)
+        unknown = math.isnan(found.pixel_nm[0])
+        pixel = (self.wanted.pixel_nm or math.nan,) * 2 if unknown else found.pixel_nm
+        key = sample_key(readable(image.path.parent.name), readable(name))
+        sample = Sample(found.image, None, None, key, 0, pixel, found.facts.numbers(), name)
+        with torch.inference_mode(), self.accelerator.autocast():
+            label, grey = self._large(sample) if max(found.image.shape[:2]) > LARGE else self._whole(sample)
+        save_label(label, self.label_path(name), self.classes, pixel)
+        # Row by row: bincount makes 64-bit integers of what it is given, eight times a large label map.
+        counts = sum(np.bincount(line, minlength=len(self.classes)) for line in label).tolist()  # type: ignore[union-attr]
+        entry = {
+            "name": name, "file": readable(image.path.name), "pixels": counts, "pixel_nm": pixel, "grey": grey,
+        }  # fmt: skip
+        if not self.wanted.measurements:
+            return entry, None
+        return entry, {"pixel_nm": pixel, **measure(label, self.classes, pixel, self.structures)}
+
+    def _whole(self, sample: Sample) -> tuple[np.ndarray, list[float]]:
+        """The label map of an image, and its `grey_points`."""
+        batch = send_to_device(self.modality.collate([sample]), self.accelerator.device)
+        if isinstance(batch, dict):
+            raise RunError("this run makes label maps of several views; measure it with: lamella evaluate RUN")
+        likely = predict_whole(self.trainer, batch, self.tile)[0]
+        label = likely.argmax(0).to(torch.uint8).cpu().numpy()
+        if self.wanted.probabilities:
+            maps = (likely * 255).round().to(torch.uint8).cpu().numpy()
+            for number, name in enumerate(self.classes):
+                save_image(Image.fromarray(maps[number]), self.out / f"{sample.name}.p-{name}.png", sample.pixel_nm)
+        return label, self._overlay(self.modality.picture(batch.image[0].cpu()), label, sample)
+
+    def _large(self, sample: Sample) -> tuple[np.ndarray, list[float]]:
+        """The same in tiles; picture and grey values of every so-many-th pixel."""
+        label = predict_large(
+            self.trainer, sample, self.modality, tile=min(self.tile, _LARGE_TILE), device=self.accelerator.device
+        )
+        step = -(-max(label.shape) // _OVERLAY_SIDE)
+        # Every step-th pixel: each stands for step of them.
+        size = (sample.pixel_nm[0] * step, sample.pixel_nm[1] * step)
+        small = sample._replace(image=np.ascontiguousarray(sample.image[::step, ::step]), pixel_nm=size)
+        batch = self.modality.collate([small])
+        assert not isinstance(batch, dict)
+        return label, self._overlay(self.modality.picture(batch.image[0]), label[::step, ::step], small)
+
+    def _overlay(self, picture: np.ndarray, label: np.ndarray, sample: Sample) -> list[float]:
+        """Write the overlay; the picture's `grey_points`."""
+        mixed = overlay_picture(picture, label, self.classes)
+        drawn = with_scale_bar(mixed, sample.pixel_nm[1])
+        save_image(drawn, self.out / f"{sample.name}.overlay.png", sample.pixel_nm)
+        return grey_points(picture)
