@@ -67,6 +67,9 @@ class WeakToStrong(Trainer):
         top_k: Annotated[int, Field(ge=1, description="how many sets max-loss engages")] = 1,
         probe_every: Annotated[int, Field(ge=1, description="steps between trials of the sets")] = 1,
         probe_scale: Annotated[float, Field(gt=0, le=1, description="size of the images the sets are tried on")] = 1.0,
+        probe_images: Annotated[
+            int | None, Field(ge=1, description="images of a batch the sets are tried on, all sets at once; else all")
+        ] = None,
         tau: Annotated[float, Field(ge=0, le=1, description="threshold τ of the pseudo-label")] = 0.95,
         class_tau: Annotated[bool, Field(description="lower τ for classes that are seldom confident")] = False,
         lam: Annotated[float, Field(ge=0, le=1, description="λ of equation 6")] = 0.5,
@@ -96,13 +99,15 @@ class WeakToStrong(Trainer):
         )
         self.weak, self.sets = weak, nn.ModuleList(sets)
         self.select, self.per, self.top_k = select, per, top_k
-        self.probe_every, self.probe_scale = probe_every, probe_scale
+        self.probe_every, self.probe_scale, self.probe_images = probe_every, probe_scale, probe_images
         self.tau, self.class_tau, self.lam, self.drop = tau, class_tau, lam, drop
         self.ramp, self.mix, self.statistics, self.decay = ramp, mix, statistics, ema
         if top_k > len(sets):
             raise ConfigError(f"weak-to-strong: top_k = {top_k} is more than the {len(sets)} sets")
         if (doubt > 0 or cap is not None) and not paste:
             raise ConfigError("weak-to-strong: doubt and cap are about the classes of paste, and paste names none")
+        if probe_images is not None and per == "image":
+            raise ConfigError("weak-to-strong: probe_images is for per = 'batch'; a set for each image has to try each")
         if probe_every > 1 and per == "image":
             raise ConfigError("weak-to-strong: probe_every = 1 is needed with per = 'image': images differ every step")
         self.doubt, self.cap = doubt, cap
@@ -230,9 +235,16 @@ class WeakToStrong(Trainer):
 
     @torch.no_grad()
     def _probe(self, views: list[Batch]) -> Tensor:
-        """(K, B) the loss of every set on every image, with neither gradient nor trace in batch norms."""
+        """(K, B) the loss of every set on every image, or the first few: no gradient, no trace in batch norms."""
         with statistics_left_alone(self._network()):
-            return torch.stack([self._probed(view) for view in views])
+            if self.probe_images is None:
+                return torch.stack([self._probed(view) for view in views])
+            image, label, weight = (
+                torch.cat([part[: self.probe_images] for part in parts])
+                for parts in zip(*((view.image, view.label, view.weight) for view in views))
+            )
+            together = views[0]._replace(image=image, label=label, weight=weight)
+            return self._probed(together).unflatten(0, (len(views), -1))
 
     def _probed(self, view: Batch) -> Tensor:
         if self.probe_scale < 1.0:

@@ -198,6 +198,21 @@ def test_random_selection_per_image_takes_several_sets():
     assert all(len(k) == 1 for k in of) and len({k[0] for k in of}) > 1
 
 
+def test_a_few_images_of_every_set_are_tried_in_one_batch():
+    one, data, step = trainer(0.1, 0.2, 0.3), batches(), Step(0, 10, 0)
+    one.eval()  # the batch norm of a network in training would see another batch
+    weak, p_w, _ = one._weak_view(data["unlabelled"], step)
+    views = one._views(pseudo_label(weak, p_w, one.tau), step)
+    whole = one._probe(views)
+    one.probe_images = 2
+    few = one._probe(views)
+    assert few.shape == (3, 2) and torch.allclose(few, whole[:, :2], atol=1e-6)
+    one.probe_images = 9
+    assert torch.allclose(one._probe(views), whole, atol=1e-6)
+    with pytest.raises(ConfigError, match="probe_images is for per = 'batch'"):
+        trainer(per="image", probe_images=1)
+
+
 def test_probes_leave_gradients_and_batch_norm_alone():
     one, data, step = trainer(), batches(), Step(0, 10, 0)
     weak, p_w, _ = one._weak_view(data["unlabelled"], step)
