@@ -78,6 +78,18 @@ def tiny_text():
     return TINY
 
 
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory, tiny_registry):
+    """The folder of a finished run on the tiny plugin."""
+    from lamella.engine.experiment import read_experiment
+    from lamella.engine.fit import fit
+
+    folder = tmp_path_factory.mktemp("tiny-run")
+    (folder / "tiny.toml").write_text(TINY)
+    fit(read_experiment(folder / "tiny.toml", ["fit.steps=10"], registry=tiny_registry), folder / "run")
+    return folder / "run"
+
+
 @pytest.fixture
 def tiny_file(tmp_path):
     """An experiment file on the tiny plugin."""

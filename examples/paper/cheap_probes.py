@@ -14,6 +14,7 @@ from lamella import Batch, Step
 from lamella.cli.tables import table
 from lamella.data.loaders import evaluation_batches
 from lamella.engine.run import open_run
+from lamella_tem.consistency import pseudo_label
 from lamella_tem.weak_to_strong import WeakToStrong
 
 CHEAP = {
@@ -46,7 +47,7 @@ def main() -> None:
             step = Step(number, given.batches, 0)
             with torch.no_grad():
                 weak, p_w, _ = trainer._weak_view(batch, step)
-                views = trainer._views(trainer._pseudo_label(weak, p_w, weak), step)
+                views = trainer._views(pseudo_label(weak, p_w, trainer._threshold(p_w)), step)
                 whole = chosen(trainer, views)
                 for name, settings in CHEAP.items():
                     agreed[name] += chosen(trainer, views, **settings) == whole

@@ -17,8 +17,6 @@ from lamella.data.files import read_mask, read_micrograph
 from lamella.engine import predict as module
 from lamella.engine import predictor
 from lamella.engine.evaluate import predict_whole
-from lamella.engine.experiment import read_experiment
-from lamella.engine.fit import fit
 from lamella.engine.inputs import find_images
 from lamella.engine.large import predict_large
 from lamella.engine.pictures import colours
@@ -28,14 +26,6 @@ from lamella.errors import DataError, RunError
 from lamella.measure.instances import instances
 from PIL import Image
 from tiny_plugin import CLASSES, Conv, Grey, Plain, squares
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_registry, tiny_text):
-    folder = tmp_path_factory.mktemp("predict")
-    (folder / "tiny.toml").write_text(tiny_text)
-    fit(read_experiment(folder / "tiny.toml", ["fit.steps=10"], registry=tiny_registry), folder / "run")
-    return folder / "run"
 
 
 @pytest.fixture(autouse=True)
@@ -65,33 +55,33 @@ def expected(run, path):
         return trainer.predict(modality.collate([sample]))[0].argmax(0).numpy()
 
 
-def test_every_image_gets_a_label_map_of_its_size_with_the_classes_as_values(run, pictures, tmp_path):
-    outcome = predict(run, [pictures], tmp_path / "out")
+def test_every_image_gets_a_label_map_of_its_size_with_the_classes_as_values(tiny_run, pictures, tmp_path):
+    outcome = predict(tiny_run, [pictures], tmp_path / "out")
     assert sorted(outcome["done"]) == ["a", "b", "c"]
     assert json.loads((tmp_path / "out" / "classes.json").read_text()) == {name: i for i, name in enumerate(CLASSES)}
     for name in ("a.png", "b.png", "c.tif"):
         with Image.open(tmp_path / "out" / f"{name[0]}.label.png") as label:
             assert label.mode == "P"
             assert label.getpalette()[:9] == [part for colour in colours(CLASSES) for part in colour]
-            assert (np.asarray(label) == expected(run, pictures / name)).all()
+            assert (np.asarray(label) == expected(tiny_run, pictures / name)).all()
         with Image.open(tmp_path / "out" / f"{name[0]}.overlay.png") as overlay, Image.open(pictures / name) as image:
             assert (overlay.mode, overlay.size) == ("RGB", image.size)
 
 
-def test_a_file_that_cannot_be_read_is_listed_and_does_not_stop_the_rest(run, pictures, tmp_path):
-    outcome = predict(run, [pictures], tmp_path / "out")
+def test_a_file_that_cannot_be_read_is_listed_and_does_not_stop_the_rest(tiny_run, pictures, tmp_path):
+    outcome = predict(tiny_run, [pictures], tmp_path / "out")
     assert list(outcome["failed"]) == ["d"]
     assert "0 bytes" in outcome["failed"]["d"]
     assert json.loads((tmp_path / "out" / "failed.json").read_text()) == outcome["failed"]
 
 
 @pytest.mark.parametrize("pixel_nm", [None, 0.5])
-def test_areas_are_pixels_and_with_a_pixel_size_square_nanometres(run, pictures, tmp_path, pixel_nm):
-    predict(run, [pictures], tmp_path / "out", wanted=Wanted(pixel_nm=pixel_nm))
+def test_areas_are_pixels_and_with_a_pixel_size_square_nanometres(tiny_run, pictures, tmp_path, pixel_nm):
+    predict(tiny_run, [pictures], tmp_path / "out", wanted=Wanted(pixel_nm=pixel_nm))
     with (tmp_path / "out" / "areas.csv").open(newline="") as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
     assert sorted(rows) == ["a", "b", "c"]
-    counts = np.bincount(expected(run, pictures / "a.png").ravel(), minlength=3)
+    counts = np.bincount(expected(tiny_run, pictures / "a.png").ravel(), minlength=3)
     for number, name in enumerate(CLASSES):
         assert int(rows["a"][f"{name} (px)"]) == counts[number]
         if pixel_nm is None:
@@ -100,14 +90,14 @@ def test_areas_are_pixels_and_with_a_pixel_size_square_nanometres(run, pictures,
             assert float(rows["a"][f"{name} (nm²)"]) == pytest.approx(counts[number] * 0.25, rel=1e-5)
 
 
-def test_probabilities_are_written_on_request(run, pictures, tmp_path):
-    predict(run, [pictures / "a.png"], tmp_path / "out", wanted=Wanted(probabilities=True))
+def test_probabilities_are_written_on_request(tiny_run, pictures, tmp_path):
+    predict(tiny_run, [pictures / "a.png"], tmp_path / "out", wanted=Wanted(probabilities=True))
     maps = [np.asarray(Image.open(tmp_path / "out" / f"a.p-{name}.png")).astype(int) for name in CLASSES]
     assert {m.shape for m in maps} == {(20, 30)}
     assert abs(sum(maps) - 255).max() <= 2
 
 
-def test_a_prediction_that_was_stopped_goes_on_with_what_is_missing(run, pictures, tmp_path, monkeypatch):
+def test_a_prediction_that_was_stopped_goes_on_with_what_is_missing(tiny_run, pictures, tmp_path, monkeypatch):
     honest, seen = module.Predictor.predict, []
 
     def watched(self, name, path):
@@ -119,8 +109,8 @@ def test_a_prediction_that_was_stopped_goes_on_with_what_is_missing(run, picture
 
     monkeypatch.setattr(module.Predictor, "predict", watched)
     with pytest.raises(KeyboardInterrupt):
-        predict(run, [pictures], tmp_path / "out")
-    outcome = predict(run, [pictures], tmp_path / "out")
+        predict(tiny_run, [pictures], tmp_path / "out")
+    outcome = predict(tiny_run, [pictures], tmp_path / "out")
     assert [name for name in seen if name in "abc"] == ["a", "b", "c"]
     assert (outcome["done"], outcome["skipped"]) == (["c"], ["a", "b"])
     with (tmp_path / "out" / "areas.csv").open(newline="") as file:
@@ -138,10 +128,10 @@ def test_images_of_one_stem_get_names_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["nowhere", "empty"])
-def test_nothing_to_predict_is_said(run, tmp_path, what):
+def test_nothing_to_predict_is_said(tiny_run, tmp_path, what):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=what):
-        predict(run, [tmp_path / what], tmp_path / "out")
+        predict(tiny_run, [tmp_path / what], tmp_path / "out")
 
 
 def test_a_folder_that_is_no_run_is_said(pictures, tmp_path):
@@ -186,14 +176,14 @@ def test_strips_blend_as_the_tiles_of_a_whole_image_do(trainer, height, width):
     assert (label == likely.argmax(0).numpy())[clear].all()
 
 
-def test_large_images_go_through_strips_and_come_out_whole(run, tmp_path, monkeypatch):
+def test_large_images_go_through_strips_and_come_out_whole(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr(predictor, "LARGE", 64)
     monkeypatch.setattr(predictor, "_OVERLAY_SIDE", 50)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 70), np.uint8)).save(tmp_path / "big.png")
-    assert predict(run, [tmp_path / "big.png"], tmp_path / "out")["done"] == ["big"]
+    assert predict(tiny_run, [tmp_path / "big.png"], tmp_path / "out")["done"] == ["big"]
     with Image.open(tmp_path / "out" / "big.label.png") as label, Image.open(tmp_path / "out" / "big.overlay.png") as o:
         assert (label.size, o.size) == ((70, 100), (35, 50))
-        assert (np.asarray(label) == expected(run, tmp_path / "big.png")).mean() > 0.98
+        assert (np.asarray(label) == expected(tiny_run, tmp_path / "big.png")).mean() > 0.98
 
 
 # Pixel sizes, measurements, stacks and bars
@@ -218,20 +208,20 @@ def sized(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["png", "tiff"])
-def test_label_maps_keep_classes_and_pixel_size(run, sized, tmp_path, form):
-    predict(run, [sized], tmp_path / "out", wanted=Wanted(label_format=form))
+def test_label_maps_keep_classes_and_pixel_size(tiny_run, sized, tmp_path, form):
+    predict(tiny_run, [sized], tmp_path / "out", wanted=Wanted(label_format=form))
     for name, size in (("a", (0.5, 0.25)), ("b", (2.0, 2.0))):
         path = tmp_path / "out" / f"{name}.label.{'png' if form == 'png' else 'tif'}"
         assert read_micrograph(path).pixel_nm == pytest.approx(size, rel=1e-6)
-        assert (read_mask(path) == expected(run, sized / f"{name}.tif")).all()
+        assert (read_mask(path) == expected(tiny_run, sized / f"{name}.tif")).all()
         assert read_micrograph(tmp_path / "out" / f"{name}.overlay.png").pixel_nm == pytest.approx(size, rel=1e-6)
     assert math.isnan(read_micrograph(next((tmp_path / "out").glob("c.label.*"))).pixel_nm[0])
 
 
-def test_overlays_have_a_scale_bar_where_the_pixel_size_is_known(run, sized, tmp_path):
+def test_overlays_have_a_scale_bar_where_the_pixel_size_is_known(tiny_run, sized, tmp_path):
     known, unknown = tmp_path / "known", tmp_path / "unknown"
-    predict(run, [sized / "c.png"], known, wanted=Wanted(pixel_nm=1.0))
-    predict(run, [sized / "c.png"], unknown)
+    predict(tiny_run, [sized / "c.png"], known, wanted=Wanted(pixel_nm=1.0))
+    predict(tiny_run, [sized / "c.png"], unknown)
     one, other = (np.asarray(Image.open(out / "c.overlay.png")).astype(int) for out in (known, unknown))
     changed = np.argwhere((one != other).any(2))
     white = (one == 255).all(2) & (other != 255).any(2)
@@ -239,13 +229,13 @@ def test_overlays_have_a_scale_bar_where_the_pixel_size_is_known(run, sized, tmp
     assert max(white.sum(1)) >= 10  # 64 px at 1 nm: a bar of 10 nm
 
 
-def test_measurements_use_each_files_own_pixel_size(run, sized, tmp_path):
+def test_measurements_use_each_files_own_pixel_size(tiny_run, sized, tmp_path):
     out = tmp_path / "out"
-    predict(run, [sized], out, wanted=Wanted(measurements=True, coco=True, structures=["thing=square+disc"]))
+    predict(tiny_run, [sized], out, wanted=Wanted(measurements=True, coco=True, structures=["thing=square+disc"]))
     found = {(row["image"], row["class"]): row for row in rows_of(out / "measurements.csv")}
     assert len(found) == 3 * 4
     for name, square in (("a", 0.125), ("b", 4.0)):
-        counts = np.bincount(expected(run, sized / f"{name}.tif").ravel(), minlength=3)
+        counts = np.bincount(expected(tiny_run, sized / f"{name}.tif").ravel(), minlength=3)
         for number, label in enumerate(CLASSES):
             row = found[name, label]
             assert int(row["area_px"]) == counts[number]
@@ -264,9 +254,9 @@ def test_measurements_use_each_files_own_pixel_size(run, sized, tmp_path):
     assert {path.stem for path in out.glob("*.parquet")} == {"areas", "measurements", "instances", "columns"}
 
 
-def test_measurements_of_a_prediction_that_was_stopped_are_whole(run, sized, tmp_path, monkeypatch):
+def test_measurements_of_a_prediction_that_was_stopped_are_whole(tiny_run, sized, tmp_path, monkeypatch):
     straight, stopped, wanted = tmp_path / "straight", tmp_path / "stopped", Wanted(measurements=True)
-    predict(run, [sized], straight, wanted=wanted)
+    predict(tiny_run, [sized], straight, wanted=wanted)
     honest = module.Journal.note
 
     def killed(self, entry, measured=None):
@@ -277,56 +267,56 @@ def test_measurements_of_a_prediction_that_was_stopped_are_whole(run, sized, tmp
 
     monkeypatch.setattr(module.Journal, "note", killed)
     with pytest.raises(KeyboardInterrupt):
-        predict(run, [sized], stopped, wanted=wanted)
+        predict(tiny_run, [sized], stopped, wanted=wanted)
     monkeypatch.setattr(module.Journal, "note", honest)
-    assert predict(run, [sized], stopped, wanted=wanted)["done"] == ["a", "b", "c"]
+    assert predict(tiny_run, [sized], stopped, wanted=wanted)["done"] == ["a", "b", "c"]
     assert (stopped / "measured-0.jsonl").read_text().count('"name": "a"') == 2
     for table in ("measurements", "instances", "columns", "areas"):
         assert (stopped / f"{table}.csv").read_text() == (straight / f"{table}.csv").read_text()
 
 
-def test_a_folder_begun_with_other_settings_is_refused(run, sized, tmp_path):
-    predict(run, [sized], tmp_path / "out")
+def test_a_folder_begun_with_other_settings_is_refused(tiny_run, sized, tmp_path):
+    predict(tiny_run, [sized], tmp_path / "out")
     with pytest.raises(RunError, match="measurements = False, not True"):
-        predict(run, [sized], tmp_path / "out", wanted=Wanted(measurements=True))
+        predict(tiny_run, [sized], tmp_path / "out", wanted=Wanted(measurements=True))
     with pytest.raises(RunError, match="pixel_nm = None, not 2"):
-        predict(run, [sized], tmp_path / "out", wanted=Wanted(pixel_nm=2.0))
+        predict(tiny_run, [sized], tmp_path / "out", wanted=Wanted(pixel_nm=2.0))
 
 
-def test_every_frame_of_a_stack_is_predicted_on_request(run, tmp_path):
+def test_every_frame_of_a_stack_is_predicted_on_request(tiny_run, tmp_path):
     frames = np.stack([np.asarray(row["image"]) for row in squares(count=3, seed=4)])
     tifffile.imwrite(tmp_path / "s.tif", frames, imagej=True, resolution=(2.0, 2.0), metadata={"unit": "nm"})
-    assert "stack of 3 frames" in predict(run, [tmp_path / "s.tif"], tmp_path / "no")["failed"]["s"]
-    outcome = predict(run, [tmp_path / "s.tif"], tmp_path / "out", wanted=Wanted(stack="each"))
+    assert "stack of 3 frames" in predict(tiny_run, [tmp_path / "s.tif"], tmp_path / "no")["failed"]["s"]
+    outcome = predict(tiny_run, [tmp_path / "s.tif"], tmp_path / "out", wanted=Wanted(stack="each"))
     assert outcome["done"] == ["s-f0000", "s-f0001", "s-f0002"]
     Image.fromarray(frames[1]).save(tmp_path / "one.png")
     label = tmp_path / "out" / "s-f0001.label.png"
-    assert (read_mask(label) == expected(run, tmp_path / "one.png")).all()
+    assert (read_mask(label) == expected(tiny_run, tmp_path / "one.png")).all()
     assert read_micrograph(label).pixel_nm == pytest.approx((0.5, 0.5))
-    assert predict(run, [tmp_path / "s.tif"], tmp_path / "mean", wanted=Wanted(stack="mean"))["done"] == ["s"]
+    assert predict(tiny_run, [tmp_path / "s.tif"], tmp_path / "mean", wanted=Wanted(stack="mean"))["done"] == ["s"]
 
 
-def test_a_data_bar_is_cut_as_in_training_or_as_told(run, tmp_path):
+def test_a_data_bar_is_cut_as_in_training_or_as_told(tiny_run, tmp_path):
     pixels = np.random.default_rng(0).integers(70, 180, (100, 120), np.uint8)
     pixels[80:] = 0
     pixels[86:94, 10:60:3] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
     for name, wanted, height in (("as", Wanted(), 100), ("find", Wanted(data_bar="find"), 80)):
-        predict(run, [tmp_path / "a.png"], tmp_path / name, wanted=wanted)
+        predict(tiny_run, [tmp_path / "a.png"], tmp_path / name, wanted=wanted)
         assert read_mask(tmp_path / name / "a.label.png").shape == (height, 120)
 
 
-def test_a_scale_bar_is_read_where_the_training_read_it(run, tmp_path, monkeypatch):
+def test_a_scale_bar_is_read_where_the_training_read_it(tiny_run, tmp_path, monkeypatch):
     from lamella.data import reading
 
     monkeypatch.setattr(reading, "with_scale_bar", lambda whole, path: replace(whole, pixel_nm=(3.0, 3.0)))
     told = tmp_path / "told"
-    shutil.copytree(run, told)
+    shutil.copytree(tiny_run, told)
     text = (told / "experiment.toml").read_text()
     (told / "experiment.toml").write_text(text.replace("[data.labelled]", '[data.labelled]\npixel_nm = "scale-bar"', 1))
     picture = tmp_path / "a.png"
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(picture)
-    for name, one, size in (("told", told, 3.0), ("plain", run, math.nan)):
+    for name, one, size in (("told", told, 3.0), ("plain", tiny_run, math.nan)):
         predict(one, [picture], tmp_path / name)
         entry = json.loads((tmp_path / name / "journal-0.jsonl").read_text().splitlines()[0])
         assert entry["pixel_nm"][0] == pytest.approx(size, nan_ok=True)

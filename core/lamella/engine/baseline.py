@@ -14,19 +14,22 @@ from lamella.engine.metrics import SegmentationMetrics
 _LEVELS = 64
 
 
+def grey_likelihood(labelled: SampleTable, modality: Modality, classes: int) -> Tensor:
+    """(K, 64): how likely each class makes a pixel of each grey level (mean over channels), from labelled images."""
+    counts = torch.zeros(classes, _LEVELS)
+    for batch, _ in evaluation_batches(labelled, modality, 1):
+        if isinstance(batch, Batch) and batch.label is not None:
+            counts += _histogram(batch, classes)
+    return (counts + 1e-3) / (counts + 1e-3).sum(1, keepdim=True)
+
+
 def grey_level_baseline(
-    labelled: SampleTable, test: SampleTable, modality: Modality, classes: list[str]
+    likelihood: Tensor, test: SampleTable, modality: Modality, classes: list[str]
 ) -> dict[str, Any]:
     """The metrics on ``test`` of the best classifier that sees one pixel's grey value and nothing else.
 
-    Bayes' rule on the histogram of grey values (64 levels, mean over channels) of each class in ``labelled``,
-    with classes weighed equally, since IoU weighs them equally.
+    Bayes' rule on `grey_likelihood` with classes weighed equally, since IoU weighs them equally.
     """
-    counts = torch.zeros(len(classes), _LEVELS)
-    for batch, _ in evaluation_batches(labelled, modality, 1):
-        if isinstance(batch, Batch) and batch.label is not None:
-            counts += _histogram(batch, len(classes))
-    likelihood = (counts + 1e-3) / (counts + 1e-3).sum(1, keepdim=True)
     metrics = SegmentationMetrics(classes)
     for batch, _ in evaluation_batches(test, modality, 1):
         assert isinstance(batch, Batch)

@@ -56,25 +56,22 @@ def unlike(learned: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], cla
     Args:
         entries: of each image, ``pixels`` by class and ``grey`` as `grey_points`.
     """
+    if not entries:
+        return []
     found = []
-    greys = [entry["grey"] for entry in entries if "grey" in entry]
-    middle = np.median(greys, 0) if greys else []
+    greys = [entry["grey"] for entry in entries if "grey" in entry]  # a journal of an older version has none
     far = [
-        f"the {_nth(percentile)} percentile is {value:.2f} (labelled: {low:.2f} to {high:.2f})"
-        for percentile, value, (low, high) in zip(PERCENTILES, middle, learned["grey"])
+        f"percentile {percentile} is {value:.2f} (labelled: {low:.2f} to {high:.2f})"
+        for percentile, value, (low, high) in zip(PERCENTILES, np.median(greys, 0) if greys else (), learned["grey"])
         if not low - _GREY <= value <= high + _GREY
     ]
     if far:
         found.append(f"these images are displayed unlike the labelled ones: of their grey values {', '.join(far)}")
-    pixels = np.sum([entry["pixels"] for entry in entries], 0) if entries else np.zeros(len(classes))
-    for name, share in zip(classes, pixels / max(pixels.sum(), 1)):
-        usual, most = learned["share"].get(name, (0.0, 1.0))
+    pixels = np.sum([entry["pixels"] for entry in entries], 0)
+    for name, share in zip(classes, pixels / pixels.sum()):
+        usual, most = learned["share"][name]
         if share > max(_MORE * most, most + _SMALL):
             found.append(f"{name} takes {share:.1%} of these images, and of no labelled image more than {most:.1%}")
-        if entries and share < min(_LESS * usual, usual - _SMALL):
+        if share < min(_LESS * usual, usual - _SMALL):
             found.append(f"{name} takes {share:.1%} of these images, and {usual:.1%} of the labelled ones")
     return found
-
-
-def _nth(number: int) -> str:
-    return {1: "1st", 2: "2nd", 3: "3rd"}.get(number, f"{number}th")

@@ -16,7 +16,7 @@ from accelerate.utils import send_to_device
 from lamella.data.balanced import classes_of
 from lamella.data.loaders import training_loader
 from lamella.data.samples import SampleTable
-from lamella.engine.baseline import grey_level_baseline
+from lamella.engine.baseline import grey_level_baseline, grey_likelihood
 from lamella.engine.checkpoint import Checkpoints, write_json
 from lamella.engine.counts import ImageCounts
 from lamella.engine.evaluate import evaluate
@@ -197,7 +197,8 @@ def _finish(session: Session) -> dict[str, Any]:
     if chosen == "best":
         checkpoints.load_to_use("best", session.trainer)
         session.ema = None  # what is loaded is averaged already
-    sets, galleries = {}, {}
+    sets: dict[str, dict[str, Any]] = {}
+    galleries = {}
     labelled = session.tables[session.roles[0]]
     for role in [role for role in ("validation", *session.experiment.tests()) if role in session.tables]:
         table = session.tables[role]
@@ -206,9 +207,8 @@ def _finish(session: Session) -> dict[str, Any]:
         watchers = [galleries[role]] if session.trainer.embeds else [galleries[role], counts]
         figures = measure(session, table, *watchers)
         counts.save(session.run / "counts" / f"{role}.json")
-        if labelled.labelled and "miou_pooled" in figures:
-            figures["grey_level"] = grey_level_baseline(labelled, table, session.modality, names)
         sets[role] = figures
+    _add_grey_levels(session, labelled, sets)
     whole = session.accelerator.num_processes * session.experiment.fit.steps
     spent = None if session.flops is None else session.flops * whole
     cost = {"seconds": round(session.seconds, 1), "flops": spent}
@@ -218,6 +218,17 @@ def _finish(session: Session) -> dict[str, Any]:
     _tensorboard(session)
     write_report(session.run, results, session.log, galleries)
     return results
+
+
+def _add_grey_levels(session: Session, labelled: SampleTable, sets: dict[str, dict[str, Any]]) -> None:
+    """Beside the figures of label maps those of grey level alone, learned from the labelled images."""
+    roles = [role for role, figures in sets.items() if "miou_pooled" in figures]
+    if not (roles and labelled.labelled):
+        return
+    names = session.data["class_names"]
+    likelihood = grey_likelihood(labelled, session.modality, len(names))
+    for role in roles:
+        sets[role]["grey_level"] = grey_level_baseline(likelihood, session.tables[role], session.modality, names)
 
 
 def _facts(session: Session) -> dict[str, Any]:

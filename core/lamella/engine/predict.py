@@ -76,9 +76,8 @@ def predict(
     trainer.to(accelerator.device)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, run, checkpoint, wanted)
-    predictor = Predictor(
-        trainer, modality, accelerator, names, experiment.fit.tile, out, reading, wanted, structures
-    )  # fmt: skip
+    tile = experiment.fit.tile
+    predictor = Predictor(trainer, modality, accelerator, names, tile, out, reading, wanted, structures)
     known = {name for name, entry in entries(out).items() if "pixels" in entry and predictor.label_path(name).is_file()}
     mine = _share([name for name in files if name not in known], accelerator)
     with (
@@ -96,21 +95,18 @@ def predict(
     noted = {name: entry for name, entry in entries(out).items() if name in files}
     failed = {name: entry["failed"] for name, entry in noted.items() if "failed" in entry}
     predicted = [noted[name] for name in files if "pixels" in noted.get(name, {})]
-    learned = _learned(run)
-    doubts = [] if learned is None else unlike(learned, predicted, names)
+    doubts = _doubts(run, predicted, names)
     if accelerator.is_main_process:
         _conclude(predictor, predicted, failed, doubts)
     done = [name for name in files if name not in failed and name not in known]
     return {"done": done, "skipped": sorted(known & set(files)), "failed": failed, "unlike": doubts}
 
 
-def _learned(run: Path) -> dict[str, Any] | None:
-    """What the run's results say of its labelled images; None in a run that was cut off, or of an older version."""
+def _doubts(run: Path, predicted: list[dict[str, Any]], classes: list[str]) -> list[str]:
+    """In what images are `unlike` those learned from; unknown of a run cut off, or of an older version."""
     path = run / "results.json"
-    if not path.is_file():
-        return None
-    learned: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")).get("learned_from")
-    return learned
+    learned = json.loads(path.read_text(encoding="utf-8")).get("learned_from") if path.is_file() else None
+    return [] if learned is None else unlike(learned, predicted, classes)
 
 
 def _share(names: list[str], accelerator: Accelerator) -> list[str]:

@@ -72,19 +72,25 @@ def estimate(counts: Sequence[Counts], of: Figure, seed: int = 0) -> Estimate:
     Args:
         counts: one entry a seed, all with the same groups.
     """
-    each = tuple(_pooled(one, of) for one in counts)
-    samples = [np.mean([of(total) for total in totals]) for totals in _resampled(counts, seed)]
-    return interval(each, samples)
+    return interval(tuple(_pooled(one, of) for one in counts), resampled(counts, of, seed))
 
 
 def difference(ours: Sequence[Counts], theirs: Sequence[Counts], of: Figure, seed: int = 0) -> Estimate:
     """The mean paired difference ours − theirs, seeds and groups resampled together for both."""
     each = tuple(_pooled(a, of) - _pooled(b, of) for a, b in zip(ours, theirs, strict=True))
-    samples = [
-        np.mean([of(a) - of(b) for a, b in zip(one, other)])
-        for one, other in zip(_resampled(ours, seed), _resampled(theirs, seed))
-    ]
-    return interval(each, samples)
+    return interval(each, resampled_difference(ours, theirs, of, seed))
+
+
+def resampled(counts: Sequence[Counts], of: Figure, seed: int = 0) -> np.ndarray:
+    """(RESAMPLES,) the mean over seeds of a figure, on seeds and groups drawn with replacement."""
+    return np.array([np.mean([of(total) for total in totals]) for totals in _drawn(counts, seed)])
+
+
+def resampled_difference(
+    ours: Sequence[Counts], theirs: Sequence[Counts], of: Figure, seed: int = 0
+) -> np.ndarray:
+    """(RESAMPLES,) that of ours less that of theirs, the same seeds and groups drawn for both."""
+    return resampled(ours, of, seed) - resampled(theirs, of, seed)
 
 
 def of_values(values: Sequence[float], seed: int = 0) -> Estimate:
@@ -95,7 +101,7 @@ def of_values(values: Sequence[float], seed: int = 0) -> Estimate:
     return interval(tuple(values), list(np.array(values)[drawn].mean(1)))
 
 
-def interval(each: tuple[float, ...], samples: Sequence[Any]) -> Estimate:
+def interval(each: tuple[float, ...], samples: Sequence[Any] | np.ndarray) -> Estimate:
     """The mean of ``each`` with the 2.5 and 97.5 percentiles of the resamples."""
     low, high = np.nanpercentile(samples, (2.5, 97.5))
     return Estimate(float(np.mean(each)), float(low), float(high), each)
@@ -105,7 +111,7 @@ def _pooled(counts: Counts, of: Figure) -> float:
     return of(np.sum(list(counts.values()), axis=0))
 
 
-def _resampled(counts: Sequence[Counts], seed: int) -> list[np.ndarray]:
+def _drawn(counts: Sequence[Counts], seed: int) -> list[np.ndarray]:
     """Per resample (S, K, K): seeds drawn with replacement, and groups, the same groups for every seed."""
     rng = np.random.default_rng(seed)
     groups = sorted(counts[0])

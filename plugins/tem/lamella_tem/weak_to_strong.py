@@ -229,6 +229,7 @@ class WeakToStrong(Trainer):
         self.engaged.copy_((chosen == numbers).float().mean(2).sum(1))
 
     def _shares(self, step: Step) -> dict[str, Tensor]:
+        """What the log says of the sets engaged; nothing where all are."""
         if self.select in ("all", "mean"):
             return {}
         return {f"engaged/set {k + 1}": share.clone() / step.parts for k, share in enumerate(self.engaged)}
