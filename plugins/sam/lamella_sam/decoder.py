@@ -9,7 +9,7 @@ sync.
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from lamella_sam.prompts import ABSENT, NO_POINT, Prompts
@@ -70,7 +70,7 @@ def two_way(
     start = tokens
     for layer in transformer.layers:
         tokens, keys = _layer(layer, tokens, keys, start, place, there)
-    attended = cross(transformer.final_attn_token_to_image, tokens + start, keys + place, keys)
+    attended = to_image(transformer.final_attn_token_to_image, tokens + start, keys, place)
     return transformer.norm_final_attn(tokens + attended), keys
 
 
@@ -78,48 +78,67 @@ def _layer(
     layer: TwoWayAttentionBlock, tokens: Tensor, keys: Tensor, start: Tensor, place: Tensor, there: Tensor
 ) -> tuple[Tensor, Tensor]:
     if layer.skip_first_layer_pe:
-        tokens = cross(layer.self_attn, tokens, tokens, tokens, there)
+        tokens = among(layer.self_attn, tokens, tokens, there)
     else:
-        q = tokens + start
-        tokens = tokens + cross(layer.self_attn, q, q, tokens, there)
+        tokens = tokens + among(layer.self_attn, tokens + start, tokens, there)
     tokens = layer.norm1(tokens)
-    tokens = layer.norm2(tokens + cross(layer.cross_attn_token_to_image, tokens + start, keys + place, keys))
+    tokens = layer.norm2(tokens + to_image(layer.cross_attn_token_to_image, tokens + start, keys, place))
     tokens = layer.norm3(tokens + layer.mlp(tokens))
-    back = cross(layer.cross_attn_image_to_token, keys + place, tokens + start, tokens, there)
+    back = to_tokens(layer.cross_attn_image_to_token, keys, place, tokens + start, tokens, there)
     return tokens, layer.norm4(keys + back)
 
 
-def cross(layer: Attention, q: Tensor, k: Tensor, v: Tensor, there: Tensor | None = None) -> Tensor:
-    """One attention of q (B, Gq, N, C) to k and v (B, Gk, S, C); either G may be 1, and is then shared.
+def among(layer: Attention, q: Tensor, v: Tensor, there: Tensor) -> Tensor:
+    """Attention of tokens to each other: q, also the keys, and v (B, Q, T, C); ``there`` (B, Q, T) may be attended."""
+    q, k, v = _heads(layer, layer.q_proj(q)), _heads(layer, layer.k_proj(q)), _heads(layer, layer.v_proj(v))
+    scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+    scores = scores.masked_fill(~there[:, :, None, None, :], -torch.inf)
+    return layer.out_proj((scores.softmax(-1) @ v).transpose(2, 3).flatten(3))
 
-    Args:
-        there: (B, Q, S) bool, which keys may be attended to.
-    """
-    q, k, v = _split(layer, layer.q_proj(q)), _split(layer, layer.k_proj(k)), _split(layer, layer.v_proj(v))
-    groups, shared = q.shape[1], k.shape[1] == 1 and q.shape[1] > 1
+
+def to_image(layer: Attention, q: Tensor, image: Tensor, place: Tensor) -> Tensor:
+    """Attention of tokens q (B, Q, T, C) to images (B, G, N, C) at ``place`` (N, C); G = 1 is shared by all prompts."""
+    q = _heads(layer, layer.q_proj(q))
+    k, v = _columns(layer, layer.k_proj, image, place), _columns(layer, layer.v_proj, image)
+    groups, shared = q.shape[1], k.shape[1] < q.shape[1]
     if shared:  # one image, many prompts: their tokens are queries of one attention
-        q = q.transpose(1, 2).flatten(2, 3)  # (B, heads, Q·N, c)
-        out = _product(q, k.squeeze(1), v.squeeze(1), None)
-        out = out.unflatten(2, (groups, -1)).transpose(1, 2)
+        q = q.transpose(1, 2).flatten(2, 3).unsqueeze(1)  # (B, 1, heads, Q·T, c)
+    if q.device.type == "cpu":  # plain products are faster there
+        out = ((q * q.shape[-1] ** -0.5) @ k).softmax(-1) @ v.transpose(-2, -1)
     else:
-        mask = None if there is None else there[:, :, None, None, :]
-        out = _product(q, k, v, mask)
+        out = scaled_dot_product_attention(q, k.transpose(-2, -1), v.transpose(-2, -1))
+    if shared:
+        out = out.squeeze(1).unflatten(2, (groups, -1)).transpose(1, 2)
     return layer.out_proj(out.transpose(2, 3).flatten(3))
 
 
-def _split(layer: Attention, x: Tensor) -> Tensor:
-    """(B, G, N, C) to (B, G, heads, N, c)."""
+def to_tokens(layer: Attention, image: Tensor, place: Tensor, k: Tensor, v: Tensor, there: Tensor) -> Tensor:
+    """Attention of images (B, G, N, C) at ``place`` (N, C) to tokens k, v (B, Q, T, C) that are ``there`` (B, Q, T).
+
+    Scores lie (T, N), so that the softmax over the few tokens runs along the many places.
+    """
+    q = _columns(layer, layer.q_proj, image, place)
+    k, v = _heads(layer, layer.k_proj(k)), _heads(layer, layer.v_proj(v))
+    scores = (k * k.shape[-1] ** -0.5) @ q  # (B, Q, heads, T, N)
+    shares = scores.masked_fill(~there[:, :, None, :, None], -torch.inf).softmax(-2)
+    out = v.transpose(-2, -1) @ shares  # (B, Q, heads, c, N)
+    return layer.out_proj(out.flatten(2, 3).transpose(2, 3))
+
+
+def _heads(layer: Attention, x: Tensor) -> Tensor:
+    """(B, Q, T, C) to (B, Q, heads, T, c)."""
     return x.unflatten(-1, (layer.num_heads, -1)).transpose(2, 3)
 
 
-def _product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention over the last two dimensions; few keys go by plain products, which is faster on a CPU."""
-    if k.shape[-2] > 64 and q.device.type != "cpu":
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(-1) @ v
+def _columns(layer: Attention, project: nn.Linear, image: Tensor, place: Tensor | None = None) -> Tensor:
+    """``project(image + place)``, (B, G, N, C) and (N, C), as (B, G, heads, c, N): no head is copied out of it.
+
+    The projection is linear, so that of the places is added, once for all images.
+    """
+    flat = image.flatten(0, 1).transpose(1, 2)  # (B·G, C, N)
+    offset = project.bias.unsqueeze(1) if place is None else project(place).T
+    out = torch.baddbmm(offset, project.weight.expand(len(flat), -1, -1), flat)
+    return out.unflatten(1, (layer.num_heads, -1)).unflatten(0, image.shape[:2])
 
 
 def heads(decoder: MaskDecoder, tokens: Tensor, keys: Tensor, grid: int) -> tuple[Tensor, Tensor]:
