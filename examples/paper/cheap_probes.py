@@ -27,8 +27,8 @@ CHEAP = {
 def chosen(trainer: WeakToStrong, views: list[Batch], **settings: float) -> int:
     """The set of highest loss under a way of trying them."""
     for name, value in {"probe_scale": 1.0, "probe_images": None, **settings}.items():
-        setattr(trainer, name, value)
-    return int(trainer._probe(views).mean(1).argmax())
+        setattr(trainer.choice, name, value)
+    return int(trainer.choice.probe(views, trainer.student).mean(1).argmax())
 
 
 def main() -> None:
@@ -47,7 +47,8 @@ def main() -> None:
             step = Step(number, given.batches, 0)
             with torch.no_grad():
                 weak, p_w, _ = trainer._weak_view(batch, step)
-                views = trainer._views(pseudo_label(weak, p_w, trainer._threshold(p_w)), step)
+                target = pseudo_label(weak, p_w, trainer.pseudo_labels.threshold(p_w))
+                views = trainer.choice.views(target, step)
                 whole = chosen(trainer, views)
                 for name, settings in CHEAP.items():
                     agreed[name] += chosen(trainer, views, **settings) == whole

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import random
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Annotated, Any, Literal
@@ -10,27 +9,17 @@ from typing import Annotated, Any, Literal
 import torch
 from lamella import Batch, Chain, FromData, Loss, SegmentationBackbone, Step, Trainer
 from lamella.contracts.model import Metric
-from lamella.errors import ConfigError
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
-from lamella_tem.consistency import (
-    consistency,
-    counted,
-    drop_channels,
-    gather_views,
-    hardest,
-    mean_consistency,
-    pseudo_label,
-    statistics_left_alone,
-)
-from lamella_tem.cutmix import cutmix
+from lamella_tem.consistency import counted, drop_channels, mean_consistency, statistics_left_alone
 from lamella_tem.paste import paste_objects
-from lamella_tem.rare import capped, doubted
+from lamella_tem.pseudo_labels import PseudoLabels
+from lamella_tem.set_choice import Per, Select, SetChoice
 from lamella_tem.supervised import Supervised
 
-Select = Literal["max-loss", "random", "mean", "all"]
+MOVED = {"engaged": "choice.engaged", "confidence": "pseudo_labels.confidence", "prior": "pseudo_labels.prior"}
+"""Names in checkpoints written before these parts had modules of their own, and the present ones."""
 
 
 class WeakToStrong(Trainer):
@@ -63,7 +52,7 @@ class WeakToStrong(Trainer):
         sets: Annotated[list[Chain], Field(min_length=1, description="strong perturbation sets, each by name or list")],
         weak: Annotated[Chain | None, Field(description="perturbation set of the weak view, and of labels")] = None,
         select: Annotated[Select, Field(description="which sets are engaged")] = "max-loss",
-        per: Annotated[Literal["batch", "image"], Field(description="what a set is selected for")] = "batch",
+        per: Annotated[Per, Field(description="what a set is selected for")] = "batch",
         top_k: Annotated[int, Field(ge=1, description="how many sets max-loss engages")] = 1,
         probe_every: Annotated[int, Field(ge=1, description="steps between trials of the sets")] = 1,
         probe_scale: Annotated[float, Field(gt=0, le=1, description="size of the images the sets are tried on")] = 1.0,
@@ -97,30 +86,18 @@ class WeakToStrong(Trainer):
         self.student = Supervised(
             backbone=backbone, augment=weak, losses=losses, mix=mix_labelled, paste=paste, class_names=class_names
         )
-        self.weak, self.sets = weak, nn.ModuleList(sets)
-        self.select, self.per, self.top_k = select, per, top_k
-        self.probe_every, self.probe_scale, self.probe_images = probe_every, probe_scale, probe_images
-        self.tau, self.class_tau, self.lam, self.drop = tau, class_tau, lam, drop
-        self.ramp, self.mix, self.statistics, self.decay = ramp, mix, statistics, ema
-        if top_k > len(sets):
-            raise ConfigError(f"weak-to-strong: top_k = {top_k} is more than the {len(sets)} sets")
-        if (doubt > 0 or cap is not None) and not paste:
-            raise ConfigError("weak-to-strong: doubt and cap are about the classes of paste, and paste names none")
-        if probe_images is not None and per == "image":
-            raise ConfigError("weak-to-strong: probe_images is for per = 'batch'; a set for each image has to try each")
-        if probe_every > 1 and per == "image":
-            raise ConfigError("weak-to-strong: probe_every = 1 is needed with per = 'image': images differ every step")
-        self.doubt, self.cap = doubt, cap
-        if doubt > 0 or cap is not None:
-            self.register_buffer("prior", torch.zeros(()))
-        self.prior: Tensor
+        self.choice = SetChoice(
+            sets, select=select, per=per, top_k=top_k, probe_every=probe_every, probe_scale=probe_scale,
+            probe_images=probe_images, mix=mix,
+        )  # fmt: skip
+        rare = self.student.pasted
+        self.pseudo_labels = PseudoLabels(len(class_names), rare, tau=tau, class_tau=class_tau, doubt=doubt, cap=cap)
+        self.weak, self.lam, self.drop, self.ramp = weak, lam, drop, ramp
+        self.statistics, self.decay = statistics, ema
         self.teacher: Any = None
         if ema is not None:
             self.teacher = copy.deepcopy(self._network()).requires_grad_(False).eval()
-        self.register_buffer("engaged", torch.full((len(sets),), top_k / len(sets)))
-        self.register_buffer("confidence", torch.ones(len(class_names)))
-        self.engaged: Tensor
-        self.confidence: Tensor
+        self.register_load_state_dict_pre_hook(_present_names)
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """``supervised``, ``strong``, ``feature``, the share of ``confident`` pixels, and ``loss``.
@@ -130,7 +107,7 @@ class WeakToStrong(Trainer):
         labelled = self.student.augmented(batches, step)
         supervised = self.student.learn(labelled, step)["loss"]
         weak, p_w, features = self._weak_view(batches["unlabelled"], step)
-        target = self._pseudo_label(weak, p_w, batches["labelled"])
+        target = self.pseudo_labels(weak, p_w, batches["labelled"])
         with statistics_left_alone(self._network()) if self.statistics == "weak" else nullcontext():
             strong = self._strong(self._pasted(target, labelled, step), step)
             feature = self._feature(features, target, step) if self.lam < 1.0 else supervised.new_zeros(())
@@ -141,7 +118,7 @@ class WeakToStrong(Trainer):
             "strong": strong.detach(),
             "feature": feature.detach(),
             "confident": target.weight.mean() / step.parts,
-            **self._shares(step),
+            **{name: share / step.parts for name, share in self.choice.shares().items()},
             "loss": 0.5 * (supervised + self._ramped(step) * unsupervised),
         }
 
@@ -180,111 +157,12 @@ class WeakToStrong(Trainer):
 
     def _strong(self, target: Batch, step: Step) -> Tensor:
         """λ's factor in equation 6: the loss of the engaged sets."""
-        if self.select == "all" or self.select == "mean":
-            each = [self._loss_of(self._view(number, target, step), step) for number in range(len(self.sets))]
-            total = torch.stack(each).sum()
-            return total / len(self.sets) if self.select == "mean" else total
-        if self.select == "random" and self.per == "batch":
-            number = self._by_chance(step)
-            self.engaged.zero_()[number].fill_(1.0)
-            return self._loss_of(self._view(number, target, step), step)
-        if self.select == "random":
-            drawn = step.streams(target, "select").integers(0, len(self.sets))
-            self._note(drawn.unsqueeze(0))
-            return self._loss_of(gather_views(self._views(target, step), drawn), step)
-        views = self._views(target, step)
-        ranked = self._engage(views, step)  # (top_k, B)
-        return torch.stack([self._loss_of(gather_views(views, chosen), step) for chosen in ranked]).sum()
-
-    def _view(self, number: int, target: Batch, step: Step) -> Batch:
-        """𝒜^{s_i}(𝒜^w(x^u)), with the pseudo-label and its trust moved along."""
-        streams = step.streams(target, f"strong {number}")
-        strong = self.sets[number](target, streams.child("set"))
-        return cutmix(strong, streams.child("cutmix"), p=self.mix) if self.mix > 0 else strong
-
-    def _views(self, target: Batch, step: Step) -> list[Batch]:
-        return [self._view(number, target, step) for number in range(len(self.sets))]
-
-    def _by_chance(self, step: Step) -> int:
-        """The set of this step, the same in every process; drawn on the host, so the others are never made."""
-        return random.Random(f"{step.seed} {step.number}").randrange(len(self.sets))
-
-    def _engage(self, views: list[Batch], step: Step) -> Tensor:
-        """(top_k, B) the sets engaged, hardest first."""
-        if step.number % self.probe_every:
-            chosen = hardest(self.engaged, self.top_k).unsqueeze(1)
-        else:
-            losses = self._probe(views)  # (K, B)
-            if self.per == "batch":
-                losses = losses.mean(1, keepdim=True)
-                if torch.distributed.is_available() and torch.distributed.is_initialized():
-                    torch.distributed.all_reduce(losses)
-            chosen = hardest(losses, self.top_k)
-            self._note(chosen)
-        return chosen.expand(-1, len(views[0].key))
-
-    def _note(self, chosen: Tensor) -> None:
-        """Remember for what share of the images each set is engaged; ``chosen`` (top_k, B or 1)."""
-        numbers = torch.arange(len(self.sets), device=chosen.device).view(-1, 1, 1)
-        self.engaged.copy_((chosen == numbers).float().mean(2).sum(1))
-
-    def _shares(self, step: Step) -> dict[str, Tensor]:
-        """What the log says of the sets engaged; nothing where all are."""
-        if self.select in ("all", "mean"):
-            return {}
-        return {f"engaged/set {k + 1}": share.clone() / step.parts for k, share in enumerate(self.engaged)}
-
-    @torch.no_grad()
-    def _probe(self, views: list[Batch]) -> Tensor:
-        """(K, B) the loss of every set on every image, or the first few: no gradient, no trace in batch norms."""
-        with statistics_left_alone(self._network()):
-            if self.probe_images is None:
-                return torch.stack([self._probed(view) for view in views])
-            image, label, weight = (
-                torch.cat([part[: self.probe_images] for part in parts])
-                for parts in zip(*((view.image, view.label, view.weight) for view in views))
-            )
-            together = views[0]._replace(image=image, label=label, weight=weight)
-            return self._probed(together).unflatten(0, (len(views), -1))
-
-    def _probed(self, view: Batch) -> Tensor:
-        if self.probe_scale < 1.0:
-            size = [max(16, round(side * self.probe_scale)) for side in view.image.shape[-2:]]
-            assert view.label is not None and view.weight is not None
-            small = interpolate(torch.stack([view.label.float(), view.weight], 1), size, mode="nearest")
-            image = interpolate(view.image, size, mode="bilinear", antialias=True)
-            view = view._replace(image=image, label=small[:, 0].to(torch.int64), weight=small[:, 1])
-        return consistency(self.student.logits(view.image), view).mean((1, 2))
+        views = self.choice(target, self.student, step)
+        total = torch.stack([self._loss_of(view, step) for view in views]).sum()
+        return total / len(views) if self.choice.select == "mean" else total
 
     def _loss_of(self, view: Batch, step: Step) -> Tensor:
         return step.mean(mean_consistency(self.student.logits(view.image), view), "unlabelled")
-
-    def _pseudo_label(self, weak: Batch, p_w: Tensor, labelled: Batch) -> Batch:
-        """Equation 3, with what the share of rare classes among ``labelled`` pixels of late says of them."""
-        rare = self.student.pasted
-        if self.doubt == 0 and self.cap is None:
-            return pseudo_label(weak, p_w, self._threshold(p_w))
-        assert labelled.label is not None
-        share = torch.isin(labelled.label, rare).float().mean()
-        self.prior.copy_(torch.where(self.prior > 0, self.prior.lerp(share, 0.02), share))
-        trusted = p_w if self.cap is None else capped(p_w, rare, self.cap * self.prior)
-        target = pseudo_label(weak, trusted, self._threshold(trusted))
-        return doubted(target, p_w, rare, self.doubt * self.prior) if self.doubt > 0 else target
-
-    def _threshold(self, p_w: Tensor) -> Tensor | float:
-        """τ, or with ``class_tau`` (K,) thresholds τ·c_k/max c, c_k the mean confidence in class k of late.
-
-        Source: after FreeMatch (Wang et al., ICLR 2023), against the collapse of rare classes.
-        """
-        if not self.class_tau:
-            return self.tau
-        confidence, label = p_w.max(1)
-        sums = torch.zeros_like(self.confidence).scatter_add_(0, label.flatten(), confidence.flatten())
-        ones = torch.ones_like(confidence.flatten())
-        counts = torch.zeros_like(self.confidence).scatter_add_(0, label.flatten(), ones)
-        seen = torch.where(counts > 0, sums / counts.clamp(min=1), self.confidence)
-        self.confidence.lerp_(seen, 0.01)
-        return self.tau * self.confidence / self.confidence.max()
 
     def _ramped(self, step: Step) -> float:
         """exp(−5(1 − t)²) over the first ``ramp`` steps. Source: Laine and Aila, ICLR 2017."""
@@ -332,3 +210,11 @@ class WeakToStrong(Trainer):
     def metrics(self) -> list[Metric]:
         """The student's figures."""
         return self.student.metrics()
+
+
+def _present_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for old, new in MOVED.items():
+        if prefix + old in state:
+            state[prefix + new] = state.pop(prefix + old)
+    for name in [name for name in state if name.startswith(f"{prefix}sets.")]:
+        state[f"{prefix}choice.{name.removeprefix(prefix)}"] = state.pop(name)

@@ -78,7 +78,7 @@ def made(factory, **options):
 
 def test_unimatch_has_its_published_weights():
     one, data, step = made(unimatch, strong=Chain([]), tau=0.0), batches(), Step(0, 9, 0)
-    assert (one.mix, one.drop, one.lam, one.select, len(one.sets)) == (0.5, 0.5, 0.5, "mean", 2)
+    assert (one.choice.mix, one.drop, one.lam, one.choice.select, len(one.choice.sets)) == (0.5, 0.5, 0.5, "mean", 2)
     losses = one(data, step)
     expected = (losses["supervised"] + 0.5 * losses["strong"] + 0.5 * losses["feature"]) / 2
     assert losses["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
@@ -86,7 +86,7 @@ def test_unimatch_has_its_published_weights():
     from lamella_tem.consistency import pseudo_label
 
     target = pseudo_label(weak, p_w, 0.0)
-    first, second = (one._view(number, target, step) for number in range(2))
+    first, second = (one.choice.view(number, target, step) for number in range(2))
     assert not torch.equal(first.image, second.image)  # drawn independently
 
 

@@ -1,0 +1,72 @@
+"""Pseudo-labels of weak views: equation 3, with what a training knows of its classes."""
+
+import torch
+from lamella import Batch
+from lamella.errors import ConfigError
+from torch import Tensor, nn
+
+from lamella_tem.consistency import pseudo_label
+from lamella_tem.rare import capped, doubted
+
+
+class PseudoLabels(nn.Module):
+    """Labels where max p^w ≥ τ; a threshold of each class, doubt and a cap for rare classes if asked for.
+
+    It remembers, over some fifty steps, how sure each class is and what share rare classes have of the labels.
+    Parameters as those of `WeakToStrong`; ``rare`` (R,) are the numbers of the classes of ``paste``.
+
+    Raises:
+        ConfigError: doubt or a cap without a rare class.
+    """
+
+    def __init__(
+        self, classes: int, rare: Tensor, *, tau: float, class_tau: bool, doubt: float = 0.0, cap: float | None = None
+    ):
+        super().__init__()
+        self.tau, self.class_tau, self.doubt, self.cap = tau, class_tau, doubt, cap
+        if self.follows_rare and len(rare) == 0:
+            raise ConfigError("weak-to-strong: doubt and cap are about the classes of paste, and paste names none")
+        self.register_buffer("rare", rare, persistent=False)
+        self.rare: Tensor
+        self.register_buffer("confidence", torch.ones(classes))
+        self.confidence: Tensor
+        if self.follows_rare:
+            self.register_buffer("prior", torch.zeros(()))
+        self.prior: Tensor
+
+    @property
+    def follows_rare(self) -> bool:
+        """Whether the share of rare classes matters."""
+        return self.doubt > 0 or self.cap is not None
+
+    def forward(self, weak: Batch, p_w: Tensor, labelled: Batch) -> Batch:
+        """The weak view with its pseudo-label and trust.
+
+        Args:
+            weak: the weak view of unlabelled images.
+            p_w: (B, K, H, W) its probabilities, without gradient.
+            labelled: the labelled images of the step, for the share of rare classes.
+        """
+        if not self.follows_rare:
+            return pseudo_label(weak, p_w, self.threshold(p_w))
+        assert labelled.label is not None
+        share = torch.isin(labelled.label, self.rare).float().mean()
+        self.prior.copy_(torch.where(self.prior > 0, self.prior.lerp(share, 0.02), share))
+        trusted = p_w if self.cap is None else capped(p_w, self.rare, self.cap * self.prior)
+        target = pseudo_label(weak, trusted, self.threshold(trusted))
+        return doubted(target, p_w, self.rare, self.doubt * self.prior) if self.doubt > 0 else target
+
+    def threshold(self, p_w: Tensor) -> Tensor | float:
+        """τ, or with ``class_tau`` (K,) thresholds τ·c_k/max c, c_k the mean confidence in class k of late.
+
+        Source: after FreeMatch (Wang et al., ICLR 2023), against the collapse of rare classes.
+        """
+        if not self.class_tau:
+            return self.tau
+        confidence, label = p_w.max(1)
+        sums = torch.zeros_like(self.confidence).scatter_add_(0, label.flatten(), confidence.flatten())
+        ones = torch.ones_like(confidence.flatten())
+        counts = torch.zeros_like(self.confidence).scatter_add_(0, label.flatten(), ones)
+        seen = torch.where(counts > 0, sums / counts.clamp(min=1), self.confidence)
+        self.confidence.lerp_(seen, 0.01)
+        return self.tau * self.confidence / self.confidence.max()

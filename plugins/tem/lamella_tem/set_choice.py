@@ -1,0 +1,132 @@
+"""Which perturbation sets a step engages: the hardest, tried without gradient; some by chance; or all of them."""
+
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from lamella import Batch, Chain, Step
+from lamella.errors import ConfigError
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from lamella_tem.consistency import consistency, gather_views, hardest, statistics_left_alone
+from lamella_tem.cutmix import cutmix
+from lamella_tem.supervised import Supervised
+
+Select = Literal["max-loss", "random", "mean", "all"]
+Per = Literal["batch", "image"]
+
+
+class SetChoice(nn.Module):
+    """Perturbation sets, and the strong views of a batch by those that are engaged.
+
+    Trying the sets costs a forward pass of each; ``probe_every``, ``probe_scale`` and ``probe_images`` make it
+    cheaper. The choice stays on the device, without a host sync. Parameters as those of `WeakToStrong`.
+
+    Raises:
+        ConfigError: choices that exclude each other.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[Chain],
+        *,
+        select: Select,
+        per: Per,
+        top_k: int,
+        probe_every: int,
+        probe_scale: float,
+        probe_images: int | None,
+        mix: float,
+    ):
+        super().__init__()
+        if top_k > len(sets):
+            raise ConfigError(f"weak-to-strong: top_k = {top_k} is more than the {len(sets)} sets")
+        if probe_images is not None and per == "image":
+            raise ConfigError("weak-to-strong: probe_images is for per = 'batch'; a set for each image has to try each")
+        if probe_every > 1 and per == "image":
+            raise ConfigError("weak-to-strong: probe_every = 1 is needed with per = 'image': images differ every step")
+        self.sets = nn.ModuleList(sets)
+        self.select, self.per, self.top_k, self.mix = select, per, top_k, mix
+        self.probe_every, self.probe_scale, self.probe_images = probe_every, probe_scale, probe_images
+        self.register_buffer("engaged", torch.full((len(sets),), top_k / len(sets)))
+        self.engaged: Tensor
+
+    def forward(self, target: Batch, student: Supervised, step: Step) -> list[Batch]:
+        """The engaged strong views of ``target``, a weak view with its pseudo-label; hardest first."""
+        if self.select == "random" and self.per == "batch":
+            number = self.by_chance(step)
+            self.engaged.zero_()[number].fill_(1.0)
+            return [self.view(number, target, step)]
+        views = self.views(target, step)
+        if self.select == "random":
+            chosen = step.streams(target, "select").integers(0, len(views)).unsqueeze(0)
+            self._note(chosen)
+        elif self.select == "max-loss":
+            chosen = self.engage(views, student, step)
+        else:
+            return views
+        return [gather_views(views, each) for each in chosen]
+
+    def view(self, number: int, target: Batch, step: Step) -> Batch:
+        """𝒜^{s_i}(𝒜^w(x^u)), with the pseudo-label and its trust moved along."""
+        streams = step.streams(target, f"strong {number}")
+        strong = self.sets[number](target, streams.child("set"))
+        return cutmix(strong, streams.child("cutmix"), p=self.mix) if self.mix > 0 else strong
+
+    def views(self, target: Batch, step: Step) -> list[Batch]:
+        """The strong view of every set."""
+        return [self.view(number, target, step) for number in range(len(self.sets))]
+
+    def by_chance(self, step: Step) -> int:
+        """The set of this step, the same in every process; drawn on the host, so the others are never made."""
+        return random.Random(f"{step.seed} {step.number}").randrange(len(self.sets))
+
+    def engage(self, views: list[Batch], student: Supervised, step: Step) -> Tensor:
+        """(top_k, B) the sets of highest loss, hardest first."""
+        if step.number % self.probe_every:
+            chosen = hardest(self.engaged, self.top_k).unsqueeze(1)
+        else:
+            losses = self.probe(views, student)  # (K, B)
+            if self.per == "batch":
+                losses = losses.mean(1, keepdim=True)
+                if torch.distributed.is_available() and torch.distributed.is_initialized():
+                    torch.distributed.all_reduce(losses)
+            chosen = hardest(losses, self.top_k)
+            self._note(chosen)
+        return chosen.expand(-1, len(views[0].key))
+
+    @torch.no_grad()
+    def probe(self, views: list[Batch], student: Supervised) -> Tensor:
+        """(K, B) the loss of every set on every image, or the first few: no gradient, no trace in batch norms."""
+        with statistics_left_alone(student):
+            if self.probe_images is None:
+                return torch.stack([self._tried(view, student) for view in views])
+            image, label, weight = (
+                torch.cat([part[: self.probe_images] for part in parts])
+                for parts in zip(*((view.image, view.label, view.weight) for view in views))
+            )
+            together = views[0]._replace(image=image, label=label, weight=weight)
+            return self._tried(together, student).unflatten(0, (len(views), -1))
+
+    def _tried(self, view: Batch, student: Supervised) -> Tensor:
+        """(B,) the loss of a view, at ``probe_scale`` of its size."""
+        if self.probe_scale < 1.0:
+            size = [max(16, round(side * self.probe_scale)) for side in view.image.shape[-2:]]
+            assert view.label is not None and view.weight is not None
+            small = interpolate(torch.stack([view.label.float(), view.weight], 1), size, mode="nearest")
+            image = interpolate(view.image, size, mode="bilinear", antialias=True)
+            view = view._replace(image=image, label=small[:, 0].to(torch.int64), weight=small[:, 1])
+        return consistency(student.logits(view.image), view).mean((1, 2))
+
+    def _note(self, chosen: Tensor) -> None:
+        """Remember for what share of the images each set is engaged; ``chosen`` (top_k, B or 1)."""
+        numbers = torch.arange(len(self.sets), device=chosen.device).view(-1, 1, 1)
+        self.engaged.copy_((chosen == numbers).float().mean(2).sum(1))
+
+    def shares(self) -> dict[str, Tensor]:
+        """What a log says of the sets engaged last; nothing where all are."""
+        if self.select in ("all", "mean"):
+            return {}
+        return {f"engaged/set {k + 1}": share.clone() for k, share in enumerate(self.engaged)}
