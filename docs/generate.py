@@ -21,7 +21,7 @@ from lamella.registry import hookspecs
 from lamella.registry.component import Component, type_name
 from lamella.registry.plugins import RegistryFile
 from lamella.registry.registry import Registry
-from lamella.study.study import BeforeConfig, ColumnConfig, RowConfig, StudyFile
+from lamella.study.file import BeforeConfig, ColumnConfig, RowConfig, StudyFile
 from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 

@@ -16,7 +16,7 @@ from lamella.engine.experiment import check_experiment
 from lamella.registry import registry as registry_module
 from lamella.registry.plugins import RegistryFile
 from lamella.registry.registry import Registry, current
-from lamella.study.study import StudyFile
+from lamella.study.file import StudyFile
 
 ROOT = Path(__file__).parents[2]
 LONG = "# minutes"
