@@ -24,7 +24,8 @@ def study(
 ) -> None:
     """Train a grid of methods, conditions and seeds, and put them in one table with intervals.
 
-    Stopped at any time, it goes on where it was when started again. Writes table.json and report.html beside the runs.
+    Stopped at any time, it goes on where it was when started again; started several times at once, it shares the work.
+    Writes table.json and report.html beside the runs.
     """
     from lamella.study.run import run_study
     from lamella.study.study import read_study

@@ -11,6 +11,7 @@ from lamella.engine.checkpoint import Checkpoints, write_json
 from lamella.engine.experiment import Experiment
 from lamella.engine.fit import fit
 from lamella.errors import ConfigError, RunError
+from lamella.study.share import taken
 from lamella.study.study import Cell, Study
 
 Fit = Callable[[Experiment, Path], dict[str, Any]]
@@ -20,6 +21,8 @@ def run_study(
     study: Study, out: Path, *, limit: int | None = None, tell: Callable[[str], None] = print
 ) -> dict[Cell, dict[str, Any]]:
     """Run what is missing of a study below ``out``; returns the results of every cell that is done.
+
+    Several processes may run one study in one folder: a cell that another has begun is left to it.
 
     Args:
         limit: run at most so many cells, then stop; the rest is for another time.
@@ -33,12 +36,17 @@ def run_study(
     for number, cell in enumerate(cells):
         if limit is not None and new >= limit:
             break
-        if not (out / cell.folder / "results.json").is_file():
-            tell(
-                f"run {number + 1} of {len(cells)}: {cell.row}{cell.column and f' · {cell.column}'} · seed {cell.seed}"
-            )
-            result_of(study, cell, out)
-            new += 1
+        done = out / cell.folder / "results.json"
+        if done.is_file():
+            continue
+        what = f"run {number + 1} of {len(cells)}: {cell.row}{cell.column and f' · {cell.column}'} · seed {cell.seed}"
+        with taken(out / cell.folder) as mine:
+            if not mine:
+                tell(f"{what}: another process is at it")
+            elif not done.is_file():
+                tell(what)
+                result_of(study, cell, out)
+                new += 1
     return results(study, out)
 
 
@@ -58,10 +66,15 @@ def result_of(study: Study, cell: Cell, out: Path) -> dict[str, Any]:
 
 
 def trained(experiment: Experiment, run: Path) -> dict[str, Any]:
-    """Train an experiment into ``run``: not again where it is done, from its checkpoint where it was cut off."""
+    """Train an experiment into ``run``: not again where it is done, from its checkpoint where it was cut off.
+
+    Where another process trains it at present, its end is waited for.
+    """
     path = run / "results.json"
     if not path.is_file():
-        fit(experiment, run, resume=Checkpoints(run).has("last"))
+        with taken(run, wait=True):
+            if not path.is_file():
+                fit(experiment, run, resume=Checkpoints(run).has("last"))
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
