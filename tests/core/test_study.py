@@ -188,7 +188,7 @@ def test_what_comes_before_once_is_shared_by_every_row_and_seed(read, tiny_file,
     from lamella.study import run as study_run
 
     made = []
-    monkeypatch.setattr(study_run, "trained", lambda experiment, run: made.append((experiment, run)))
+    monkeypatch.setattr(study_run, "trained", lambda experiment, run, tell: made.append((experiment, run)))
     for cell in study.cells()[::4]:
         if cell.row != "dear":
             result_of(study, cell, tmp_path)
@@ -210,7 +210,7 @@ def test_what_comes_before_can_be_trained_for_each_column(read, tmp_path, monkey
     from lamella.study import run as study_run
 
     made = []
-    monkeypatch.setattr(study_run, "trained", lambda experiment, run: made.append((experiment, run)))
+    monkeypatch.setattr(study_run, "trained", lambda experiment, run, tell: made.append((experiment, run)))
     for cell in study.cells():
         if cell.row == "wide" and cell.seed == 3:
             result_of(study, cell, tmp_path)
@@ -230,7 +230,7 @@ def test_what_comes_before_builds_on_what_comes_before_it(read, tmp_path, monkey
     from lamella.study import run as study_run
 
     made = []
-    monkeypatch.setattr(study_run, "trained", lambda experiment, run: made.append((experiment, run)))
+    monkeypatch.setattr(study_run, "trained", lambda experiment, run, tell: made.append((experiment, run)))
     result_of(study, wide, tmp_path)
     assert [run.name for _, run in made] == ["first", "start", "wide"]
     assert made[1][0].file.data["test"].source == str((tmp_path / "seed-3/before/first").resolve())

@@ -67,19 +67,20 @@ def test_a_run_that_another_process_has_begun_is_left_to_it(study, tmp_path):
 
 def test_a_run_that_others_build_on_is_waited_for(study, tmp_path, monkeypatch):
     monkeypatch.setattr(study_run, "fit", lambda *_, **__: pytest.fail("trained twice"))
-    experiment, found = study.experiment(study.cells()[0], {}), []
+    experiment, found, told = study.experiment(study.cells()[0], {}), [], []
     with another(tmp_path / "start", '{"made": "there"}') as process:
-        waiting = threading.Thread(target=lambda: found.append(trained(experiment, tmp_path / "start")))
+        start = tmp_path / "start"
+        waiting = threading.Thread(target=lambda: found.append(trained(experiment, start, tell=told.append)))
         waiting.start()
         waiting.join(0.3)
-        assert waiting.is_alive()
+        assert waiting.is_alive() and told == [f"waiting for another process to train {start}"]
         process.communicate("end\n", timeout=60)
         waiting.join(60)
     assert found == [json.loads('{"made": "there"}')]
 
 
 def test_a_run_can_be_taken_within_itself(tmp_path):
-    with taken(tmp_path / "run") as outer, taken(tmp_path / "run", wait=True) as inner:
+    with taken(tmp_path / "run") as outer, taken(tmp_path / "run") as inner:
         assert outer and inner
 
 

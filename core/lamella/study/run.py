@@ -14,11 +14,11 @@ from lamella.errors import ConfigError, RunError
 from lamella.study.share import taken
 from lamella.study.study import Cell, Study
 
-Fit = Callable[[Experiment, Path], dict[str, Any]]
+Tell = Callable[[str], None]
 
 
 def run_study(
-    study: Study, out: Path, *, limit: int | None = None, tell: Callable[[str], None] = print
+    study: Study, out: Path, *, limit: int | None = None, tell: Tell = print
 ) -> dict[Cell, dict[str, Any]]:
     """Run what is missing of a study below ``out``; returns the results of every cell that is done.
 
@@ -45,7 +45,7 @@ def run_study(
                 tell(f"{what}: another process is at it")
             elif not done.is_file():
                 tell(what)
-                result_of(study, cell, out)
+                result_of(study, cell, out, tell=tell)
                 new += 1
     return results(study, out)
 
@@ -56,49 +56,44 @@ def results(study: Study, out: Path) -> dict[Cell, dict[str, Any]]:
     return {cell: json.loads(path.read_text(encoding="utf-8")) for cell, path in done.items() if path.is_file()}
 
 
-def result_of(study: Study, cell: Cell, out: Path) -> dict[str, Any]:
+def result_of(study: Study, cell: Cell, out: Path, *, tell: Tell = print) -> dict[str, Any]:
     """The results of one cell, trained now if need be, after everything it builds on."""
     runs: dict[str, Path] = {}
     for name in study.needs(cell):
-        runs[name] = _before(study, name, cell, out, runs)
-    steps = _affordable(study, cell, out)
-    return trained(study.experiment(cell, runs, steps), out / cell.folder)
+        runs[name] = out / study.before_folder(name, cell)
+        trained(study.experiment_before(name, cell, runs), runs[name], tell=tell)
+    steps = _affordable(study, cell, out, tell)
+    return trained(study.experiment(cell, runs, steps), out / cell.folder, tell=tell)
 
 
-def trained(experiment: Experiment, run: Path) -> dict[str, Any]:
+def trained(experiment: Experiment, run: Path, *, tell: Tell = print) -> dict[str, Any]:
     """Train an experiment into ``run``: not again where it is done, from its checkpoint where it was cut off.
 
     Where another process trains it at present, its end is waited for.
     """
     path = run / "results.json"
     if not path.is_file():
-        with taken(run, wait=True):
+        with taken(run, wait=lambda: tell(f"waiting for another process to train {run}")):
             if not path.is_file():
                 fit(experiment, run, resume=Checkpoints(run).has("last"))
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
-def _before(study: Study, name: str, cell: Cell, out: Path, runs: dict[str, Path]) -> Path:
-    run = out / study.before_folder(name, cell)
-    trained(study.experiment_before(name, cell, runs), run)
-    return run
-
-
-def _affordable(study: Study, cell: Cell, out: Path) -> int | None:
+def _affordable(study: Study, cell: Cell, out: Path, tell: Tell) -> int | None:
     """The steps a row may take for the operations of the row it is compared with; None where it has its own."""
     config = study.file.rows[cell.row]
     if config.cost_of is None or config.like is None:
         return None
-    spent = total_flops(study, cell._replace(row=config.cost_of), out)
-    like = result_of(study, cell._replace(row=config.like), out)
+    spent = total_flops(study, cell._replace(row=config.cost_of), out, tell=tell)
+    like = result_of(study, cell._replace(row=config.like), out, tell=tell)
     left = spent - _flops_before(study, cell, out)  # what it builds on itself is paid first
     return max(1, round(left / (like["flops"] / like["steps"])))
 
 
-def total_flops(study: Study, cell: Cell, out: Path) -> float:
+def total_flops(study: Study, cell: Cell, out: Path, *, tell: Tell = print) -> float:
     """The operations of a cell's training and of everything it builds on, training them now if need be."""
-    own = result_of(study, cell, out)["flops"]
+    own = result_of(study, cell, out, tell=tell)["flops"]
     if own is None:
         raise ConfigError(f"{study.name}: row {cell.row!r} counted no floating-point operations")
     return float(own) + _flops_before(study, cell, out)

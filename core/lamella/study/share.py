@@ -1,7 +1,7 @@
 """Several processes at one study: which of them trains what."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,12 +9,13 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def taken(run: Path, *, wait: bool = False) -> Iterator[bool]:
+def taken(run: Path, *, wait: Callable[[], None] | None = None) -> Iterator[bool]:
     """Within it the run folder ``run`` is this process's to train in, where the value is True.
 
-    Without ``wait`` the value is False where another process has it. The lock is the operating system's, so a
-    process that dies gives its run back; it lies beside the run and may be taken twice by one process. Processes
-    that train one run together, as under ``accelerate launch``, need none: they all go the same way.
+    Where another process has it the value is False; with ``wait``, that is called and its end waited for. The lock
+    is the operating system's, so a process that dies gives its run back; it lies beside the run and may be taken
+    twice by one process. Processes that train one run together, as under ``accelerate launch``, need none: they
+    all go the same way.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         yield True
@@ -22,10 +23,13 @@ def taken(run: Path, *, wait: bool = False) -> Iterator[bool]:
     run.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run.parent / f".{run.name}.lock", is_singleton=True)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=0)
     except Timeout:
-        yield False
-        return
+        if wait is None:
+            yield False
+            return
+        wait()
+        lock.acquire()
     try:
         yield True
     finally:
