@@ -159,6 +159,28 @@ def test_clicks_fill_superpixels_or_objects(folder, run, tmp_path, capsys):
     assert "lies outside of the image of 48×64" in capsys.readouterr().err
 
 
+def test_what_is_not_labelled_becomes_the_rest(folder, tmp_path, capsys):
+    clicks = tmp_path / "clicks.json"
+    clicks.write_text(json.dumps([{"name": "im3", "x": 26, "y": 36, "class": "dot"}]))
+    assert command("review", folder.path, "--clicks", clicks) == 0
+    dots = AnnotationFolder(folder.path).mask("im3") == 2
+    assert command("review", folder.path, "--rest", "ground") == 0
+    again = AnnotationFolder(folder.path)
+    assert np.array_equal(again.mask("im3"), np.where(dots, 2, 0))
+    assert not again.mask_path("im4").is_file()  # nobody named it, and nothing in it is labelled
+    assert f"im3: {(~dots).sum()} pixels became ground" in capsys.readouterr().out
+    assert command("review", folder.path, "im4", "--rest", "bar") == 0
+    assert (AnnotationFolder(folder.path).mask("im4") == 1).all()
+    mistakes = {
+        ("im4",): "for --rest CLASS alone",
+        ("--rest", "sky"): "none of the classes ground, bar, dot",
+        ("im99", "--rest", "bar"): "no image 'im99'",
+    }
+    for wrong, said in mistakes.items():
+        assert command("review", folder.path, *wrong) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_superpixels_keep_to_edges():
     segments = superpixels(picture(0), size=8)
     inside = truth(0)
@@ -253,6 +275,24 @@ def test_a_bad_adapter_is_refused_and_a_better_run_promoted(folder, run, tmp_pat
     assert command("retrain", folder.path, "--experiment", template) == 0
     rounds = AnnotationFolder(folder.path).facts["rounds"]
     assert [entry["promoted"] for entry in rounds] == [True, False, False] and rounds[2]["accepted"] == 2
+
+
+def test_without_a_zero_shot_run_the_first_round_has_to_beat_grey_level(folder, tmp_path, capsys):
+    accept_two(folder)
+    folder.write_mask("im2", truth(2))
+    folder.accept("im2", by="test", locked=True)
+    template = tmp_path / "template.toml"
+    template.write_text(
+        'modality = { name = "tem", intensity = "image" }\n[data.labelled]\nsource = "x"\n[trainer]\nname = "sesami"\n'
+        'backbone = { name = "sam-nano", weights = "none" }\nprompts = 2\ncorrections = 0\n'
+        "[fit]\nsteps = 1\nbatch_size = 1\nlog_every = 1\n"
+    )
+    assert command("retrain", folder.path, "--experiment", template) == 0
+    assert "of grey level alone" in capsys.readouterr().out
+    first = AnnotationFolder(folder.path).facts
+    results = json.loads((folder.path / "runs" / "round-1" / "results.json").read_text())
+    assert first["zero_shot"]["figures"]["miou_pooled"] == results["sets"]["test"]["grey_level"]["miou_pooled"] > 0.3
+    assert "promoted" not in first and len(first["rounds"]) == 1
 
 
 def test_the_simulated_annotator_mends_a_mask_and_a_better_start_costs_less():

@@ -15,15 +15,16 @@ Action = Literal["init", "suggest", "review", "accept", "retrain", "export", "im
 def annotate(
     action: Annotated[Action, typer.Argument(help="init, suggest, review, accept, retrain, export or import")],
     folder: Annotated[Path, typer.Argument(help="the annotation folder")],
-    names: Annotated[list[str] | None, typer.Argument(help="init: image files or folders; accept: images")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="init: files or folders; accept, --rest: images")] = None,
     classes: Annotated[str | None, typer.Option(help="init: names with commas between them")] = None,
     run: Annotated[Path | None, typer.Option(help="suggest, review: a run that labels; else the promoted one")] = None,
     clicks: Annotated[Path | None, typer.Option(help="review: JSON list of {name, x, y, class} to apply")] = None,
+    rest: Annotated[str | None, typer.Option(help="review: the class of all that is not labelled yet")] = None,
     by: Annotated[str, typer.Option(help="review: what a click fills, superpixel or object; accept: who")] = "",
     every: Annotated[bool, typer.Option("--all", help="accept: every image that has a mask")] = False,
     lock: Annotated[bool, typer.Option("--lock", help="accept: keep apart, to measure on")] = False,
     experiment: Annotated[Path | None, typer.Option(help="retrain: experiment file; its data are replaced")] = None,
-    zero_shot: Annotated[Path | None, typer.Option(help="retrain: the run to beat, in the first round")] = None,
+    zero_shot: Annotated[Path | None, typer.Option(help="retrain: the run to beat first; else grey level")] = None,
     coco: Annotated[Path | None, typer.Option(help="export, import: a COCO file")] = None,
     label_studio: Annotated[Path | None, typer.Option(help="export, import: Label Studio tasks (JSON)")] = None,
 ) -> None:
@@ -41,7 +42,7 @@ def annotate(
     if action == "suggest":
         _suggest(opened, run)
     elif action == "review":
-        _review(opened, run, clicks, by)
+        _review(opened, names or [], run=run, clicks=clicks, rest=rest, by=by)
     elif action == "accept":
         _accept(opened, names or [], every=every, lock=lock, by=by)
     elif action == "retrain":
@@ -58,7 +59,10 @@ def _classes(text: str | None) -> list[str]:
 
 def _run(folder: "AnnotationFolder", run: Path | None) -> Path:
     if run is None and "promoted" not in folder.facts:
-        raise ConfigError(f"{folder.path}: no run is promoted yet; name one with --run RUN")
+        raise ConfigError(
+            f"{folder.path}: no run is promoted yet; name one with --run RUN, or begin without: label a few images "
+            "in an editor or with `review --clicks` and `--rest`, accept them, and retrain"
+        )
     return Path(folder.facts["promoted"]) if run is None else run
 
 
@@ -69,14 +73,21 @@ def _suggest(folder: "AnnotationFolder", run: Path | None) -> None:
         print(f"{entry.name}: coherence {'–' if entry.score is None else f'{entry.score:.3f}'}")
 
 
-def _review(folder: "AnnotationFolder", run: Path | None, clicks: Path | None, by: str) -> None:
-    """Apply clicks, if any, and show what waits with a picture of each."""
-    from lamella_sam.annotate.review import apply_clicks, draw
+def _review(
+    folder: "AnnotationFolder", names: list[str], *, run: Path | None, clicks: Path | None, rest: str | None, by: str
+) -> None:
+    """Apply clicks, label the rest, if asked for, and show what waits with a picture of each."""
+    from lamella_sam.annotate.review import apply_clicks, draw, label_rest
 
+    if names and rest is None:
+        raise ConfigError("annotate review shows all that waits; images are named for --rest CLASS alone")
     if clicks is not None:
         network_run = _run(folder, run) if by == "object" else None
         for name, changed in apply_clicks(folder, clicks, by or "superpixel", network_run).items():
             print(f"{name}: {changed} pixels changed")
+    if rest is not None:
+        for name, changed in label_rest(folder, names, rest).items():
+            print(f"{name}: {changed} pixels became {rest}")
     for entry in folder.queue():
         picture = draw(folder, entry.name)
         print(

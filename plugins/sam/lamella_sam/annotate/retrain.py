@@ -1,5 +1,6 @@
 """A round of the data engine: train on what was accepted, measure on the locked set, promote what is better."""
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -21,26 +22,28 @@ def retrain(folder: AnnotationFolder, template: Path, *, zero_shot: Path | None 
 
     Args:
         template: an experiment file; its ``[data]`` is replaced by the folder's.
-        zero_shot: a run that has learned from none of these images, to beat; needed in the first round.
+        zero_shot: a run that has learned from none of these images, to beat; without one the first round has to
+            beat the best classifier that sees the grey value of one pixel.
 
     Raises:
-        ConfigError: nothing accepted or locked, or no zero-shot run to compare with.
+        ConfigError: nothing accepted or locked, or nothing to compare with.
     """
     if zero_shot is not None:
         folder.facts["zero_shot"] = {"run": str(zero_shot.resolve()), "figures": locked_figures(folder, zero_shot)}
         folder.save()
-    if "zero_shot" not in folder.facts:
-        raise ConfigError(f"{folder.path}: name a run to beat with --zero-shot RUN; the gate compares with it")
     number = len(folder.facts["rounds"]) + 1
     run = new_folder(folder.path / "runs" / f"round-{number}")
     fit(check_experiment(_tables(folder, template), name=run.name, folder=folder.path), run)
+    if "zero_shot" not in folder.facts:
+        folder.facts["zero_shot"] = _grey_level(folder, run)
     return run, promote(folder, run)
 
 
 def promote(folder: AnnotationFolder, run: Path) -> Verdict:
     """Judge a run on the locked set; note the round, and where it wins, which run is in force."""
     figures = locked_figures(folder, run)
-    others = {"zero-shot": folder.facts["zero_shot"]["figures"]}
+    first = folder.facts["zero_shot"]
+    others = {first.get("name", "zero-shot"): first["figures"]}
     before = [entry for entry in folder.facts["rounds"] if entry["promoted"]]
     if before:
         others[before[-1]["name"]] = before[-1]["figures"]
@@ -57,10 +60,20 @@ def promote(folder: AnnotationFolder, run: Path) -> Verdict:
     return verdict
 
 
+def _grey_level(folder: AnnotationFolder, run: Path) -> dict[str, Any]:
+    """What stands in the place of a zero-shot run: grey value alone, learned from the images of the first round."""
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    figures = results["sets"]["test"].get("grey_level")
+    if figures is None:
+        raise ConfigError(
+            f"{folder.path}: there is nothing to beat yet, since images in colour have no grey level; name a run with "
+            f"--zero-shot RUN ({run} is trained, and not promoted)"
+        )
+    return {"name": "grey level alone", "figures": {**figures, "iou": {}}}
+
+
 def locked_figures(folder: AnnotationFolder, run: Path) -> dict[str, Any]:
     """A run's figures on the locked set; those that JSON can hold."""
-    import json
-
     experiment, trainer, modality, _ = open_run(run)
     tables = experiment.file.model_dump(exclude_none=True)
     tables["data"] = {"labelled": folder.source(folder.of("locked"))}

@@ -62,6 +62,28 @@ def apply_clicks(folder: AnnotationFolder, clicks: Path, by: str, run: Path | No
     return changed
 
 
+def label_rest(folder: AnnotationFolder, names: list[str], label: str) -> dict[str, int]:
+    """Give all pixels that are not labelled yet one class; returns how many they were in each image.
+
+    Args:
+        names: the images; none means every one that waits and has a mask. One without a mask becomes all ``label``.
+
+    Raises:
+        ConfigError: a class that the folder does not have.
+        DataError: no such image.
+    """
+    if label not in folder.classes:
+        raise ConfigError(f"annotate review --rest {label!r} is none of the classes {', '.join(folder.classes)}")
+    chosen = names or [entry.name for entry in folder.queue() if folder.mask_path(entry.name).is_file()]
+    changed = {}
+    for name in chosen:
+        folder.entry(name)
+        before = folder.mask(name) if folder.mask_path(name).is_file() else np.full(folder.size(name), IGNORE, np.uint8)
+        folder.write_mask(name, np.where(before == IGNORE, folder.classes.index(label), before))
+        changed[name] = int((before == IGNORE).sum())
+    return changed
+
+
 def _object(suggester: Suggester | None, network: Any, pixels: np.ndarray, click: Click) -> np.ndarray:
     """The object under a click as segments: 1 inside, 0 outside."""
     inside = 0 <= click.y < pixels.shape[0] and 0 <= click.x < pixels.shape[1]
