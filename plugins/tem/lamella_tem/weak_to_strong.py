@@ -102,7 +102,9 @@ class WeakToStrong(Trainer):
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """``supervised``, ``strong``, ``feature``, the share of ``confident`` pixels, and ``loss``.
 
-        Where sets are chosen, also ``engaged/set K``: the share of the images that the K-th was engaged for.
+        Where sets are chosen, also ``engaged/set K``: the share of the images that the K-th was engaged for. With
+        ``paste`` also ``rare/labelled`` and ``rare/predicted``: the shares of pixels that labels, and that the
+        network on weak views, take for those classes.
         """
         labelled = self.student.augmented(batches, step)
         supervised = self.student.learn(labelled, step)["loss"]
@@ -113,14 +115,24 @@ class WeakToStrong(Trainer):
             feature = self._feature(features, target, step) if self.lam < 1.0 else supervised.new_zeros(())
         unsupervised = self.lam * strong + (1.0 - self.lam) * feature
         assert target.weight is not None
+        logged = {**self.choice.shares(), **self._rare(batches["labelled"], p_w)}
         return {
             "supervised": supervised.detach(),
             "strong": strong.detach(),
             "feature": feature.detach(),
             "confident": target.weight.mean() / step.parts,
-            **{name: share / step.parts for name, share in self.choice.shares().items()},
+            **{name: share / step.parts for name, share in logged.items()},
             "loss": 0.5 * (supervised + self._ramped(step) * unsupervised),
         }
+
+    def _rare(self, labelled: Batch, p_w: Tensor) -> dict[str, Tensor]:
+        """What a log says of the classes of ``paste``: where they grow far beyond their labels they are invented."""
+        rare = self.student.pasted
+        if len(rare) == 0:
+            return {}
+        assert labelled.label is not None
+        shares = {"labelled": labelled.label, "predicted": p_w.argmax(1)}
+        return {f"rare/{name}": torch.isin(label, rare).float().mean() for name, label in shares.items()}
 
     def _feature(self, features: list[Tensor], target: Batch, step: Step) -> Tensor:
         """(1 − λ)'s factor in equation 6: the loss under the feature perturbation."""

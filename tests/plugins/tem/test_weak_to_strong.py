@@ -148,6 +148,19 @@ def test_strong_views_hold_labelled_objects_that_are_trusted_where_the_network_i
     assert 0 < int(shown.any(-1).any(-1).sum()) < 16
 
 
+def test_the_log_tells_how_much_is_taken_for_a_rare_class():
+    learner, given, step = trainer(0.1, paste=["c"]), batches(), Step(0, 10, 0)
+    label = torch.zeros(4, 12, 12, dtype=torch.int64)
+    label[:, :3, :4] = 2  # 12 of 144 pixels
+    given["labelled"] = given["labelled"]._replace(label=label)
+    _, p_w, _ = learner._weak_view(given["unlabelled"], step)
+    found = learner(given, step)
+    assert found["rare/labelled"].item() == pytest.approx(12 / 144)
+    predicted = (p_w.argmax(1) == 2).float().mean().item()
+    assert found["rare/predicted"].item() == pytest.approx(predicted) and predicted > 0
+    assert not [name for name in trainer()(batches(), step) if name.startswith("rare")]
+
+
 def test_a_class_to_paste_that_the_data_lack_is_refused():
     with pytest.raises(ConfigError, match="no class is called void; there are a, b, c"):
         trainer(paste=["void"])
