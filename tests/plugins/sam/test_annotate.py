@@ -171,7 +171,9 @@ def test_what_is_not_labelled_becomes_the_rest(folder, tmp_path, capsys):
     assert f"im3: {(~dots).sum()} pixels became ground" in capsys.readouterr().out
     assert command("review", folder.path, "im4", "--rest", "bar") == 0
     assert (AnnotationFolder(folder.path).mask("im4") == 1).all()
+    assert command("accept", folder.path, "im4") == 0
     mistakes = {
+        ("im4", "--rest", "dot"): "im4 is accepted: its mask stays",
         ("im4",): "for --rest CLASS alone",
         ("--rest", "sky"): "none of the classes ground, bar, dot",
         ("im99", "--rest", "bar"): "no image 'im99'",

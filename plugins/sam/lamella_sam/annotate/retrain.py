@@ -26,7 +26,7 @@ def retrain(folder: AnnotationFolder, template: Path, *, zero_shot: Path | None 
             beat the best classifier that sees the grey value of one pixel.
 
     Raises:
-        ConfigError: nothing accepted or locked, or nothing to compare with.
+        ConfigError: nothing accepted or locked.
     """
     if zero_shot is not None:
         folder.facts["zero_shot"] = {"run": str(zero_shot.resolve()), "figures": locked_figures(folder, zero_shot)}
@@ -35,7 +35,7 @@ def retrain(folder: AnnotationFolder, template: Path, *, zero_shot: Path | None 
     run = new_folder(folder.path / "runs" / f"round-{number}")
     fit(check_experiment(_tables(folder, template), name=run.name, folder=folder.path), run)
     if "zero_shot" not in folder.facts:
-        folder.facts["zero_shot"] = _grey_level(folder, run)
+        folder.facts["zero_shot"] = _grey_level(run)
     return run, promote(folder, run)
 
 
@@ -60,16 +60,10 @@ def promote(folder: AnnotationFolder, run: Path) -> Verdict:
     return verdict
 
 
-def _grey_level(folder: AnnotationFolder, run: Path) -> dict[str, Any]:
+def _grey_level(run: Path) -> dict[str, Any]:
     """What stands in the place of a zero-shot run: grey value alone, learned from the images of the first round."""
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    figures = results["sets"]["test"].get("grey_level")
-    if figures is None:
-        raise ConfigError(
-            f"{folder.path}: there is nothing to beat yet, since images in colour have no grey level; name a run with "
-            f"--zero-shot RUN ({run} is trained, and not promoted)"
-        )
-    return {"name": "grey level alone", "figures": {**figures, "iou": {}}}
+    return {"name": "grey level alone", "figures": {**results["sets"]["test"]["grey_level"], "iou": {}}}
 
 
 def locked_figures(folder: AnnotationFolder, run: Path) -> dict[str, Any]:

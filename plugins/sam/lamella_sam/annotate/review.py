@@ -7,7 +7,7 @@ import numpy as np
 from lamella import IGNORE
 from lamella.engine.labelmap import save_image
 from lamella.engine.pictures import overlay_picture
-from lamella.errors import ConfigError
+from lamella.errors import ConfigError, DataError
 from PIL import Image
 
 from lamella_sam.annotate.correct import Click, by_image, fill, object_at, read_clicks, superpixels
@@ -53,7 +53,7 @@ def apply_clicks(folder: AnnotationFolder, clicks: Path, by: str, run: Path | No
     for name, here in by_image(read_clicks(clicks, folder.classes)).items():
         folder.entry(name)
         pixels = folder.image(name)
-        before = folder.mask(name) if folder.mask_path(name).is_file() else np.full(pixels.shape[:2], IGNORE, np.uint8)
+        before = _begun(folder, name)
         label, segments = before, superpixels(pixels)
         for click in here:
             label = fill(label, click, segments if network is None else _object(suggester, network, pixels, click))
@@ -70,18 +70,24 @@ def label_rest(folder: AnnotationFolder, names: list[str], label: str) -> dict[s
 
     Raises:
         ConfigError: a class that the folder does not have.
-        DataError: no such image.
+        DataError: no such image, or one that is accepted.
     """
     if label not in folder.classes:
         raise ConfigError(f"annotate review --rest {label!r} is none of the classes {', '.join(folder.classes)}")
     chosen = names or [entry.name for entry in folder.queue() if folder.mask_path(entry.name).is_file()]
     changed = {}
     for name in chosen:
-        folder.entry(name)
-        before = folder.mask(name) if folder.mask_path(name).is_file() else np.full(folder.size(name), IGNORE, np.uint8)
+        if (status := folder.entry(name).status) in ("accepted", "locked"):
+            raise DataError(f"{name} is {status}: its mask stays as it was accepted")
+        before = _begun(folder, name)
         folder.write_mask(name, np.where(before == IGNORE, folder.classes.index(label), before))
         changed[name] = int((before == IGNORE).sum())
     return changed
+
+
+def _begun(folder: AnnotationFolder, name: str) -> np.ndarray:
+    """The mask as far as there is one; all of an image that has none is not labelled."""
+    return folder.mask(name) if folder.mask_path(name).is_file() else np.full(folder.size(name), IGNORE, np.uint8)
 
 
 def _object(suggester: Suggester | None, network: Any, pixels: np.ndarray, click: Click) -> np.ndarray:
