@@ -73,7 +73,7 @@ class WeakToStrong(Trainer):
             float, Field(ge=0, description="pixels in doubt, in multiples of the share of the classes of `paste`")
         ] = 0.0,
         cap: Annotated[
-            float | None, Field(gt=0, description="most pixels taken for a class of `paste`, in multiples of its share")
+            float | None, Field(ge=0, description="most pixels taken for a class of `paste`, in multiples of its share")
         ] = None,
         statistics: Annotated[
             Literal["all", "weak"], Field(description="views that the running statistics of batch norm follow")

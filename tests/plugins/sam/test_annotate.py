@@ -159,6 +159,22 @@ def test_clicks_fill_superpixels_or_objects(folder, run, tmp_path, capsys):
     assert "lies outside of the image of 48×64" in capsys.readouterr().err
 
 
+def test_clicks_of_which_one_is_wrong_change_nothing_and_accepted_masks_stay(folder, tmp_path, capsys):
+    clicks = tmp_path / "clicks.json"
+    good, outside = {"name": "im3", "x": 26, "y": 36, "class": "dot"}, {"name": "im4", "x": 99, "y": 36, "class": "dot"}
+    clicks.write_text(json.dumps([good, outside]))
+    assert command("review", folder.path, "--clicks", clicks) == 2
+    assert not folder.mask_path("im3").is_file()
+    folder.write_mask("im4", truth(4))
+    assert command("accept", folder.path, "im4") == 0
+    clicks.write_text(json.dumps([good, {**outside, "x": 5}]))
+    capsys.readouterr()
+    assert command("review", folder.path, "--clicks", clicks) == 2
+    assert "im4 is accepted: its mask stays" in capsys.readouterr().err
+    again = AnnotationFolder(folder.path)
+    assert np.array_equal(again.mask("im4"), truth(4)) and not again.mask_path("im3").is_file()
+
+
 def test_what_is_not_labelled_becomes_the_rest(folder, tmp_path, capsys):
     clicks = tmp_path / "clicks.json"
     clicks.write_text(json.dumps([{"name": "im3", "x": 26, "y": 36, "class": "dot"}]))

@@ -34,14 +34,14 @@ def draw(folder: AnnotationFolder, name: str) -> Path:
 
 
 def apply_clicks(folder: AnnotationFolder, clicks: Path, by: str, run: Path | None) -> dict[str, int]:
-    """Change masks by scripted clicks; returns how many pixels of each image changed.
+    """Change masks by scripted clicks, all or none of them; returns how many pixels of each image changed.
 
     Args:
         by: ``superpixel``, or ``object`` as the promptable network of ``run`` sees it.
 
     Raises:
         ConfigError: another way to fill, or a run without a promptable network.
-        DataError: clicks that cannot be read, or lie outside of their image.
+        DataError: clicks that cannot be read, lie outside of their image, or are in one that is accepted.
     """
     if by not in ("superpixel", "object"):
         raise ConfigError(f"annotate review --by {by!r} is neither superpixel nor object")
@@ -49,21 +49,18 @@ def apply_clicks(folder: AnnotationFolder, clicks: Path, by: str, run: Path | No
     network = None if suggester is None else promptable(suggester)
     if by == "object" and network is None:
         raise ConfigError(f"{run}: its trainer has no promptable network; use --by superpixel")
-    changed = {}
+    masks = {}
     for name, here in by_image(read_clicks(clicks, folder.classes)).items():
-        folder.entry(name)
-        pixels = folder.image(name)
-        before = _begun(folder, name)
-        label, segments = before, superpixels(pixels)
+        label, pixels = _begun(folder, name), folder.image(name)
+        segments = superpixels(pixels)
         for click in here:
             label = fill(label, click, segments if network is None else _object(suggester, network, pixels, click))
-        folder.write_mask(name, label)
-        changed[name] = int((label != before).sum())
-    return changed
+        masks[name] = label
+    return _written(folder, masks)
 
 
 def label_rest(folder: AnnotationFolder, names: list[str], label: str) -> dict[str, int]:
-    """Give all pixels that are not labelled yet one class; returns how many they were in each image.
+    """Give all pixels that are not labelled yet one class, in all images or none; returns how many they were in each.
 
     Args:
         names: the images; none means every one that waits and has a mask. One without a mask becomes all ``label``.
@@ -75,19 +72,24 @@ def label_rest(folder: AnnotationFolder, names: list[str], label: str) -> dict[s
     if label not in folder.classes:
         raise ConfigError(f"annotate review --rest {label!r} is none of the classes {', '.join(folder.classes)}")
     chosen = names or [entry.name for entry in folder.queue() if folder.mask_path(entry.name).is_file()]
-    changed = {}
-    for name in chosen:
-        if (status := folder.entry(name).status) in ("accepted", "locked"):
-            raise DataError(f"{name} is {status}: its mask stays as it was accepted")
-        before = _begun(folder, name)
-        folder.write_mask(name, np.where(before == IGNORE, folder.classes.index(label), before))
-        changed[name] = int((before == IGNORE).sum())
-    return changed
+    begun = {name: _begun(folder, name) for name in chosen}
+    number = folder.classes.index(label)
+    return _written(folder, {name: np.where(mask == IGNORE, number, mask) for name, mask in begun.items()})
 
 
 def _begun(folder: AnnotationFolder, name: str) -> np.ndarray:
-    """The mask as far as there is one; all of an image that has none is not labelled."""
+    """The mask as far as there is one; all of an image that has none is not labelled. `DataError` if it is accepted."""
+    if (status := folder.entry(name).status) in ("accepted", "locked"):
+        raise DataError(f"{name} is {status}: its mask stays as it was accepted")
     return folder.mask(name) if folder.mask_path(name).is_file() else np.full(folder.size(name), IGNORE, np.uint8)
+
+
+def _written(folder: AnnotationFolder, masks: dict[str, np.ndarray]) -> dict[str, int]:
+    """Write the masks; returns how many pixels of each changed."""
+    changed = {name: int((mask != _begun(folder, name)).sum()) for name, mask in masks.items()}
+    for name, mask in masks.items():
+        folder.write_mask(name, mask)
+    return changed
 
 
 def _object(suggester: Suggester | None, network: Any, pixels: np.ndarray, click: Click) -> np.ndarray:
