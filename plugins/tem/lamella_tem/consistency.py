@@ -12,6 +12,8 @@ from lamella import IGNORE, Batch, Mean, Streams
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from lamella_tem.losses import dice_by_class
+
 
 def pseudo_label(batch: Batch, p_w: Tensor, tau: Tensor | float) -> Batch:
     """The weak view with its pseudo-label as label and 𝟙(max p^w ≥ τ) as trust.
@@ -67,6 +69,17 @@ def counted(batch: Batch) -> Tensor:
 def mean_consistency(logits_s: Tensor, batch: Batch) -> Mean:
     """Equation 4 for one strong view."""
     return Mean(consistency(logits_s, batch).sum(), counted(batch))
+
+
+def mean_overlap(logits_s: Tensor, batch: Batch) -> Mean:
+    """Dice loss of one strong view: mean over images of the mean over the classes that are trusted in each.
+
+    Its count is that of the images, which no pseudo-label changes.
+    """
+    assert batch.label is not None and batch.weight is not None
+    each, present = dice_by_class(logits_s, batch.label, batch.weight)
+    by_image = (each * present).sum(1) / present.sum(1).clamp(min=1)
+    return Mean(by_image.sum(), batch.image.new_tensor(len(by_image)))
 
 
 def hardest(losses: Tensor, k: int) -> Tensor:

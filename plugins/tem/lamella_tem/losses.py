@@ -60,12 +60,20 @@ def dice(
     >>> round(dice(sure, label, torch.ones(1, 2, 2)).value().item(), 4)
     0.0
     """
+    each, present = dice_by_class(logits, label, weight, smooth=smooth)
+    return Mean((each * present).sum(), present.sum())
+
+
+def dice_by_class(logits: Tensor, label: Tensor, weight: Tensor, *, smooth: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Soft Dice loss of every image and class, (B, K), and 1 where the class is in the image's label, else 0.
+
+    Args:
+        logits, label, weight, smooth: as of `dice`.
+    """
     classes = torch.arange(logits.shape[1], device=label.device).view(1, -1, 1, 1)  # one_hot would wait for a GPU
     trust = torch.where(label == IGNORE, 0.0, weight).unsqueeze(1)  # (B, 1, H, W)
     probability = softmax(logits.float(), 1)
     truth = (label.unsqueeze(1) == classes) * trust  # w·y
     overlap = (probability * truth).sum((2, 3))  # (B, K)
     size = (probability * trust).sum((2, 3)) + truth.sum((2, 3))
-    present = (truth.sum((2, 3)) > 0).float()
-    each = 1 - (2 * overlap + smooth) / (size + max(smooth, 1e-6))
-    return Mean((each * present).sum(), present.sum())
+    return 1 - (2 * overlap + smooth) / (size + max(smooth, 1e-6)), (truth.sum((2, 3)) > 0).float()

@@ -12,7 +12,14 @@ from lamella.contracts.model import Metric
 from pydantic import Field
 from torch import Tensor, nn
 
-from lamella_tem.consistency import counted, drop_channels, mean_consistency, statistics_left_alone
+from lamella_tem.consistency import (
+    counted,
+    drop_channels,
+    gather_views,
+    mean_consistency,
+    mean_overlap,
+    statistics_left_alone,
+)
 from lamella_tem.paste import paste_objects
 from lamella_tem.pseudo_labels import PseudoLabels, Taken
 from lamella_tem.set_choice import Per, Select, SetChoice
@@ -35,8 +42,10 @@ class WeakToStrong(Trainer):
     default follows the text (``select = "max-loss"``): every set is tried without gradient and the sum runs over
     the ``top_k`` hardest. ``"all"`` is the sum as it stands, ``"mean"`` its mean, ``"random"`` one set by chance.
 
+    With noise alone nothing keeps a network on unlabelled images as they are: on another device its teacher, an average
+    of itself, may drift away. ``anchor`` leaves some of them without noise, and ``ema = 1`` never moves the teacher.
     For rare classes ``paste`` puts labelled objects under the strong views, ``doubt`` withdraws trust where one of
-    them may have been overlooked, and ``cap`` takes no more pixels for one than its share allows; all are ours.
+    them may have been overlooked, and ``cap`` takes no more pixels for one than its share allows. All these are ours.
 
     Source: the paper, equations 3–6; where it is silent, UniMatch (Yang et al., CVPR 2023): pseudo-labels from
     the student in train mode, mean over the pixels that are not ignored. Unlike its code, ``statistics = "weak"``
@@ -78,10 +87,16 @@ class WeakToStrong(Trainer):
         cap: Annotated[
             float | None, Field(ge=0, description="most pixels taken for a class of `paste`, in multiples of its share")
         ] = None,
+        anchor: Annotated[
+            float, Field(ge=0, le=1, description="probability that an unlabelled image stays as its weak view")
+        ] = 0.0,
+        dice: Annotated[bool, Field(description="strong views have Dice beside cross-entropy")] = False,
         statistics: Annotated[
             Literal["all", "weak"], Field(description="views that the running statistics of batch norm follow")
         ] = "weak",
-        ema: Annotated[float | None, Field(gt=0, lt=1, description="decay of a teacher; else the student")] = None,
+        ema: Annotated[
+            float | None, Field(gt=0, le=1, description="decay of a teacher, 1 keeps it as it began; else the student")
+        ] = None,
         losses: Annotated[dict[str, Loss] | None, Field(description="of the labelled images, as `supervised`")] = None,
         class_names: Annotated[list[str], FromData],
     ):
@@ -98,7 +113,7 @@ class WeakToStrong(Trainer):
             len(class_names), rare, taken=labels, tau=tau, class_tau=class_tau, doubt=doubt, cap=cap
         )
         self.weak, self.lam, self.drop, self.ramp = weak, lam, drop, ramp
-        self.statistics, self.decay = statistics, ema
+        self.anchor, self.dice, self.statistics, self.decay = anchor, dice, statistics, ema
         self.teacher: Any = None
         if ema is not None:
             self.teacher = copy.deepcopy(self._network()).requires_grad_(False).eval()
@@ -175,11 +190,16 @@ class WeakToStrong(Trainer):
     def _strong(self, target: Batch, step: Step) -> Tensor:
         """λ's factor in equation 6: the loss of the engaged sets."""
         views = self.choice(target, self.student, step)
+        if self.anchor > 0:
+            noised = (step.streams(target, "anchor").uniform(0.0, 1.0) >= self.anchor).long()
+            views = [gather_views([target, view], noised) for view in views]
         total = torch.stack([self._loss_of(view, step) for view in views]).sum()
         return total / len(views) if self.choice.select == "mean" else total
 
     def _loss_of(self, view: Batch, step: Step) -> Tensor:
-        return step.mean(mean_consistency(self.student.logits(view.image), view), "unlabelled")
+        logits = self.student.logits(view.image)
+        loss = step.mean(mean_consistency(logits, view), "unlabelled")
+        return 0.5 * (loss + step.mean(mean_overlap(logits, view), "images")) if self.dice else loss
 
     def _ramped(self, step: Step) -> float:
         """exp(−5(1 − t)²) over the first ``ramp`` steps. Source: Laine and Aila, ICLR 2017."""
@@ -193,11 +213,12 @@ class WeakToStrong(Trainer):
         Sets that move pixels count a little fewer in a strong view: parts then differ from the whole by that.
         """
         weak = self._weakened(batches["unlabelled"], step)
-        return {**self.student.counts(batches, step), "unlabelled": counted(weak)}
+        images = {"images": weak.image.new_tensor(len(weak.image))} if self.dice else {}
+        return {**self.student.counts(batches, step), "unlabelled": counted(weak), **images}
 
     def after_step(self) -> None:
         """Move the teacher."""
-        if self.teacher is None or self.decay is None:
+        if self.teacher is None or self.decay is None or self.decay == 1.0:
             return
         with torch.no_grad():
             ours, theirs = self._network().state_dict(), self.teacher.state_dict()
@@ -218,8 +239,8 @@ class WeakToStrong(Trainer):
         return self
 
     def predict(self, batch: Batch) -> Tensor:
-        """Class probabilities (B, K, H, W): the teacher's where there is one."""
-        if self.teacher is None:
+        """Class probabilities (B, K, H, W): the teacher's where one learns."""
+        if self.teacher is None or self.decay == 1.0:
             return self.student.predict(batch)
         size = (batch.image.shape[-2], batch.image.shape[-1])
         return self.teacher.decode(self.teacher.encode(batch.image), size).float().softmax(1)

@@ -5,10 +5,11 @@ import math
 
 import pytest
 import torch
-from lamella import IGNORE, Step
+from lamella import IGNORE, Batch, Step, Streams
 from lamella.errors import ConfigError
 from lamella_tem.baselines import cutmix_supervised
-from lamella_tem.consistency import pseudo_label
+from lamella_tem.consistency import mean_consistency, mean_overlap, pseudo_label
+from lamella_tem.weak_to_strong import WeakToStrong
 from tem_small_trainer import NAMES, Net, batches, literal_ce, trainer
 
 
@@ -70,12 +71,13 @@ def test_the_running_statistics_follow_the_views_that_are_asked_for(statistics):
 @pytest.mark.parametrize("tau", [0.0, 1.0])
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize("select", ["max-loss", "mean", "random"])
-def test_nothing_confident_or_everything_ignored_is_finite(tau, ignored, select):
+@pytest.mark.parametrize("dice", [False, True])
+def test_nothing_confident_or_everything_ignored_is_finite(tau, ignored, select, dice):
     data = batches()
     if ignored:
         label = torch.full_like(data["labelled"].label, IGNORE)
         data["labelled"] = data["labelled"]._replace(label=label, weight=torch.zeros_like(data["labelled"].weight))
-    one = trainer(tau=tau, select=select, losses=None, drop=0.5)
+    one = trainer(tau=tau, select=select, losses=None, drop=0.5, dice=dice)
     losses = one(data, Step(0, 10, 0))
     losses["loss"].backward()
     assert all(torch.isfinite(value) for value in losses.values())
@@ -105,6 +107,66 @@ def test_every_trainable_parameter_gets_a_gradient_and_the_teacher_follows():
     one.after_step()
     for before, after in zip(start, one.teacher.parameters()):
         assert torch.allclose(after, before + 0.5)
+
+
+def test_a_teacher_that_stays_gives_the_labels_and_not_the_answer():
+    one, data = trainer(ema=1.0), batches()
+    before = [value.clone() for value in one.teacher.state_dict().values()]
+    with torch.no_grad():
+        for parameter in one.student.parameters():
+            parameter += 1.0
+    one.after_step()
+    assert all(torch.equal(a, b) for a, b in zip(before, one.teacher.state_dict().values()))
+    one.eval()
+    assert torch.equal(one.predict(data["unlabelled"]), one.student.predict(data["unlabelled"]))
+    logits = one.teacher.decode(one.teacher.encode(data["unlabelled"].image), (12, 12))
+    assert torch.equal(one._weak_view(data["unlabelled"], Step(0, 10, 0))[1], logits.softmax(1))
+
+
+def test_anchored_images_are_their_weak_view_and_the_others_are_noised(monkeypatch):
+    seen = []
+    keep = WeakToStrong._loss_of
+    monkeypatch.setattr(WeakToStrong, "_loss_of", lambda *given: seen.append(given[1]) or keep(*given))
+    data = batches(images=64)
+    for anchor in (0.0, 0.25, 1.0):
+        one = trainer(0.3, anchor=anchor, lam=1.0)
+        one(data, Step(0, 10, 0))
+        weak = (seen[-1].image == data["unlabelled"].image).flatten(1).all(1)
+        assert abs(weak.float().mean() - anchor) < 0.2 and (0 < anchor < 1) == (0 < weak.sum() < 64)
+
+
+def literal_dice(logits, label, weight):
+    """Of one image: 1 − (2Σwpy + 1)/(Σwp + Σwy + 1), mean over the classes that have a trusted pixel."""
+    p, found = logits.softmax(0), []
+    for k in range(len(p)):
+        y = ((label == k) & (label != IGNORE)).float() * weight
+        if y.sum() > 0:
+            w = torch.where(label == IGNORE, 0.0, weight)
+            found.append(1 - (2 * (p[k] * y).sum() + 1) / ((w * p[k]).sum() + y.sum() + 1))
+    return torch.stack(found).mean() if found else torch.zeros(())
+
+
+def test_the_dice_of_a_strong_view_is_that_of_its_images():
+    torch.manual_seed(0)
+    logits = torch.randn(5, 3, 6, 6, requires_grad=True)
+    label, weight = torch.randint(0, 3, (5, 6, 6)), torch.rand(5, 6, 6).round()
+    label[0, :2], weight[1], weight[2][label[2] == 1] = IGNORE, 0.0, 0.0
+    found = mean_overlap(logits, Batch.of(torch.zeros(5, 1, 6, 6), label=label)._replace(weight=weight))
+    expected = torch.stack([literal_dice(*one) for one in zip(logits, label, weight)]).mean()
+    assert torch.allclose(found.value(), expected) and found.count == 5
+    ours, theirs = (torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (found.value(), expected))
+    assert torch.allclose(ours, theirs, atol=1e-7)
+
+
+def test_strong_views_with_dice_weigh_both_losses_alike():
+    one, data, step = trainer(0.1, lam=1.0, tau=0.0, dice=True), batches(), Step(0, 10, 0)
+    weak, p_w, _ = one._weak_view(data["unlabelled"], step)
+    target = one.pseudo_labels(weak, p_w, data["labelled"], Streams(torch.arange(4)))
+    view = one.choice.views(target, step)[0]
+    logits = one.student.logits(view.image)
+    both = mean_consistency(logits, view).value() + mean_overlap(logits, view).value()
+    assert torch.allclose(one(data, step)["strong"], both / 2)
+    assert one.counts(data, step)["images"] == 4
 
 
 def test_the_ramp_sets_the_unsupervised_loss_in():
