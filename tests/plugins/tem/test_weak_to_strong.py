@@ -150,7 +150,7 @@ def test_the_dice_of_a_strong_view_is_that_of_its_images():
     torch.manual_seed(0)
     logits = torch.randn(5, 3, 6, 6, requires_grad=True)
     label, weight = torch.randint(0, 3, (5, 6, 6)), torch.rand(5, 6, 6).round()
-    label[0, :2], weight[1], weight[2][label[2] == 1] = IGNORE, 0.0, 0.0
+    label[0, :2], weight[1], weight[2][label[2] == 1], label[3] = IGNORE, 0.0, 0.0, 2
     found = mean_overlap(logits, Batch.of(torch.zeros(5, 1, 6, 6), label=label)._replace(weight=weight))
     expected = torch.stack([literal_dice(*one) for one in zip(logits, label, weight)]).mean()
     assert torch.allclose(found.value(), expected) and found.count == 5
