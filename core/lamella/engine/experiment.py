@@ -15,6 +15,7 @@ from lamella.data.samples import SampleTable
 from lamella.data.sources import SourceConfig, open_source
 from lamella.errors import ConfigError
 from lamella.registry.registry import Plan, Registry, current
+from lamella.tomlfile import read_toml
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -142,12 +143,7 @@ def read_experiment(path: Path, settings: Sequence[str] = (), *, registry: Regis
         ConfigError: unreadable file, unknown key, wrong type, each naming file and key.
         RegistryError: an unknown component or parameter.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: the experiment file cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    tables = read_toml(path, "experiment file")
     for setting in settings:
         _set(tables, setting)
     return check_experiment(tables, name=path.stem, folder=path.parent, registry=registry, where=str(path))

@@ -7,7 +7,6 @@ import importlib
 import importlib.metadata
 import os
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -19,6 +18,7 @@ import pluggy
 
 from lamella.errors import ConfigError
 from lamella.registry import hookspecs
+from lamella.tomlfile import read_toml
 
 _TABLES = {"plugins": {"enable", "disable", "local", "path"}, "alias": None, "sets": None}
 
@@ -65,12 +65,7 @@ class RegistryFile:
     @classmethod
     def read(cls, path: Path) -> "RegistryFile":
         """Read and check a registry file; raises `ConfigError` naming the key at fault."""
-        try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: the registry file cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not a TOML file: {error}") from error
+        tables = read_toml(path, "registry file")
         for name, table in tables.items():
             if name not in _TABLES:
                 raise ConfigError(f"{path}: unknown table [{name}]; there are [plugins], [alias] and [sets.NAME]")

@@ -1,6 +1,5 @@
 """The study file: what may stand in it, and that the names in it lead somewhere."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lamella.engine.experiment import sentence
 from lamella.errors import ConfigError
+from lamella.tomlfile import read_toml
 
 _STRICT = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
 Tables = dict[str, Any]
@@ -86,7 +86,7 @@ def read_study_file(path: Path) -> StudyFile:
         ConfigError: an unreadable file, unknown key, row or column.
     """
     try:
-        file = StudyFile.model_validate(read_tables(path))
+        file = StudyFile.model_validate(read_toml(path, "study file"))
     except ValidationError as error:
         raise ConfigError(f"{path}: {sentence(error)}") from None
     _check_names(file, path.stem)
@@ -130,17 +130,3 @@ def _follow(named: Mapping[str, RowConfig] | Mapping[str, BeforeConfig], name: s
             raise ConfigError(f"rows or trainings that are like each other in a circle: {' → '.join([*seen, at])}")
         seen.append(at)
         at = named[at].like
-
-
-def read_tables(path: Path) -> Tables:
-    """What a TOML file says, unchecked.
-
-    Raises:
-        ConfigError: a file that cannot be read, or is no TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: the file cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from error

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from lamella.engine.experiment import Experiment, check_experiment
 from lamella.errors import ConfigError
 from lamella.registry.registry import Registry
-from lamella.study.file import StudyFile, Tables, read_study_file, read_tables
+from lamella.study.file import StudyFile, Tables, read_study_file
+from lamella.tomlfile import read_toml
 
 
 class Cell(NamedTuple):
@@ -120,7 +121,7 @@ class Study:
         self, base: str | None, changes: list[Tables], seed: int, runs: Mapping[str, Path], what: str
     ) -> Experiment:
         path = self.folder / (base or self.file.base)
-        tables = read_tables(path)
+        tables = read_toml(path, "base experiment file")
         size = self.file.sizes.get(self.size, {})
         for change in [*self._own_set(base), size if base is None else _of_its_roles(size, tables), *changes]:
             tables = merged(tables, change)

@@ -1,7 +1,6 @@
 """A round of the data engine: train on what was accepted, measure on the locked set, promote what is better."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from lamella.engine.experiment import check_experiment
 from lamella.engine.fit import fit
 from lamella.engine.run import new_folder, open_run
 from lamella.engine.session import make_accelerator
-from lamella.errors import ConfigError
+from lamella.tomlfile import read_toml
 
 from lamella_sam.annotate.folder import AnnotationFolder
 from lamella_sam.annotate.gate import Verdict, judge
@@ -79,10 +78,7 @@ def locked_figures(folder: AnnotationFolder, run: Path) -> dict[str, Any]:
 
 
 def _tables(folder: AnnotationFolder, template: Path) -> dict[str, Any]:
-    try:
-        tables = tomllib.loads(template.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{template}: the experiment file cannot be read: {error}") from error
+    tables = read_toml(template, "experiment file")
     tables["data"] = {
         "labelled": folder.source(folder.of("accepted")),
         "test": folder.source(folder.of("locked")),
