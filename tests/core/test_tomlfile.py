@@ -13,7 +13,7 @@ def test_tables_are_read(tmp_path):
 @pytest.mark.parametrize("content", [b"steps = ", b"\xff\xfe\x00", b"a = 1\na = 2"])
 def test_a_file_that_is_no_toml_is_named(tmp_path, content):
     (tmp_path / "a.toml").write_bytes(content)
-    with pytest.raises(ConfigError, match="a.toml: not a TOML file: "):
+    with pytest.raises(ConfigError, match=r"a\.toml: not a TOML file: "):
         read_toml(tmp_path / "a.toml", "experiment file")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from lamella import IGNORE, Batch, Mean, Streams
+from lamella import IGNORE, Batch, Mean
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -28,24 +28,6 @@ def pseudo_label(batch: Batch, p_w: Tensor, tau: Tensor | float) -> Batch:
     outside = torch.zeros_like(label, dtype=torch.bool) if batch.label is None else batch.label == IGNORE
     trusted = (confidence >= threshold) & ~outside
     return batch._replace(label=torch.where(outside, IGNORE, label), weight=trusted.to(torch.float32))
-
-
-def drawn_label(batch: Batch, p_w: Tensor, streams: Streams) -> Batch:
-    """The weak view with a label drawn for every pixel from p^w, all of them trusted.
-
-    On average over draws the loss is H(p^w, p^s) of every pixel, with p^w as it is in place of its likeliest class: a
-    class that is half suspected is taught half, so none grows or vanishes because the teacher is never sure of it.
-    A drawn label is a number of a class and moves with the image, as probabilities of K classes would not.
-
-    Args:
-        batch: the weak view; where its label is ``IGNORE`` it stays so.
-        p_w: (B, K, H, W) probabilities, without gradient.
-        streams: of ``batch``.
-    """
-    level = streams.rand(*p_w.shape[-2:]).unsqueeze(1)
-    label = (level >= p_w.cumsum(1)).sum(1).clamp(max=p_w.shape[1] - 1)
-    outside = torch.zeros_like(label, dtype=torch.bool) if batch.label is None else batch.label == IGNORE
-    return batch._replace(label=torch.where(outside, IGNORE, label), weight=(~outside).to(torch.float32))
 
 
 def consistency(logits_s: Tensor, batch: Batch) -> Tensor:

@@ -1,21 +1,16 @@
 """Pseudo-labels of weak views: equation 3, with what a training knows of its classes."""
 
-from typing import Literal
-
 import torch
-from lamella import Batch, Streams
+from lamella import Batch
 from lamella.errors import ConfigError
 from torch import Tensor, nn
 
-from lamella_tem.consistency import drawn_label, pseudo_label
+from lamella_tem.consistency import pseudo_label
 from lamella_tem.rare import capped, doubted
-
-Taken = Literal["likeliest", "drawn"]
-"""Which label a pixel gets: the likeliest, if it is likely enough, or one drawn from the probabilities."""
 
 
 class PseudoLabels(nn.Module):
-    """Labels where max p^w ≥ τ, or drawn from p^w; a threshold of each class, doubt and a cap for rare classes.
+    """Labels where max p^w ≥ τ; a threshold of each class, doubt and a cap for rare classes if asked for.
 
     It remembers, over some fifty steps, how sure each class is and what share rare classes have of the labels.
     Parameters as those of `WeakToStrong`; ``rare`` (R,) are the numbers of the classes of ``paste``.
@@ -25,18 +20,10 @@ class PseudoLabels(nn.Module):
     """
 
     def __init__(
-        self,
-        classes: int,
-        rare: Tensor,
-        *,
-        taken: Taken = "likeliest",
-        tau: float,
-        class_tau: bool,
-        doubt: float = 0.0,
-        cap: float | None = None,
+        self, classes: int, rare: Tensor, *, tau: float, class_tau: bool, doubt: float = 0.0, cap: float | None = None
     ):
         super().__init__()
-        self.taken, self.tau, self.class_tau, self.doubt, self.cap = taken, tau, class_tau, doubt, cap
+        self.tau, self.class_tau, self.doubt, self.cap = tau, class_tau, doubt, cap
         if self.follows_rare and len(rare) == 0:
             raise ConfigError("weak-to-strong: doubt and cap are about the classes of paste, and paste names none")
         self.register_buffer("rare", rare, persistent=False)
@@ -52,28 +39,22 @@ class PseudoLabels(nn.Module):
         """Whether the share of rare classes matters."""
         return self.doubt > 0 or self.cap is not None
 
-    def forward(self, weak: Batch, p_w: Tensor, labelled: Batch, streams: Streams) -> Batch:
+    def forward(self, weak: Batch, p_w: Tensor, labelled: Batch) -> Batch:
         """The weak view with its pseudo-label and trust.
 
         Args:
             weak: the weak view of unlabelled images.
             p_w: (B, K, H, W) its probabilities, without gradient.
             labelled: the labelled images of the step, for the share of rare classes.
-            streams: of ``weak``, for labels that are drawn.
         """
         if not self.follows_rare:
-            return self._taken(weak, p_w, streams)
+            return pseudo_label(weak, p_w, self.threshold(p_w))
         assert labelled.label is not None
         share = torch.isin(labelled.label, self.rare).float().mean()
         self.prior.copy_(torch.where(self.prior > 0, self.prior.lerp(share, 0.02), share))
         trusted = p_w if self.cap is None else capped(p_w, self.rare, self.cap * self.prior)
-        target = self._taken(weak, trusted, streams)
+        target = pseudo_label(weak, trusted, self.threshold(trusted))
         return doubted(target, p_w, self.rare, self.doubt * self.prior) if self.doubt > 0 else target
-
-    def _taken(self, weak: Batch, p_w: Tensor, streams: Streams) -> Batch:
-        if self.taken == "drawn":
-            return drawn_label(weak, p_w, streams)
-        return pseudo_label(weak, p_w, self.threshold(p_w))
 
     def threshold(self, p_w: Tensor) -> Tensor | float:
         """τ, or with ``class_tau`` (K,) thresholds τ·c_k/max c, c_k the mean confidence in class k of late.

@@ -21,7 +21,7 @@ from lamella_tem.consistency import (
     statistics_left_alone,
 )
 from lamella_tem.paste import paste_objects
-from lamella_tem.pseudo_labels import PseudoLabels, Taken
+from lamella_tem.pseudo_labels import PseudoLabels
 from lamella_tem.set_choice import Per, Select, SetChoice
 from lamella_tem.supervised import Supervised
 
@@ -68,9 +68,6 @@ class WeakToStrong(Trainer):
         probe_images: Annotated[
             int | None, Field(ge=1, description="images of a batch the sets are tried on, all sets at once; else all")
         ] = None,
-        labels: Annotated[
-            Taken, Field(description="a pixel's pseudo-label: the likeliest class, from τ on, or one drawn from p^w")
-        ] = "likeliest",
         tau: Annotated[float, Field(ge=0, le=1, description="threshold τ of the pseudo-label")] = 0.95,
         class_tau: Annotated[bool, Field(description="lower τ for classes that are seldom confident")] = False,
         lam: Annotated[float, Field(ge=0, le=1, description="λ of equation 6")] = 0.5,
@@ -109,9 +106,7 @@ class WeakToStrong(Trainer):
             probe_images=probe_images, mix=mix,
         )  # fmt: skip
         rare = self.student.pasted
-        self.pseudo_labels = PseudoLabels(
-            len(class_names), rare, taken=labels, tau=tau, class_tau=class_tau, doubt=doubt, cap=cap
-        )
+        self.pseudo_labels = PseudoLabels(len(class_names), rare, tau=tau, class_tau=class_tau, doubt=doubt, cap=cap)
         self.weak, self.lam, self.drop, self.ramp = weak, lam, drop, ramp
         self.anchor, self.dice, self.statistics, self.decay = anchor, dice, statistics, ema
         self.teacher: Any = None
@@ -129,7 +124,7 @@ class WeakToStrong(Trainer):
         labelled = self.student.augmented(batches, step)
         supervised = self.student.learn(labelled, step)["loss"]
         weak, p_w, features = self._weak_view(batches["unlabelled"], step)
-        target = self.pseudo_labels(weak, p_w, batches["labelled"], step.streams(weak, "labels"))
+        target = self.pseudo_labels(weak, p_w, batches["labelled"])
         with statistics_left_alone(self._network()) if self.statistics == "weak" else nullcontext():
             strong = self._strong(self._pasted(target, labelled, step), step)
             feature = self._feature(features, target, step) if self.lam < 1.0 else supervised.new_zeros(())

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from lamella import IGNORE, Batch, Step, Streams
+from lamella import IGNORE, Batch, Step
 from lamella.errors import ConfigError
 from lamella_tem.baselines import cutmix_supervised
 from lamella_tem.consistency import mean_consistency, mean_overlap, pseudo_label
@@ -161,7 +161,7 @@ def test_the_dice_of_a_strong_view_is_that_of_its_images():
 def test_strong_views_with_dice_weigh_both_losses_alike():
     one, data, step = trainer(0.1, lam=1.0, tau=0.0, dice=True), batches(), Step(0, 10, 0)
     weak, p_w, _ = one._weak_view(data["unlabelled"], step)
-    target = one.pseudo_labels(weak, p_w, data["labelled"], Streams(torch.arange(4)))
+    target = one.pseudo_labels(weak, p_w, data["labelled"])
     view = one.choice.views(target, step)[0]
     logits = one.student.logits(view.image)
     both = mean_consistency(logits, view).value() + mean_overlap(logits, view).value()
