@@ -15,13 +15,13 @@ _HOME = {
     "IGNORE": "lamella.contracts.batch",
     "Batch": "lamella.contracts.batch",
     "Streams": "lamella.contracts.streams",
-    "About": "lamella.contracts.perturbation",
-    "Chain": "lamella.contracts.perturbation",
+    "About": "lamella.contracts.parameters",
+    "Chain": "lamella.contracts.chain",
     "Perturbation": "lamella.contracts.perturbation",
-    "Range": "lamella.contracts.perturbation",
-    "Warp": "lamella.contracts.perturbation",
-    "per_image": "lamella.contracts.perturbation",
-    "within": "lamella.contracts.perturbation",
+    "Range": "lamella.contracts.parameters",
+    "Warp": "lamella.contracts.warp",
+    "per_image": "lamella.contracts.parameters",
+    "within": "lamella.contracts.parameters",
     "Modality": "lamella.contracts.data",
     "Sample": "lamella.contracts.data",
     "AtStart": "lamella.contracts.model",
@@ -44,6 +44,7 @@ __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from lamella.contracts.batch import IGNORE, Batch
+    from lamella.contracts.chain import Chain
     from lamella.contracts.data import Modality, Sample
     from lamella.contracts.kornia import kornia
     from lamella.contracts.model import (
@@ -57,8 +58,10 @@ if TYPE_CHECKING:
         Step,
         Trainer,
     )
-    from lamella.contracts.perturbation import About, Chain, Perturbation, Range, Warp, per_image, within
+    from lamella.contracts.parameters import About, Range, per_image, within
+    from lamella.contracts.perturbation import Perturbation
     from lamella.contracts.streams import Streams
+    from lamella.contracts.warp import Warp
     from lamella.engine.classification import ClassificationMetrics
     from lamella.engine.metrics import SegmentationMetrics
     from lamella.errors import LamellaError

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 from lamella import Batch, Perturbation, Range, Streams, Warp
-from lamella.contracts.perturbation import per_image
+from lamella.contracts.parameters import per_image
 from lamella.testing import BrokenPromise, perturbation_contract
 from torch import nn
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from kornia.augmentation import AugmentationSequential
 from lamella import Batch, Chain, Perturbation, Range, Streams, Warp, within
-from lamella.contracts.perturbation import About, per_image, stream_name
+from lamella.contracts.chain import stream_name
+from lamella.contracts.parameters import About, per_image
 from lamella.errors import ContractError
 from pydantic import TypeAdapter, ValidationError
 

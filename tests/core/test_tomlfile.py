@@ -2,7 +2,7 @@
 
 import pytest
 from lamella.errors import ConfigError
-from lamella.tomlfile import read_toml
+from lamella.registry.tomlfile import read_toml
 
 
 def test_tables_are_read(tmp_path):

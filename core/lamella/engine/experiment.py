@@ -15,7 +15,7 @@ from lamella.data.samples import SampleTable
 from lamella.data.sources import SourceConfig, open_source
 from lamella.errors import ConfigError
 from lamella.registry.registry import Plan, Registry, current
-from lamella.tomlfile import read_toml
+from lamella.registry.tomlfile import read_toml
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 

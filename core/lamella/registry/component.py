@@ -191,12 +191,12 @@ def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
 
 def contract_kinds() -> dict[Any, str]:
     """Which annotation takes a spec of which kind."""
-    from lamella.contracts import data, model, perturbation
+    from lamella.contracts import chain, data, model, perturbation, warp
 
     return {
         perturbation.Perturbation: "perturbation",
-        perturbation.Warp: "perturbation",
-        perturbation.Chain: "chain",
+        warp.Warp: "perturbation",
+        chain.Chain: "chain",
         model.SegmentationBackbone: "backbone",
         model.PatchEncoder: "backbone",
         model.PromptableBackbone: "backbone",

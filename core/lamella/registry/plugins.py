@@ -18,7 +18,7 @@ import pluggy
 
 from lamella.errors import ConfigError
 from lamella.registry import hookspecs
-from lamella.tomlfile import read_toml
+from lamella.registry.tomlfile import read_toml
 
 _TABLES = {"plugins": {"enable", "disable", "local", "path"}, "alias": None, "sets": None}
 

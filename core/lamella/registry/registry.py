@@ -75,7 +75,7 @@ class ChainPlan:
         self, *, seed: int = 0, data: Mapping[str, Any] | None = None, path: str = "", opened: bool = False
     ) -> Any:
         """The `Chain`."""
-        from lamella.contracts.perturbation import Chain
+        from lamella.contracts.chain import Chain
 
         return Chain(
             [plan.build(seed=seed, data=data, path=f"{path}/{i}", opened=opened) for i, plan in enumerate(self.plans)]

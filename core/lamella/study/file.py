@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lamella.engine.experiment import sentence
 from lamella.errors import ConfigError
-from lamella.tomlfile import read_toml
+from lamella.registry.tomlfile import read_toml
 
 _STRICT = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
 Tables = dict[str, Any]

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from lamella.engine.experiment import Experiment, check_experiment
 from lamella.errors import ConfigError
 from lamella.registry.registry import Registry
+from lamella.registry.tomlfile import read_toml
 from lamella.study.file import StudyFile, Tables, read_study_file
-from lamella.tomlfile import read_toml
 
 
 class Cell(NamedTuple):

@@ -6,7 +6,8 @@ from torch.nn import functional
 
 from lamella.contracts.batch import IGNORE, Batch
 from lamella.contracts.flow import invert, sample_bilinear
-from lamella.contracts.perturbation import About, Warp
+from lamella.contracts.parameters import About
+from lamella.contracts.warp import Warp
 from lamella.testing.cases import Case, instance_of, streams_of, trust_of
 from lamella.testing.promise import difference, first
 from lamella.testing.subject import Subject

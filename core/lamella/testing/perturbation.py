@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 
-from lamella.contracts.perturbation import About, Perturbation
+from lamella.contracts.parameters import About
+from lamella.contracts.perturbation import Perturbation
 from lamella.testing import following, randomness, replay
 from lamella.testing.accelerator import on_an_accelerator
 from lamella.testing.apart import apart

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from lamella.contracts.batch import Batch
-from lamella.contracts.perturbation import Chain, stream_name
+from lamella.contracts.chain import Chain, stream_name
 from lamella.contracts.streams import Streams
 from lamella.testing.cases import Case, streams_of
 from lamella.testing.subject import Subject

@@ -4,7 +4,7 @@ import torch
 from kornia.augmentation import AugmentationBase2D, AugmentationSequential
 from torch import Tensor
 
-from lamella.contracts.perturbation import Warp
+from lamella.contracts.warp import Warp
 from lamella.testing.cases import Case
 from lamella.testing.following import mismatch
 from lamella.testing.promise import difference, first

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lamella.contracts.batch import Batch
 from lamella.contracts.kornia import KorniaComponent
-from lamella.contracts.perturbation import Warp
 from lamella.contracts.streams import Streams
+from lamella.contracts.warp import Warp
 from lamella.errors import LamellaError
 from lamella.testing.cases import Case, streams_of
 from lamella.testing.promise import BrokenPromise, difference, name_of

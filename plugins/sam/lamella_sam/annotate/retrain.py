@@ -10,7 +10,7 @@ from lamella.engine.experiment import check_experiment
 from lamella.engine.fit import fit
 from lamella.engine.run import new_folder, open_run
 from lamella.engine.session import make_accelerator
-from lamella.tomlfile import read_toml
+from lamella.registry.tomlfile import read_toml
 
 from lamella_sam.annotate.folder import AnnotationFolder
 from lamella_sam.annotate.gate import Verdict, judge

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 import torch
 import torch.nn.functional as F
 from lamella import About, Perturbation, Range, Streams, within
-from lamella.contracts.perturbation import per_image
+from lamella.contracts.parameters import per_image
 from pydantic import Field
 from torch import Tensor
 
