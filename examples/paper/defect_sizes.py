@@ -4,7 +4,7 @@
 
 An IoU of a class counts pixels, and most pixels are in its few large objects. Objects are connected pixels of the class
 in the label; one is found where the network takes at least half of it for the class. A false object is a connected
-patch of the prediction that touches no such pixel. Mean over the seeds; writes defect_sizes.json into the study's folder.
+patch of the prediction that touches no such pixel. Writes defect_sizes.json into the study's folder.
 """
 
 import argparse
