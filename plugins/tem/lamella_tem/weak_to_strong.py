@@ -203,11 +203,12 @@ class WeakToStrong(Trainer):
         return math.exp(-5.0 * (1.0 - step.number / self.ramp) ** 2)
 
     def counts(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
-        """The counts of the supervised losses, and the pixels of the weak view.
+        """The counts of the supervised losses, and the pixels of the weak view with what is pasted into it.
 
         Sets that move pixels count a little fewer in a strong view: parts then differ from the whole by that.
         """
-        weak = self._weakened(batches["unlabelled"], step)
+        labelled = self.student.augmented(batches, step)
+        weak = self._pasted(self._weakened(batches["unlabelled"], step), labelled, step)
         images = {"images": weak.image.new_tensor(len(weak.image))} if self.dice else {}
         return {**self.student.counts(batches, step), "unlabelled": counted(weak), **images}
 

@@ -7,10 +7,15 @@ import pytest
 import torch
 from lamella import IGNORE, Batch, Step
 from lamella.errors import ConfigError
+from lamella.testing import trainer_contract
 from lamella_tem.baselines import cutmix_supervised
 from lamella_tem.consistency import mean_consistency, mean_overlap, pseudo_label
 from lamella_tem.weak_to_strong import WeakToStrong
 from tem_small_trainer import NAMES, Net, batches, literal_ce, trainer
+
+ANCHORED = {"ema": 1.0, "anchor": 0.5, "dice": True, "paste": ["c"], "doubt": 2.0, "cap": 0.0, "lam": 1.0}
+test_contract = trainer_contract(lambda: trainer(losses=None, tau=0.0), batches)
+test_anchored_contract = trainer_contract(lambda: trainer(losses=None, **ANCHORED), batches)
 
 
 def literal_loss(one, data, step):
