@@ -61,7 +61,7 @@ def mean_overlap(logits_s: Tensor, batch: Batch) -> Mean:
     assert batch.label is not None and batch.weight is not None
     each, present = dice_by_class(logits_s, batch.label, batch.weight)
     by_image = (each * present).sum(1) / present.sum(1).clamp(min=1)
-    return Mean(by_image.sum(), batch.image.new_tensor(len(by_image)))
+    return Mean(by_image.sum(), batch.image.new_full((), len(by_image)))
 
 
 def hardest(losses: Tensor, k: int) -> Tensor:

@@ -209,7 +209,7 @@ class WeakToStrong(Trainer):
         """
         labelled = self.student.augmented(batches, step)
         weak = self._pasted(self._weakened(batches["unlabelled"], step), labelled, step)
-        images = {"images": weak.image.new_tensor(len(weak.image))} if self.dice else {}
+        images = {"images": weak.image.new_full((), len(weak.image))} if self.dice else {}
         return {**self.student.counts(batches, step), "unlabelled": counted(weak), **images}
 
     def after_step(self) -> None:
