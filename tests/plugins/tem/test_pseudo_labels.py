@@ -41,19 +41,30 @@ def test_the_share_of_a_rare_class_is_that_of_the_labels_of_late():
     assert learner.pseudo_labels.prior.item() == pytest.approx(0.98 * 12 / 144)
 
 
-def test_between_cap_and_doubt_no_label_is_trusted():
-    learner, given = trainer(0.1, tau=0.0, paste=["c"], doubt=3.0, cap=1.0), batches()
+def ranked_by_suspicion(**options):
+    """Trust and pseudo-labels, most suspected pixel first, where all looks like c; labels have 12 of 144 pixels."""
+    learner, given = trainer(0.1, tau=0.0, paste=["c"], **options), batches()
     label = torch.zeros(4, 12, 12, dtype=torch.int64)
     label[:, :3, :4] = 2
     p_w = torch.rand(4, 3, 12, 12)
     p_w[:, 2] += 1.0
     p_w = p_w / p_w.sum(1, keepdim=True)
-    found = learner.pseudo_labels(learner._weakened(given["unlabelled"], Step(0, 1, 0)), p_w,
-                                  given["labelled"]._replace(label=label))  # fmt: skip
+    weak = learner._weakened(given["unlabelled"], Step(0, 1, 0))
+    found = learner.pseudo_labels(weak, p_w, given["labelled"]._replace(label=label))
     ranked = p_w[:, 2].flatten().argsort(descending=True)
-    trust, taken = found.weight.flatten()[ranked], found.label.flatten()[ranked] == 2
-    assert taken[:48].all() and not taken[48:].any()
+    return found.weight.flatten()[ranked], found.label.flatten()[ranked]
+
+
+def test_between_cap_and_doubt_no_label_is_trusted():
+    trust, label = ranked_by_suspicion(doubt=3.0, cap=1.0)
+    assert (label[:48] == 2).all() and not (label[48:] == 2).any()
     assert (trust[:48] == 1).all() and (trust[48:144] == 0).all() and (trust[144:] == 1).all()
+
+
+def test_a_cap_of_nothing_leaves_rare_classes_to_labels_and_doubt_keeps_others_off_them():
+    trust, label = ranked_by_suspicion(doubt=3.0, cap=0.0)
+    assert not (label == 2).any()
+    assert (trust[:144] == 0).all() and (trust[144:] == 1).all()
 
 
 def test_no_more_pixels_are_taken_for_a_rare_class_than_the_cap_allows():
@@ -66,20 +77,6 @@ def test_no_more_pixels_are_taken_for_a_rare_class_than_the_cap_allows():
     taken = learner.pseudo_labels(weak, p_w, given["labelled"]._replace(label=label)).label == 2
     assert int(taken.sum()) == 1.5 * 4 * 12
     assert p_w[:, 2][taken].min() >= p_w[:, 2][~taken].max()
-
-
-def test_a_cap_of_nothing_leaves_rare_classes_to_labels_and_doubt_keeps_others_off_them():
-    learner, given = trainer(0.1, tau=0.0, paste=["c"], doubt=3.0, cap=0.0), batches()
-    label = torch.zeros(4, 12, 12, dtype=torch.int64)
-    label[:, :3, :4] = 2
-    p_w = torch.rand(4, 3, 12, 12)
-    p_w[:, 2] += 1.0
-    p_w = p_w / p_w.sum(1, keepdim=True)
-    found = learner.pseudo_labels(learner._weakened(given["unlabelled"], Step(0, 1, 0)), p_w,
-                                  given["labelled"]._replace(label=label))  # fmt: skip
-    ranked = p_w[:, 2].flatten().argsort(descending=True)
-    assert not (found.label == 2).any()
-    assert (found.weight.flatten()[ranked[:144]] == 0).all() and (found.weight.flatten()[ranked[144:]] == 1).all()
 
 
 def test_doubt_without_a_rare_class_is_refused():

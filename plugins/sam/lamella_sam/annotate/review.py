@@ -51,11 +51,11 @@ def apply_clicks(folder: AnnotationFolder, clicks: Path, by: str, run: Path | No
         raise ConfigError(f"{run}: its trainer has no promptable network; use --by superpixel")
     masks = {}
     for name, here in by_image(read_clicks(clicks, folder.classes)).items():
-        label, pixels = _begun(folder, name), folder.image(name)
-        segments = superpixels(pixels)
+        before, pixels = _begun(folder, name), folder.image(name)
+        label, segments = before, superpixels(pixels)
         for click in here:
             label = fill(label, click, segments if network is None else _object(suggester, network, pixels, click))
-        masks[name] = label
+        masks[name] = before, label
     return _written(folder, masks)
 
 
@@ -72,9 +72,9 @@ def label_rest(folder: AnnotationFolder, names: list[str], label: str) -> dict[s
     if label not in folder.classes:
         raise ConfigError(f"annotate review --rest {label!r} is none of the classes {', '.join(folder.classes)}")
     chosen = names or [entry.name for entry in folder.queue() if folder.mask_path(entry.name).is_file()]
-    begun = {name: _begun(folder, name) for name in chosen}
     number = folder.classes.index(label)
-    return _written(folder, {name: np.where(mask == IGNORE, number, mask) for name, mask in begun.items()})
+    begun = ((name, _begun(folder, name)) for name in chosen)
+    return _written(folder, {name: (mask, np.where(mask == IGNORE, number, mask)) for name, mask in begun})
 
 
 def _begun(folder: AnnotationFolder, name: str) -> np.ndarray:
@@ -84,12 +84,11 @@ def _begun(folder: AnnotationFolder, name: str) -> np.ndarray:
     return folder.mask(name) if folder.mask_path(name).is_file() else np.full(folder.size(name), IGNORE, np.uint8)
 
 
-def _written(folder: AnnotationFolder, masks: dict[str, np.ndarray]) -> dict[str, int]:
-    """Write the masks; returns how many pixels of each changed."""
-    changed = {name: int((mask != _begun(folder, name)).sum()) for name, mask in masks.items()}
-    for name, mask in masks.items():
-        folder.write_mask(name, mask)
-    return changed
+def _written(folder: AnnotationFolder, masks: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, int]:
+    """Write masks, given as they were and as they shall be; returns how many pixels of each changed."""
+    for name, (_, after) in masks.items():
+        folder.write_mask(name, after)
+    return {name: int((before != after).sum()) for name, (before, after) in masks.items()}
 
 
 def _object(suggester: Suggester | None, network: Any, pixels: np.ndarray, click: Click) -> np.ndarray:
