@@ -3,11 +3,15 @@
 An id of 64 bits names a stream. Small draws (`uniform`, `integers`) are an integer hash of the id and are
 equal on every device. Noise for every pixel (`rand`, `normal`) is exact within one device type and equal in
 distribution across types: on the CPU each image has its own Mersenne twister, elsewhere (and inside
-``torch.compile``) every pixel is hashed, which needs neither a loop over images nor a host sync.
+``torch.compile``) every pixel is hashed, which needs neither a loop over images nor a host sync. On a GPU
+with Triton a draw is one kernel (``fused_streams``); without it, some dozens of torch's.
 """
 
 import hashlib
 import math
+import warnings
+from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -52,6 +56,29 @@ def _word(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
+def _fused(ids: Tensor) -> ModuleType | None:
+    """The kernels of ``fused_streams`` for ids on this process's GPU; None elsewhere and while torch is tracing."""
+    if ids.device.type != "cuda" or type(ids) is not Tensor or torch.compiler.is_compiling():
+        return None
+    return _kernels() if ids.device.index == torch.cuda.current_device() else None
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """``fused_streams`` where Triton is and works, which it is asked once."""
+    try:
+        from lamella.contracts import fused_streams
+
+        fused_streams.child(torch.zeros(1, dtype=torch.int64, device="cuda"), 1)
+    except ImportError:
+        return None
+    except Exception as error:  # whatever a broken tool chain raises
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        warnings.warn(f"random numbers come without Triton, which is slower: {reason}", RuntimeWarning, stacklevel=4)
+        return None
+    return fused_streams
+
+
 class Streams:
     """A batch of independent random streams, one per image.
 
@@ -70,6 +97,8 @@ class Streams:
     @classmethod
     def root(cls, seed: int, key: Tensor, visit: Tensor, view: str) -> "Streams":
         """The streams of (run seed, sample key (B,), visit (B,), view name)."""
+        if (kernels := _fused(key)) is not None:
+            return cls(kernels.root(key, visit, _signed(_word(f"seed {seed}")), _signed(_word(view))))
         ids = mix64(key + _signed(_word(f"seed {seed}")))
         ids = mix64(ids + visit * _signed(_GOLDEN))
         return cls(mix64(ids ^ _signed(_word(view))))
@@ -84,15 +113,21 @@ class Streams:
 
     def child(self, name: str) -> "Streams":
         """Streams for a named part; they depend on this stream's id and the name alone."""
+        if (kernels := _fused(self.ids)) is not None:
+            return Streams(kernels.child(self.ids, _signed(_word(name))))
         return Streams(mix64(self.ids ^ _signed(_word(name))))
 
     def to(self, device: torch.device) -> "Streams":
         """The same streams from their beginning, on another device."""
         return Streams(self.ids.to(device, non_blocking=True))
 
-    def _next(self) -> Tensor:
+    def _step(self) -> int:
+        """What tells the next call from those before."""
         self._calls += 1
-        return mix64(self.ids + _signed(self._calls * _GOLDEN))
+        return _signed(self._calls * _GOLDEN)
+
+    def _next(self) -> Tensor:
+        return mix64(self.ids + self._step())
 
     def _bits(self, shape: tuple[int, ...]) -> Tensor:
         """(B, *shape) int64: hashed words, equal on every device."""
@@ -101,23 +136,34 @@ class Streams:
 
     def uniform(self, low: float | Tensor, high: float | Tensor, *shape: int) -> Tensor:
         """(B, *shape) float32 in [low, high), equal on every device; meant for parameters, not pixels."""
+        kernels = _fused(self.ids)
+        if kernels is not None and not isinstance(low, Tensor) and not isinstance(high, Tensor):
+            return kernels.uniform(self.ids, self._step(), low, high, shape)
+        if kernels is not None:
+            return low + (high - low) * kernels.uniform(self.ids, self._step(), 0.0, 1.0, shape)
         unit = _shift(self._bits(shape), 40).to(torch.float32) * 2.0**-24
         return low + (high - low) * unit
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """(B, *shape) int64 in [low, high), equal on every device."""
+        if (kernels := _fused(self.ids)) is not None:
+            return kernels.integers(self.ids, self._step(), low, high, shape)
         return low + _shift(self._bits(shape), 33) % (high - low)
 
     def rand(self, *shape: int) -> Tensor:
         """(B, *shape) float32, uniform in [0, 1): noise for every pixel."""
         if self._per_image():
             return self._each(shape, "uniform_")
+        if (kernels := _fused(self.ids)) is not None:
+            return kernels.pixels(self.ids, self._step(), None, shape)
         return self._hashed(shape)
 
     def normal(self, *shape: int) -> Tensor:
         """(B, *shape) float32, standard normal: noise for every pixel."""
         if self._per_image():
             return self._each(shape, "normal_")
+        if (kernels := _fused(self.ids)) is not None:
+            return kernels.pixels(self.ids, self._step(), self._step(), shape)
         radius = torch.sqrt(-2.0 * torch.log1p(-self._hashed(shape)))
         return radius * torch.cos((2.0 * math.pi) * self._hashed(shape))
 

@@ -8,7 +8,7 @@ from lamella import About, Perturbation, Range, Streams, within
 from pydantic import Field
 from torch import Tensor
 
-from lamella_tem.perturbations.compiled import Compiled, Kernel, noise_source, uniform_pair
+from lamella_tem.perturbations.compiled import Compiled, Kernel, gpu_kernels, noise_source, uniform_pair
 from lamella_tem.perturbations.dark_current import hot_pixels, hot_threshold
 from lamella_tem.perturbations.fixed_pattern import (
     SIDE,
@@ -139,6 +139,8 @@ class Camera(Perturbation):
         return self._taken(image, drawn, streams, (0.0, 1.0))
 
     def _taken(self, image: Tensor, drawn: dict[str, Tensor], streams: Streams, limits: tuple[float, float]) -> Tensor:
+        if (kernels := gpu_kernels(self.kernel, image)) is not None:
+            return kernels.expose(image, drawn, streams, self.detector, limits)
         _, channels, height, width = image.shape
         device, hashed = image.device, _expose.wanted(self.kernel, image)
         # The rows of all channels stand one below the other: (B, R, W) with R = C·H.

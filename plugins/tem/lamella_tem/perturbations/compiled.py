@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import torch
@@ -89,6 +91,30 @@ class Compiled:
                     f"{name} runs uncompiled, which is slower: {self.failure}", RuntimeWarning, stacklevel=3
                 )
         return out.copy_(self.function(*arguments))
+
+
+def gpu_kernels(kernel: str, image: Tensor) -> ModuleType | None:
+    """``perturbations.fused_camera`` where ``image`` is on this process's GPU and Triton is there; else None."""
+    if kernel == "eager" or image.device.type != "cuda" or type(image) is not Tensor or torch.compiler.is_compiling():
+        return None
+    return _with_triton() if image.device.index == torch.cuda.current_device() else None
+
+
+@cache
+def _with_triton() -> ModuleType | None:
+    """The kernels where Triton is and works, which it is asked once."""
+    try:
+        from lamella_tem.perturbations import fused_camera
+
+        image, none = torch.zeros(1, 1, 1, 8, device="cuda"), torch.zeros(1, device="cuda")
+        fused_camera.count_electrons(image, none + 1.0, none, Streams(none.long()))
+    except ImportError:
+        return None
+    except Exception as error:  # whatever a broken tool chain raises
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        warnings.warn(f"the camera runs without Triton, which is slower: {reason}", RuntimeWarning, stacklevel=4)
+        return None
+    return fused_camera
 
 
 def noise_source(streams: Streams, rows: int, width: int, *, hashed: bool) -> Tensor:

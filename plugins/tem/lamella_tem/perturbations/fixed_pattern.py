@@ -8,7 +8,8 @@ from lamella_tem.perturbations.tables import table
 
 SIDE = 1024
 """Rows and columns of a detector's pattern; it repeats beyond (a power of two)."""
-_STEPS = 4096.0  # of a packed pattern, per standard deviation
+STEP = 1.0 / 4096.0
+"""Of a packed pattern, in standard deviations."""
 
 
 def pattern(detector: int, kind: str, device: torch.device) -> Tensor:
@@ -45,7 +46,7 @@ def packed_patterns(detector: int, device: torch.device) -> Tensor:
     def pack() -> Tensor:
         home = torch.device("cpu")
         gain, dark = (
-            (pattern(detector, kind, home) * _STEPS).round().clamp(-32768, 32767).to(torch.int32)
+            (pattern(detector, kind, home) / STEP).round().clamp(-32768, 32767).to(torch.int32)
             for kind in ("gain", "dark")
         )
         return (gain << 16) | (dark & 0xFFFF)
@@ -74,7 +75,7 @@ def packed_windows(detector: int, offset: Tensor, height: int, width: int) -> li
 def unpacked(words: Tensor) -> tuple[Tensor, Tensor]:
     """Gain and dark pattern, float32, from packed words of any shape."""
     gain, dark = words >> 16, (words << 16) >> 16
-    return gain.to(torch.float32) * (1.0 / _STEPS), dark.to(torch.float32) * (1.0 / _STEPS)
+    return gain.to(torch.float32) * STEP, dark.to(torch.float32) * STEP
 
 
 def offsets(streams: Streams) -> Tensor:

@@ -10,13 +10,13 @@ Counts = Callable[[Tensor, Tensor], Tensor]
 """A function of expected counts and uniform numbers."""
 SPLIT = 5.0
 """Rates below are inverted term by term, rates above by an expansion of the quantile function."""
-_TERMS = 18  # P(count > 18) at the split is 1.4e-6
+TERMS = 18  # P(count > 18) at the split is 1.4e-6
 
-# Quantile at the normal deviate w and s = w/√λ: λ + √λ·w + w²·P(s) + C(s) + R(s)/λ; lowest power first. The
+# Quantile at the normal deviate w and s = w/√λ: λ + √λ·w + w²·M(s) + C(s) + L(s)/λ; lowest power first. The
 # form is Giles'; the coefficients are a least-squares fit to the exact quantiles, λ 5 to 3000, |w| < 5.35.
-_P = (0.1666666, -0.01384781, 0.00362627, -0.00180427, 0.00091698, -0.00019232)
-_C = (0.33333033, -0.02803812, 0.00919633, -0.00015214)
-_R = (-0.01969773, 0.01738407, -0.01718505)
+MIDDLE = (0.1666666, -0.01384781, 0.00362627, -0.00180427, 0.00091698, -0.00019232)
+CORRECTION = (0.33333033, -0.02803812, 0.00919633, -0.00015214)
+LAST = (-0.01969773, 0.01738407, -0.01718505)
 
 
 def normal_quantile(unit: Tensor) -> Tensor:
@@ -34,10 +34,10 @@ def normal_quantile(unit: Tensor) -> Tensor:
     t = unit * 2.0 - (1.0 - 2.0**-24)  # in the open interval (−1, 1), symmetric
     if not torch.compiler.is_compiling():
         return torch.erfinv(t).mul_(math.sqrt(2.0))
-    return t * _polynomial(torch.sqrt(-torch.log((1.0 - t) * (1.0 + t))), _NORMAL)
+    return t * _polynomial(torch.sqrt(-torch.log((1.0 - t) * (1.0 + t))), NORMAL)
 
 
-_NORMAL = (
+NORMAL = (
     1.25329942, 0.000881117187, 0.319526932, 0.0306879277, -0.0325369689, 0.0304012147, 0.00552015599,
     -0.0245034934, 0.0144497656, -0.00388095428, 0.00051176204, -2.69608865e-05,
 )  # fmt: skip
@@ -69,7 +69,7 @@ def _summed(rate: Tensor, unit: Tensor) -> Tensor:
     scaled = unit * torch.exp(rate)
     power, total = rate.clone(), rate + 1.0
     count = (scaled >= 1.0).to(torch.float32)
-    for k in range(2, _TERMS + 1):
+    for k in range(2, TERMS + 1):
         count += scaled >= total
         power *= rate
         total.add_(power, alpha=1.0 / math.factorial(k))
@@ -81,8 +81,8 @@ def poisson_of_many(rate: Tensor, unit: Tensor) -> Tensor:
     rate = rate.clamp(min=SPLIT)
     inverse = torch.rsqrt(rate)
     s = (normal_quantile(unit) * inverse).clamp(min=-1.35)  # below that the count is 0
-    quantile = rate * (1.0 + s + s * s * _polynomial(s, _P)) + _polynomial(s, _C)
-    return (quantile + _polynomial(s, _R) * inverse * inverse).clamp(min=0.0).floor()
+    quantile = rate * (1.0 + s + s * s * _polynomial(s, MIDDLE)) + _polynomial(s, CORRECTION)
+    return (quantile + _polynomial(s, LAST) * inverse * inverse).clamp(min=0.0).floor()
 
 
 def _polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:

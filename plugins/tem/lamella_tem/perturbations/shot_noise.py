@@ -8,7 +8,7 @@ from lamella import About, Perturbation, Range, Streams, within
 from pydantic import Field
 from torch import Tensor
 
-from lamella_tem.perturbations.compiled import Compiled, Kernel, noise_source, uniform
+from lamella_tem.perturbations.compiled import Compiled, Kernel, gpu_kernels, noise_source, uniform
 from lamella_tem.perturbations.parameters import Chance, log_uniform
 from lamella_tem.perturbations.poisson import SPLIT, Counts, poisson, poisson_of_many
 
@@ -62,6 +62,8 @@ class ShotNoise(Perturbation):
 
     def render(self, image: Tensor, drawn: dict[str, Tensor], streams: Streams, about: About) -> Tensor:
         """The counted image, unclipped."""
+        if (kernels := gpu_kernels(self.kernel, image)) is not None:
+            return kernels.count_electrons(image, drawn["dose"], drawn["pedestal"], streams)
         _, channels, height, width = image.shape
         hashed = _count.wanted(self.kernel, image)
         source = noise_source(streams, channels * height, width, hashed=hashed)
