@@ -58,6 +58,13 @@ def test_draws_differ_between_calls_images_and_seeds(draw):
     assert len({tuple(row.flatten().tolist()) for row in first}) > 4
 
 
+def test_several_draws_at_once_are_those_of_single_calls():
+    one, other = streams(4), streams(4)
+    found = [*one.uniforms((0.0, 1.0), (-2.0, 3.0)), one.uniform(0.0, 1.0)]
+    wanted = [other.uniform(0.0, 1.0), other.uniform(-2.0, 3.0), other.uniform(0.0, 1.0)]
+    assert all(a.equal(b) for a, b in zip(found, wanted, strict=True))
+
+
 def test_roots_differ_by_seed_key_visit_and_view():
     key, visit = torch.arange(50).repeat(4), torch.arange(4).repeat_interleave(50)
     roots = [Streams.root(seed, key, visit, view).ids for seed in range(3) for view in ("weak", "strong 1")]

@@ -4,6 +4,7 @@ Small draws equal those of ``streams`` bit for bit, as everywhere. Importing it 
 """
 
 import math
+from functools import cache
 
 import torch
 import triton
@@ -66,6 +67,18 @@ def _drawn(ids, out, count, each, step, low, span, WHOLE: tl.constexpr, BLOCK: t
     tl.store(out + place, value, mask=there)
 
 
+@triton.jit(do_not_specialize=["count", "first"])
+def _several(ids, bounds, out, count, first, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    number = tl.program_id(1)
+    image = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    there = image < count
+    step = (first + number).to(tl.uint64) * 0x9E3779B97F4A7C15
+    bits = mix64(mix64(_unsigned(tl.load(ids + image, mask=there, other=0)) + step))
+    unit = (bits >> 40).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08
+    value = tl.load(bounds + 2 * number) + tl.load(bounds + 2 * number + 1) * unit
+    tl.store(out + number * count + image, value, mask=there)
+
+
 @triton.jit
 def _unit(ids, image, step, index):  # type: ignore[no-untyped-def]
     """Uniform in [0, 1) for each pixel ``index`` of an image, as ``Streams._hashed``."""
@@ -106,6 +119,21 @@ def child(ids: Tensor, word: int) -> Tensor:
 def uniform(ids: Tensor, step: int, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
     """(B, *shape) float32 in [low, high)."""
     return _small(ids, step, float(low), float(high - low), shape, torch.float32)
+
+
+def several(ids: Tensor, first: int, ranges: tuple[tuple[float, float], ...]) -> tuple[Tensor, ...]:
+    """For each range (B,) float32: what calls of `uniform` give, ``first`` being the number of the first."""
+    out = torch.empty(len(ranges), len(ids), dtype=torch.float32, device=ids.device)
+    bounds = _bounds(ranges, ids.device)
+    _several[(triton.cdiv(len(ids), _BLOCK), len(ranges))](
+        ids.contiguous(), bounds, out, len(ids), first, BLOCK=_BLOCK, **_EXACT
+    )
+    return out.unbind(0)
+
+
+@cache
+def _bounds(ranges: tuple[tuple[float, float], ...], device: torch.device) -> Tensor:
+    return torch.tensor([(low, high - low) for low, high in ranges], dtype=torch.float32).to(device)
 
 
 def integers(ids: Tensor, step: int, low: int, high: int, shape: tuple[int, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 
 from lamella.contracts.batch import Batch
-from lamella.contracts.keyed import check_probability, gate, plain_parameters, recalled
+from lamella.contracts.keyed import check_probability, gate, in_float32, plain_parameters, recalled
 from lamella.contracts.parameters import About, per_image
 from lamella.contracts.streams import Streams
 
@@ -64,8 +64,9 @@ class Perturbation(IntensityAugmentationBase2D):
         if self.p == 0.0:
             return batch
         about = About.of(batch)
-        drawn = self.draw(streams.child("draw"), about)
-        rendered = self.clipped(batch.image.to(torch.float32), drawn, streams.child("render"), about)
+        with in_float32(batch.image):
+            drawn = self.draw(streams.child("draw"), about)
+            rendered = self.clipped(batch.image.to(torch.float32), drawn, streams.child("render"), about)
         rendered = rendered.to(batch.image.dtype)
         if self.p < 1.0:
             rendered = torch.where(per_image(gate(streams, self.p), rendered), rendered, batch.image)
@@ -80,4 +81,5 @@ class Perturbation(IntensityAugmentationBase2D):
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
         drawn, streams, about = recalled(params, input)
-        return self.clipped(input.to(torch.float32), drawn, streams, about).to(input.dtype)
+        with in_float32(input):
+            return self.clipped(input.to(torch.float32), drawn, streams, about).to(input.dtype)

@@ -144,6 +144,15 @@ class Streams:
         unit = _shift(self._bits(shape), 40).to(torch.float32) * 2.0**-24
         return low + (high - low) * unit
 
+    def uniforms(self, *ranges: tuple[float, float]) -> tuple[Tensor, ...]:
+        """(B,) float32 for each range [low, high): what as many calls of `uniform` give, for one on a GPU."""
+        if (kernels := _fused(self.ids)) is None:
+            return tuple(self.uniform(low, high) for low, high in ranges)
+        first = self._calls + 1
+        self._calls += len(ranges)
+        drawn: tuple[Tensor, ...] = kernels.several(self.ids, first, ranges)
+        return drawn
+
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """(B, *shape) int64 in [low, high), equal on every device."""
         if (kernels := _fused(self.ids)) is not None:

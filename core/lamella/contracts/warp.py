@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lamella.contracts.batch import IGNORE, Batch
 from lamella.contracts.flow import invert, sample_bilinear, sample_nearest
-from lamella.contracts.keyed import check_probability, gate, plain_parameters, recalled
+from lamella.contracts.keyed import check_probability, gate, in_float32, plain_parameters, recalled
 from lamella.contracts.parameters import About, per_image
 from lamella.contracts.streams import Streams
 
@@ -50,10 +50,15 @@ class Warp(RigidAffineAugmentationBase2D):
         """The batch with image, label, trust and instances moved together."""
         if self.p == 0.0:
             return batch
+        with in_float32(batch.image):
+            return self._moved_by(self._drawn_flow(batch, streams), batch)
+
+    def _drawn_flow(self, batch: Batch, streams: Streams) -> Tensor:
         about = About.of(batch)
         flow = self.flow(self.draw(streams.child("draw"), about), streams.child("render"), about)
-        if self.p < 1.0:
-            flow = flow * per_image(gate(streams, self.p), flow)
+        return flow if self.p == 1.0 else flow * per_image(gate(streams, self.p), flow)
+
+    def _moved_by(self, flow: Tensor, batch: Batch) -> Batch:
         moved = batch._replace(image=_moved(batch.image, flow))
         if batch.label is None or batch.label.ndim != 3:
             return moved if batch.instance is None else moved._replace(instance=sample_nearest(batch.instance, flow, 0))
@@ -77,13 +82,15 @@ class Warp(RigidAffineAugmentationBase2D):
 
     def _recalled_flow(self, params: dict[str, Tensor], like: Tensor) -> Tensor:
         drawn, streams, about = recalled(params, like)
-        return self.flow(drawn, streams, about)
+        with in_float32(like):
+            return self.flow(drawn, streams, about)
 
     def apply_transform(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
         flow = self._recalled_flow(params, input)
-        return _moved(input, flow)
+        with in_float32(input):
+            return _moved(input, flow)
 
     def apply_transform_mask(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None

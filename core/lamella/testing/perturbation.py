@@ -61,7 +61,7 @@ def perturbation_contract(
     promises += [following.labels_follow, following.without_masks, at_p_zero, at_zero_strength]
     promises += [randomness.in_a_chain]
     if not reduced:
-        promises += [never_syncs, replay.replays]
+        promises += [never_syncs, float32_under_autocast, replay.replays]
         promises += [randomness.varies] if varies else []
 
     fixed = first_cases(channels)
@@ -150,6 +150,20 @@ def at_zero_strength(subject: Subject, case: Case) -> None:
     if gap := within_rounding.changed(result, batch, exact=False):
         promise = f"change nothing at its zero strength, identity = {dict(identity)}"
         raise subject.broken(promise, f"it changed {gap}", case)
+
+
+def float32_under_autocast(subject: Subject, case: Case) -> None:
+    """Inside a training step in bfloat16 it gives what it gives outside."""
+    batch, built = subject.batch(case), subject.build()
+    streams = streams_of(batch)
+    wanted = subject.perturb(built, batch, streams)
+    try:
+        with torch.autocast(batch.image.device.type, dtype=torch.bfloat16):
+            found = subject.perturb(built, batch, streams_of(batch))
+    except RuntimeError as error:
+        raise subject.broken("work under autocast", str(error), case) from None
+    if gap := subject.changed(found, wanted, exact=False):
+        raise subject.broken("calculate in float32, under autocast too", f"bfloat16 changed {gap}", case)
 
 
 def never_syncs(subject: Subject, case: Case) -> None:

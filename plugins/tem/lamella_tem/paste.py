@@ -37,10 +37,9 @@ def paste_objects(
     height, width = batch.image.shape[-2:]
     count = len(batch.image)
     which = (torch.arange(count, device=image.device) % len(image)).view(-1, 1, 1)
-    limits = streams.uniform(-1.0, 1.0, 2) * torch.tensor(reach, device=image.device)
-    moved = (limits * torch.tensor([height, width], device=image.device)).round().long()
-    rows = torch.arange(height, device=image.device).view(1, -1, 1) - moved[:, 0].view(-1, 1, 1)
-    columns = torch.arange(width, device=image.device).view(1, 1, -1) - moved[:, 1].view(-1, 1, 1)
+    down, across = streams.uniform(-1.0, 1.0, 2).view(-1, 2, 1, 1).unbind(1)
+    rows = torch.arange(height, device=image.device).view(1, -1, 1) - (down * reach[0] * height).round().long()
+    columns = torch.arange(width, device=image.device).view(1, 1, -1) - (across * reach[1] * width).round().long()
     tall, wide = image.shape[-2:]
     inside = (rows >= 0) & (rows < tall) & (columns >= 0) & (columns < wide)
     inside = inside & (streams.uniform(0.0, 1.0) < p).view(-1, 1, 1)

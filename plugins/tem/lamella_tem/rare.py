@@ -36,7 +36,6 @@ def capped(p: Tensor, rare: Tensor, share: Tensor) -> Tensor:
     There the other classes take their place in proportion: what p would be, were it known that none is there. On a
     device whose contrast is new to it a network may take most of an image for a defect.
     """
-    others = p.clone()
-    others[:, rare] = 0.0
+    others = p.index_fill(1, rare, 0.0)
     others = others / others.sum(1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny)
     return torch.where(suspected(p, rare, share).unsqueeze(1), p, others)

@@ -39,8 +39,8 @@ class Flip(Warp):
 
     def draw(self, streams: Streams, about: About) -> dict[str, Tensor]:
         """``mirrored`` (B, 2): 1 where the image is, along y and x."""
-        chance = torch.tensor([self.vertical, self.horizontal], device=streams.ids.device)
-        return {"mirrored": (streams.uniform(0.0, 1.0, 2) < chance).to(torch.float32)}
+        down, across = streams.uniform(0.0, 1.0, 2).unbind(1)
+        return {"mirrored": torch.stack([down < self.vertical, across < self.horizontal], 1).to(torch.float32)}
 
     def flow(self, drawn: dict[str, Tensor], streams: Streams, about: About) -> Tensor:
         """The displacement (B, H, W, 2) in pixels, y then x."""

@@ -19,7 +19,7 @@ from lamella_tem.perturbations.fixed_pattern import (
     shifted_columns,
     unpacked,
 )
-from lamella_tem.perturbations.parameters import Chance, Detector, log_uniform
+from lamella_tem.perturbations.parameters import Chance, Detector, exponential, log_range
 from lamella_tem.perturbations.poisson import SPLIT, Counts, normal_quantile, poisson, poisson_of_many
 from lamella_tem.perturbations.readout import EXACT_BITS, whole
 
@@ -111,21 +111,22 @@ class Camera(Perturbation):
 
     def draw(self, streams: Streams, about: About) -> dict[str, Tensor]:
         """``quadrants`` (B, 4) gains less 1, ``seam`` and ``offset`` (B, 2); all else (B,), counts in e⁻."""
+        dose, pedestal, gain, column_gain, quadrant_gain = streams.uniforms(
+            log_range(*self.dose), self.pedestal, self.gain, self.column_gain, self.quadrant_gain
+        )
+        quadrants, seam = streams.uniform(-1.0, 1.0, 4), streams.uniform(0.0, 1.0, 2)
+        names = ("dark", "spread", "reference", "hot", "glow", "column", "read", "row")
+        others = streams.uniforms(
+            self.dark, self.spread, self.reference, self.hot, (0.2, 0.8), self.column, self.read, self.row
+        )
         return {
-            "dose": log_uniform(streams, *self.dose),
-            "pedestal": streams.uniform(*self.pedestal),
-            "gain": streams.uniform(*self.gain),
-            "column_gain": streams.uniform(*self.column_gain),
-            "quadrants": streams.uniform(*self.quadrant_gain).unsqueeze(1) * streams.uniform(-1.0, 1.0, 4),
-            "seam": streams.uniform(0.0, 1.0, 2),
-            "dark": streams.uniform(*self.dark),
-            "spread": streams.uniform(*self.spread),
-            "reference": streams.uniform(*self.reference),
-            "hot": streams.uniform(*self.hot),
-            "glow": streams.uniform(0.2, 0.8),
-            "column": streams.uniform(*self.column),
-            "read": streams.uniform(*self.read),
-            "row": streams.uniform(*self.row),
+            "dose": exponential(dose, *self.dose),
+            "pedestal": pedestal,
+            "gain": gain,
+            "column_gain": column_gain,
+            "quadrants": quadrant_gain.unsqueeze(1) * quadrants,
+            "seam": seam,
+            **dict(zip(names, others, strict=True)),
             "bits": whole(streams, *self.bits),
             "offset": offsets(streams),
         }

@@ -22,7 +22,7 @@ _DRAWN = (
 )  # fmt: skip
 _NVIDIA = tl.constexpr(torch.version.cuda is not None and os.environ.get("TRITON_INTERPRET") != "1")
 _WIDTH = tl.constexpr(19)  # numbers an image is drawn with
-_BLOCK, _ROWS, _WARPS = 1024, 8, 8
+_BLOCK, _ROWS, _WARPS = 256, 16, 2
 
 _SIDE, _SPLIT, _TERMS, _EXACT_BITS, _STEP = (
     tl.constexpr(value) for value in (SIDE, SPLIT, TERMS, float(EXACT_BITS), STEP)
@@ -128,10 +128,10 @@ def _count(image, out, doses, pedestals, words, rows, width, ROWS: tl.constexpr,
 
 
 @triton.jit
-def _expose(
+def _expose(  # type: ignore[no-untyped-def]
     image, out, drawn, words, offsets, row_noise, patterns, gain_columns, dark_columns, rows, height, width, low, high,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     picture = tl.program_id(2)
     d = drawn + picture * _WIDTH
     dose, pedestal, gain = tl.load(d), tl.load(d + 1), tl.load(d + 2)

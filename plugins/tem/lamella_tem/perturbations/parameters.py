@@ -19,11 +19,21 @@ def log_uniform(streams: Streams, low: float, high: float) -> Tensor:
     >>> log_uniform(Streams(torch.arange(2)), math.inf, math.inf)
     tensor([inf, inf])
     """
-    if math.isinf(high):
-        if low != high:
-            raise ContractError(f"a range up to infinity must start there too; this one starts at {low:g}")
-        return torch.full_like(streams.uniform(0.0, 1.0), math.inf)
-    return torch.exp(streams.uniform(math.log(low), math.log(high))).clamp(low, high)
+    return exponential(streams.uniform(*log_range(low, high)), low, high)
+
+
+def log_range(low: float, high: float) -> tuple[float, float]:
+    """What to draw uniformly between, so that `exponential` of it lies in [low, high]."""
+    if not math.isinf(high):
+        return math.log(low), math.log(high)
+    if low != high:
+        raise ContractError(f"a range up to infinity must start there too; this one starts at {low:g}")
+    return 0.0, 1.0
+
+
+def exponential(logarithm: Tensor, low: float, high: float) -> Tensor:
+    """e to the power of what was drawn from `log_range`, in [low, high]; infinite where both ends are."""
+    return torch.full_like(logarithm, math.inf) if math.isinf(high) else torch.exp(logarithm).clamp(low, high)
 
 
 def polarity(about: About) -> Tensor:

@@ -31,6 +31,14 @@ def small_draws():
         assert fused_streams.integers(IDS, STEP, low, high, shape).equal(Streams(IDS).integers(low, high, *shape))
 
 
+def several_at_once():
+    """What as many calls give, to the bit, and the next call after them too."""
+    ranges = ((0.0, 1.0), (-3.0, 500.0), (0.003, 0.03))
+    one_by_one = Streams(IDS)
+    wanted = [one_by_one.uniform(*one) for one in ranges]
+    assert all(a.equal(b) for a, b in zip(fused_streams.several(IDS, 1, ranges), wanted, strict=True))
+
+
 def pixel_noise():
     """Uniform numbers to the bit, normal ones to rounding."""
     torch_s = Streams(IDS)
@@ -119,7 +127,7 @@ def dispatch():
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    small_draws(), pixel_noise(), shot_noise(), dispatch()
+    small_draws(), several_at_once(), pixel_noise(), shot_noise(), dispatch()
     infinity = (-math.inf, math.inf)
     whole_camera(infinity)
     whole_camera((0.0, 1.0))
