@@ -1,7 +1,7 @@
 """Speed of the camera and of shot noise beside their yardsticks: python tests/bench/bench_perturb.py
 
 Both sides run in turn, ten rounds after a warm-up; the figure is the median of the rounds' ratios, with the
-lowest and the highest. On a GPU a round is twenty calls of a side, waited for at its end: work is queued there while
+lowest and the highest. On a GPU a round is some calls of a side, waited for at its end: work is queued there while
 the host prepares the next call, as in a training. Before anything is timed, both sides of the shot noise have to
 agree in distribution.
 Compiling takes half a minute the first time.
@@ -122,14 +122,15 @@ def rows(device: torch.device, rounds: int, timer: Callable[[], float]) -> list[
             found.append((name, target, "not installed"))
             continue
         if gpu:
-            ours, theirs = queued(ours), queued(theirs)
+            calls = 3 if "kornia" in name else 20
+            ours, theirs = queued(ours, calls), queued(theirs, calls)
         middle, low, high, times = ratio(ours, theirs, rounds=rounds, clock=clock)
         found.append((name, target, f"{middle:.2f}× ({low:.2f} to {high:.2f}); {times}"))
         print("  ", *found[-1], flush=True)
     return found
 
 
-def queued(run: Run, calls: int = 20) -> Run:
+def queued(run: Run, calls: int) -> Run:
     """So many calls in place of one."""
     return lambda i: [run(calls * i + k) for k in range(calls)]
 

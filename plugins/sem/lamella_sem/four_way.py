@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lamella_sem.gather import gathered
 
-TILE = 128
-"""Rows of the Gram matrix at a time."""
+TILE, GPU_TILE = 128, 512
+"""Rows of the Gram matrix at a time; a GPU is done with few rows before the next are asked for."""
 TERMS = ("hh", "hl", "lh", "ll")
 """Anchor and target of the terms, in the order of the paper's sum over m and n."""
 _EXCLUDED = -1e30
@@ -37,7 +37,7 @@ def four_way(
     defect: Tensor,
     present: Tensor | None = None,
     alike: Tensor | None = None,
-    tile: int = TILE,
+    tile: int | None = None,
 ) -> FourWay:
     """The four terms of equation 9 for N defects in two views at each magnification, before their means.
 
@@ -59,7 +59,7 @@ def four_way(
             neither anchors nor targets.
         alike: (N,) int64; only images whose numbers agree are negatives of each other (defects on one pattern), so that
             what the rest of the image shows tells nobody apart. All of them by default.
-        tile: rows of the Gram matrix at a time.
+        tile: rows of the Gram matrix at a time; by default `TILE`, on a GPU `GPU_TILE`.
 
     Source: the paper's equation 9. Its I is "the negative samples associated with image i"; as in SimCLR and CAN it
     contains the positive, or no term would be a probability. The image itself and, across magnifications, the same
@@ -85,7 +85,7 @@ def four_way(
         gathered(there.t().contiguous()),
         other.repeat(2) + rank * images,
         1.0 / temperature,
-        tile,
+        tile or (TILE if high.device.type == "cpu" else GPU_TILE),
     ).view(2, images, 2)  # anchor's magnification, image, target's magnification
     views = _wide(stacked)
     positive = torch.einsum("mid,nid->min", views, views[:, other]) / temperature
