@@ -44,16 +44,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q·k)·v for (B, heads, N, ·), without a scale; values may be narrower than keys."""
     if q.device.type == "cpu" and k.shape[-2] <= _PLAIN_TOKENS:
         return (q @ k.transpose(-2, -1)).softmax(-1) @ v
-    wider = 0 if _takes_narrow_values(q) else k.shape[-1] - v.shape[-1]
+    narrow = q.device.type == "cuda" and q.dtype == torch.float32  # the one kernel for these takes them as they are
+    wider = 0 if narrow else k.shape[-1] - v.shape[-1]  # the others take one width for all three
     extra = -k.shape[-1] % 8
     q, k, v = pad(q, (0, extra)), pad(k, (0, extra)), pad(v, (0, wider + extra))
     return scaled_dot_product_attention(q, k, v, scale=1.0)[..., : v.shape[-1] - wider - extra]
-
-
-def _takes_narrow_values(q: Tensor) -> bool:
-    """Whether torch's best kernel here takes values narrower than keys: it does in float32, and from Hopper on."""
-    on_gpu = q.device.type == "cuda"
-    return on_gpu and (q.dtype == torch.float32 or torch.cuda.get_device_capability(q.device) >= (9, 0))
 
 
 def relative(table: Tensor, size: int) -> Tensor:
