@@ -165,3 +165,12 @@ def test_chain_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     Chain([blur()])(batch, Streams(torch.arange(2)))
     assert torch.get_rng_state().equal(before)
+
+
+def test_calculates_in_float32_under_autocast():
+    made = lamella.kornia("kornia.augmentation:RandomGaussianBlur", kernel_size=(5, 5), sigma=(1.0, 1.0), p=1.0)
+    blur = made()
+    batch = Batch.of(torch.rand(2, 1, 32, 32))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = blur.perturb(batch, Streams(batch.key)).image
+    assert inside.equal(blur.perturb(batch, Streams(batch.key)).image)

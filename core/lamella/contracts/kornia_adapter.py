@@ -8,6 +8,7 @@ from kornia.constants import Resample
 from torch import Tensor, nn
 
 from lamella.contracts.batch import IGNORE, Batch
+from lamella.contracts.keyed import in_float32
 from lamella.contracts.streams import Streams
 from lamella.errors import ContractError
 
@@ -58,7 +59,7 @@ class KorniaPerturbation(nn.Module):
             return batch
         parts = []
         devices = [batch.image.device] if batch.image.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), in_float32(batch.image):
             for i, seed in enumerate(streams.ids.tolist()):
                 torch.manual_seed(seed)
                 parts.append(self._one(batch.select(slice(i, i + 1))))

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 from lamella import Streams
+from lamella.contracts.fused_streams import mix32
 from torch import Tensor
 
 from lamella_tem.perturbations.fixed_pattern import SIDE, STEP, column_pattern, packed_patterns
@@ -31,13 +32,6 @@ _N0, _N1, _N2, _N3, _N4, _N5, _N6, _N7, _N8, _N9, _N10, _N11 = (tl.constexpr(c) 
 _M0, _M1, _M2, _M3, _M4, _M5 = (tl.constexpr(c) for c in MIDDLE)
 _C0, _C1, _C2, _C3 = (tl.constexpr(c) for c in CORRECTION)
 _L0, _L1, _L2 = (tl.constexpr(c) for c in LAST)
-
-
-@triton.jit
-def _mix32(x):  # type: ignore[no-untyped-def]
-    x = (x ^ (x >> 16)) * 0x7FEB352D
-    x = (x ^ (x >> 15)) * 0x846CA68B
-    return x ^ (x >> 16)
 
 
 @triton.jit
@@ -121,7 +115,7 @@ def _count(image, out, doses, pedestals, words, rows, width, ROWS: tl.constexpr,
         there = (column < width) & (row < rows)
         place = row * width + column
         seen = tl.load(image + start + place, mask=there, other=0.0)
-        unit = _unit(_mix32(_mix32(place.to(tl.uint32) ^ first) + second))
+        unit = _unit(mix32(mix32(place.to(tl.uint32) ^ first) + second))
         count = _counts(dose * (pedestal + (1.0 - pedestal) * seen), unit, there)
         shown = (count * (1.0 / dose) - pedestal) * (1.0 / (1.0 - pedestal))
         tl.store(out + start + place, tl.where(finite, shown, seen), mask=there)
@@ -173,9 +167,9 @@ def _expose(  # type: ignore[no-untyped-def]
         sides = tl.where(left, 1.0 + tl.load(quarter), 1.0 + tl.load(quarter + 1))
         sensitivity = (1.0 + gain * _upper_half(word)) * columns * sides
         rate = (black + span * seen) * sensitivity + (dark + spread * dark_noise)
-        bits_count = _mix32(_mix32(place.to(tl.uint32) ^ first) + second)
+        bits_count = mix32(mix32(place.to(tl.uint32) ^ first) + second)
         electrons = _counts(rate, _unit(bits_count), there)
-        electrons += read * _normal(_unit(_mix32(bits_count ^ third)))
+        electrons += read * _normal(_unit(mix32(bits_count ^ third)))
         electrons += row_spread * tl.load(row_noise + picture * height + line) + of_columns
         shown = electrons * counted + seen * sensitivity * untouched
         shown += tl.where(dark_noise > hottest, glow * (0.5 / _STEP + 2.0 * (dark_noise - hottest)), 0.0)
