@@ -56,7 +56,7 @@ def _word(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
-def _fused(ids: Tensor) -> ModuleType | None:
+def fused(ids: Tensor) -> ModuleType | None:
     """The kernels of ``fused_streams`` for ids on this process's GPU; None elsewhere and while torch is tracing."""
     if ids.device.type != "cuda" or type(ids) is not Tensor or torch.compiler.is_compiling():
         return None
@@ -97,7 +97,7 @@ class Streams:
     @classmethod
     def root(cls, seed: int, key: Tensor, visit: Tensor, view: str) -> "Streams":
         """The streams of (run seed, sample key (B,), visit (B,), view name)."""
-        if (kernels := _fused(key)) is not None:
+        if (kernels := fused(key)) is not None:
             return cls(kernels.root(key, visit, _signed(_word(f"seed {seed}")), _signed(_word(view))))
         ids = mix64(key + _signed(_word(f"seed {seed}")))
         ids = mix64(ids + visit * _signed(_GOLDEN))
@@ -113,7 +113,7 @@ class Streams:
 
     def child(self, name: str) -> "Streams":
         """Streams for a named part; they depend on this stream's id and the name alone."""
-        if (kernels := _fused(self.ids)) is not None:
+        if (kernels := fused(self.ids)) is not None:
             return Streams(kernels.child(self.ids, _signed(_word(name))))
         return Streams(mix64(self.ids ^ _signed(_word(name))))
 
@@ -136,7 +136,7 @@ class Streams:
 
     def uniform(self, low: float | Tensor, high: float | Tensor, *shape: int) -> Tensor:
         """(B, *shape) float32 in [low, high), equal on every device; meant for parameters, not pixels."""
-        kernels = _fused(self.ids)
+        kernels = fused(self.ids)
         if kernels is not None and not isinstance(low, Tensor) and not isinstance(high, Tensor):
             return kernels.uniform(self.ids, self._step(), low, high, shape)
         if kernels is not None:
@@ -146,7 +146,7 @@ class Streams:
 
     def uniforms(self, *ranges: tuple[float, float]) -> tuple[Tensor, ...]:
         """(B,) float32 for each range [low, high): what as many calls of `uniform` give, for one on a GPU."""
-        if (kernels := _fused(self.ids)) is None:
+        if (kernels := fused(self.ids)) is None:
             return tuple(self.uniform(low, high) for low, high in ranges)
         first = self._calls + 1
         self._calls += len(ranges)
@@ -155,7 +155,7 @@ class Streams:
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """(B, *shape) int64 in [low, high), equal on every device."""
-        if (kernels := _fused(self.ids)) is not None:
+        if (kernels := fused(self.ids)) is not None:
             return kernels.integers(self.ids, self._step(), low, high, shape)
         return low + _shift(self._bits(shape), 33) % (high - low)
 
@@ -163,7 +163,7 @@ class Streams:
         """(B, *shape) float32, uniform in [0, 1): noise for every pixel."""
         if self._per_image():
             return self._each(shape, "uniform_")
-        if (kernels := _fused(self.ids)) is not None:
+        if (kernels := fused(self.ids)) is not None:
             return kernels.pixels(self.ids, self._step(), None, shape)
         return self._hashed(shape)
 
@@ -171,7 +171,7 @@ class Streams:
         """(B, *shape) float32, standard normal: noise for every pixel."""
         if self._per_image():
             return self._each(shape, "normal_")
-        if (kernels := _fused(self.ids)) is not None:
+        if (kernels := fused(self.ids)) is not None:
             return kernels.pixels(self.ids, self._step(), self._step(), shape)
         radius = torch.sqrt(-2.0 * torch.log1p(-self._hashed(shape)))
         return radius * torch.cos((2.0 * math.pi) * self._hashed(shape))

@@ -2,12 +2,12 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import torch
 from lamella import Streams
+from lamella.contracts.streams import fused
 from pydantic import Field
 from torch import Tensor
 
@@ -94,26 +94,11 @@ class Compiled:
 
 
 def gpu_kernels(kernel: str, image: Tensor) -> ModuleType | None:
-    """``perturbations.fused_camera`` where ``image`` is on this process's GPU and Triton is there; else None."""
-    if kernel == "eager" or image.device.type != "cuda" or type(image) is not Tensor or torch.compiler.is_compiling():
+    """``perturbations.fused_camera`` where ``image`` is on this process's GPU and Triton works there; else None."""
+    if kernel == "eager" or fused(image) is None:
         return None
-    return _with_triton() if image.device.index == torch.cuda.current_device() else None
+    from lamella_tem.perturbations import fused_camera
 
-
-@cache
-def _with_triton() -> ModuleType | None:
-    """The kernels where Triton is and works, which it is asked once."""
-    try:
-        from lamella_tem.perturbations import fused_camera
-
-        image, none = torch.zeros(1, 1, 1, 8, device="cuda"), torch.zeros(1, device="cuda")
-        fused_camera.count_electrons(image, none + 1.0, none, Streams(none.long()))
-    except ImportError:
-        return None
-    except Exception as error:  # whatever a broken tool chain raises
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        warnings.warn(f"the camera runs without Triton, which is slower: {reason}", RuntimeWarning, stacklevel=4)
-        return None
     return fused_camera
 
 
