@@ -2,7 +2,7 @@
 
     python examples/ebc1_leave_one_specimen_out.py FOLDER --out runs/ebc1
     python examples/ebc1_leave_one_specimen_out.py FOLDER --out runs/ebc1-few --labels 2 4 --seeds 0 1 2 \
-        --trainers supervised weak-to-strong --shrink 2 --crop 128
+        --trainers supervised weak-to-strong anchored --shrink 2 --crop 128
 
 FOLDER is benchmark_segmentation_data/EBC1 of github.com/nasa/pretrained-microscopy-models (PNG or TIFF):
 14 back-scatter SEM cross-sections of a coating, 1024 × 1024, with background, oxide layer and crack. The
@@ -17,11 +17,12 @@ import json
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from lamella.cli.tables import table
 from lamella.engine.checkpoint import write_json
-from lamella.engine.experiment import check_experiment
+from lamella.engine.experiment import Experiment, check_experiment
 from lamella.engine.fit import fit
 from lamella.engine.metrics import iou_of
 from PIL import Image
@@ -36,20 +37,27 @@ TRAINERS = {
     },
 }  # fmt: skip
 TRAINERS["steady"] = {**TRAINERS["weak-to-strong"], "ema": 0.98, "class_tau": True, "mix": 0.5, "mix_labelled": 0.5}
-LONGER = 3.5
-"""So many supervised steps cost what one of weak-to-strong does (examples/paper/table3-doubted.toml)."""
+TRAINERS["pasted"] = {**TRAINERS["supervised"], "mix": 0.5, "paste": ["crack"]}
+TRAINERS["before-anchored"] = TRAINERS["pasted"]
+TRAINERS["anchored"] = {
+    **TRAINERS["weak-to-strong"], "sets": ["sample", "post"], "lam": 1.0, "class_tau": True, "ema": 1.0, "anchor": 0.5,
+    "dice": True, "paste": ["crack"], "doubt": 16.0, "cap": 0.0,
+}  # fmt: skip
+STEPS = {"supervised": 3.5, "pasted": 3.5, "before-anchored": 1.75, "anchored": 0.65}
+"""Steps at the cost of one of weak-to-strong; the last two are one training after the other (table3-anchored.toml)."""
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/ebc1"))
-    parser.add_argument("--trainers", choices=TRAINERS, nargs="+", default=["supervised"])
+    parser.add_argument("--trainers", choices=[*TRAINERS], nargs="+", default=["supervised"])
     parser.add_argument("--labels", type=int, nargs="+", help="labelled images of the other specimens; else all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=150, help="of weak-to-strong; supervised too, if it is alone")
+    parser.add_argument("--steps", type=int, default=150, help="of weak-to-strong, and as much of others")
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--shrink", type=int, default=1, help="work on images so many times smaller")
+    parser.add_argument("--intensity", default="dtype", help="what maps grey values; image: percentiles of each image")
     parser.add_argument("--start", type=Path, help="run whose network all begin with, as of examples/paper/start.toml")
     return parser.parse_args()
 
@@ -80,45 +88,72 @@ def source(folder: Path, **which: dict[str, str] | int) -> dict:
     }
 
 
-def experiment(folder: Path, specimen: str, trainer: str, labels: int | None, seed: int, given: argparse.Namespace):
-    """Train on every specimen but one."""
+class Fold(NamedTuple):
+    """One training: who learns, from how many labels, and the specimen that is held out."""
+
+    trainer: str
+    labels: int | None
+    seed: int
+    specimen: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept below --out."""
+        return Path(f"{self.trainer}-{self.labels or 'all'}", f"seed-{self.seed}", self.specimen.replace("#", "-"))
+
+
+def experiment(folder: Path, fold: Fold, given: argparse.Namespace, start: Path | None) -> Experiment:
+    """Train on every specimen but one, from the network of ``start`` or from random weights."""
+    specimen, trainer = fold.specimen, fold.trainer
     others = source(folder, exclude={"specimen": specimen})
-    few = {} if labels is None else {"subset": labels, "subset_seed": seed}
-    start = {} if given.start is None else {"start": str(given.start.resolve())}
-    longer = trainer == "supervised" and len(given.trainers) > 1
+    few = {} if fold.labels is None else {"subset": fold.labels, "subset_seed": fold.seed}
+    alone = given.trainers == ["supervised"]
+    rate = 3e-3 if given.start is None else 1e-3
     tables = {
-        "seed": seed,
-        "modality": "tem",
+        "seed": fold.seed,
+        "modality": {"name": "tem", "intensity": given.intensity},
         "data": {
             "labelled": {**others, **few},
-            **({} if trainer == "supervised" else {"unlabelled": others}),
+            **({} if TRAINERS[trainer]["name"] == "supervised" else {"unlabelled": others}),
             "test": source(folder, only={"specimen": specimen}),
         },
         "trainer": {
             **TRAINERS[trainer],
-            "backbone": {"name": "deeplabv3plus", "encoder": "tu-mobilenetv3_small_100", **start},
+            "backbone": {
+                "name": "deeplabv3plus", "encoder": "tu-mobilenetv3_small_100",
+                **({} if start is None else {"start": str(start.resolve())}),
+            },
         },
         "fit": {
-            "steps": round(given.steps * (LONGER if longer else 1)),
+            "steps": round(given.steps * (1 if alone else STEPS.get(trainer, 1))),
             "batch_size": 4,
             "crop": given.crop,
             "warmup": 10,
-            "optimizer": {"lr": 3e-3 if given.start is None else 1e-3},
+            "optimizer": {"lr": rate / 2 if trainer == "anchored" else rate},
         },
-    }
+    }  # fmt: skip
     return check_experiment(tables, name=f"ebc1 without {specimen}", folder=folder)
 
 
+def trained(folder: Path, fold: Fold, given: argparse.Namespace) -> Path:
+    """The run of a fold, trained where it was not yet, and what it begins with before it."""
+    start = given.start
+    if fold.trainer == "anchored":
+        start = trained(folder, fold._replace(trainer="before-anchored"), given)
+    run = given.out / fold.folder
+    wanted = experiment(folder, fold, given, start)
+    if not (run / "results.json").exists():
+        fit(wanted, run)
+    elif (run / "experiment.toml").read_text(encoding="utf-8") != wanted.resolved():
+        raise SystemExit(f"{run} was trained with other settings; choose another --out")
+    return run
+
+
 def folds(folder: Path, trainer: str, labels: int | None, seed: int, given: argparse.Namespace) -> Iterator[dict]:
-    """What each specimen, held out, gave; trained where it was not yet."""
+    """What each specimen, held out, gave."""
     names = sorted(path.stem.partition("_")[0] for path in folder.glob("*_annot/*"))
     for specimen in dict.fromkeys(names):
-        run = given.out / f"{trainer}-{labels or 'all'}" / f"seed-{seed}" / specimen.replace("#", "-")
-        wanted = experiment(folder, specimen, trainer, labels, seed, given)
-        if not (run / "results.json").exists():
-            fit(wanted, run)
-        elif (run / "experiment.toml").read_text(encoding="utf-8") != wanted.resolved():
-            raise SystemExit(f"{run} was trained with other settings; choose another --out")
+        run = trained(folder, Fold(trainer, labels, seed, specimen), given)
         figures = json.loads((run / "results.json").read_text(encoding="utf-8"))["sets"]["test"]
         yield {"specimen": specimen, **{name: figures[name] for name in ("images", "iou", "confusion", "grey_level")}}
 
