@@ -8,6 +8,7 @@ import pytest
 from lamella.cli.main import main
 from lamella.data.naming import find_names, name_classes, parse_names
 from lamella.data.survey import Survey
+from lamella.engine.experiment import read_experiment
 from lamella.errors import ConfigError, DataError
 from PIL import Image
 
@@ -149,16 +150,11 @@ def test_what_is_no_list_of_names_is_refused(tmp_path):
         parse_names("a=1,b")
 
 
-@pytest.mark.parametrize(
-    ("kinds", "expected"), [(["u1"] * 4, "dtype"), (["u2"] * 4, "data"), (["u1", "u2", "u1", "u2"], "image")]
-)
-def test_images_of_several_bit_depths_get_a_range_each(folders, capsys, tmp_path, kinds, expected):
+def test_a_modality_that_maps_no_grey_values_is_not_asked_to(folders, capsys, tmp_path):
     folders([0, 1])
-    for number, kind in enumerate(kinds):
-        pixels = np.random.default_rng(number).integers(0, 255, (24, 24)).astype(kind)
-        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
     classes_of(capsys)
-    assert f'intensity = "{expected}"' in (tmp_path / "experiment.toml").read_text(encoding="utf-8")
+    assert "intensity" not in (tmp_path / "experiment.toml").read_text(encoding="utf-8")
+    read_experiment(tmp_path / "experiment.toml")
 
 
 def test_data_bars_that_are_left_in_the_images_are_told_of(folders, capsys, tmp_path):

@@ -1,20 +1,17 @@
 """``lamella init``."""
 
-import glob
-import json
-import os
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lamella.cli.drafts import drafts, quoted
 from lamella.data.naming import FILES, Names, find_names, name_classes, parse_names
 from lamella.data.reading import Reading
 from lamella.data.survey import Survey, class_table, name_groups, survey
 from lamella.errors import ConfigError, DataError, LamellaError
-from lamella.registry.registry import Registry, current
+from lamella.registry.registry import current
 
 
 class Bar(StrEnum):
@@ -57,11 +54,20 @@ def init(
         return
     if len(found.labelled) < 2:
         raise DataError(f"{labels}: {len(found.labelled)} usable pairs are too few; it takes 2, one to test on")
-    keys = [f"data_bar = {_text(data_bar.value)}"] if data_bar is not Bar.METADATA else []
+    keys = [f"data_bar = {quoted(data_bar.value)}"] if data_bar is not Bar.METADATA else []
     keys += [] if pixel_nm is None else [f"pixel_nm = {float(pixel_nm)!r}"]
-    text = _draft(found, table, unlabelled, registry, modality, trainer, backbone, keys)
-    out.write_text(text, encoding="utf-8")
-    print(f"\nwrote {out}; look it over, then: lamella train {out}")
+    chosen = {"modality": modality, "trainer": trainer, "backbone": backbone}
+    files = drafts(found, extra, table, chosen, out=out, keys=keys, registry=registry)
+    for path, text in files.items():
+        path.write_text(text, encoding="utf-8")
+    if len(files) == 1:
+        print(f"\nwrote {out}; look it over, then: lamella train {out}")
+        return
+    second = [*files][1]
+    print(f"\nwrote {out}, which learns from the masks, and {second}, which goes on from there with the images of")
+    print(f"{unlabelled}; look them over, then:")
+    print(f"    lamella train {out} --out {Path('runs') / out.stem}")
+    print(f"    lamella train {second}")
 
 
 def _named(found: Survey, given: Names | None) -> tuple[dict[str, int | str], str | None]:
@@ -112,100 +118,3 @@ def _nm(size: tuple[float, float] | None) -> str:
     if size is None:
         return "unknown"
     return f"{size[0]:g} nm" if size[0] == size[1] else f"{size[0]:g} × {size[1]:g} nm"
-
-
-def _draft(
-    found: Survey,
-    table: dict[str, int | str],
-    unlabelled: Path | None,
-    registry: Registry,
-    modality: str,
-    trainer: str,
-    backbone: str,
-    keys: Sequence[str],
-) -> str:
-    """The experiment file: held-out groups where the names show any, else every fifth image.
-
-    ``keys`` are further lines of every ``[data.ROLE]``.
-    """
-    assert found.masks is not None
-    root = Path(os.path.commonpath([found.images.resolve(), found.masks.resolve()]))
-    test, rule = _held_out(found.labelled)
-    test, moved = _apart(test, found)
-    rule += f"; {', '.join(sorted(moved))} left to training, where their like is" if moved else ""
-    lines = [
-        "# Written by `lamella init`; every key is explained in docs/experiments.md.",
-        f"modality = {{ name = {_text(modality)}, intensity = {_text(_intensity(found))} }}",
-        "",
-        f"# Held out for the test: {rule}.",
-    ]
-    for role, stems in (("labelled", [s for s in found.labelled if s not in test]), ("test", sorted(test))):
-        pairs = [found.pairs[stem] for stem in stems]
-        lines += [
-            f"[data.{role}]",
-            f"source = {_text(str(root))}",
-            f"images = {_files(root, [image for image, _ in pairs])}",
-            f"labels = {_files(root, [mask for _, mask in pairs if mask is not None])}",
-            f"classes = {_table(table)}",
-            *keys,
-            "",
-        ]
-    if unlabelled is not None:
-        lines += ["# For trainers that learn from unlabelled images too.", "[data.unlabelled]"]
-        lines += [f"source = {_text(str(unlabelled.resolve()))}", *keys, ""]
-    lines += ["[trainer]", f"name = {_text(trainer)}", f"backbone = {{ name = {_text(backbone)} }}"]
-    lines += ['augment = "weak"'] if "weak" in registry.sets else []
-    lines += ["", "[fit]", "steps = 1000", f"batch_size = {min(4, max(2, len(found.labelled) - len(test)))}"]
-    lines += [f"crop = {crop}" for crop in _crop(found)]
-    lines += ["evaluate_every = 200", "warmup = 20", "optimizer = { lr = 1e-3 }", ""]
-    return "\n".join(lines)
-
-
-def _intensity(found: Survey) -> str:
-    """What maps grey values: one range for all where they are of one kind, each its own where they cannot compare."""
-    kinds = {kind.partition(" ")[0] for kind in found.kinds}
-    if kinds == {"uint8"}:
-        return "dtype"
-    return "data" if len(kinds) == 1 else "image"
-
-
-def _crop(found: Survey) -> list[int]:
-    """The side of training crops, or nothing where whole images of one small size will do."""
-    side = min(min(size) for size in found.sizes)
-    return [] if len(found.sizes) == 1 and side <= 256 else [min(256, max(side - side % 32, 32))]
-
-
-def _held_out(stems: Sequence[str]) -> tuple[set[str], str]:
-    """About a fifth of the images, whole groups where the names show any; and in words which."""
-    wanted, grouped = max(1, round(len(stems) / 5)), name_groups(stems)
-    if grouped is None:
-        return set(stems[:: len(stems) // wanted][:wanted]), "every fifth image; the file names show no groups"
-    test: set[str] = set()
-    names: list[str] = []
-    for name, members in sorted(grouped.items(), key=lambda item: (len(item[1]), item[0])):
-        if len(test) >= wanted or len(names) == len(grouped) - 1:
-            break
-        test |= set(members)
-        names.append(name)
-    return test, f"the group{'s' if len(names) > 1 else ''} {', '.join(names)}, by the beginning of the file name"
-
-
-def _apart(test: set[str], found: Survey) -> tuple[set[str], set[str]]:
-    """The held-out images without near-duplicates of others, which would make figures too good; and those."""
-    moved = {stem for group in found.alike() if (group & set(found.labelled)) - test for stem in group & test}
-    return (test - moved, moved) if test - moved else (test, set())
-
-
-def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _files(root: Path, paths: Sequence[Path]) -> str:
-    """File names as patterns that match themselves alone."""
-    names = sorted(glob.escape(path.resolve().relative_to(root).as_posix()) for path in paths)
-    return "[\n" + "".join(f"    {_text(name)},\n" for name in names) + "]"
-
-
-def _table(classes: dict[str, int | str]) -> str:
-    body = (f"{_text(name)} = {_text(mark) if isinstance(mark, str) else mark}" for name, mark in classes.items())
-    return f"{{ {', '.join(body)} }}"

@@ -1,0 +1,50 @@
+"""Which of the labelled images are held out for the test, and which unlabelled ones show the same as they do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lamella.data.duplicates import near_duplicates
+from lamella.data.survey import Survey, name_groups
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The stems of the test images, and in words how they were chosen."""
+
+    test: set[str]
+    rule: str
+
+
+def hold_out(found: Survey) -> HeldOut:
+    """About a fifth of the labelled images: whole groups where the file names show any, else every fifth.
+
+    An image that shows the same as one that is trained on would make figures too good and stays in training, if any
+    other is left.
+    """
+    test, rule = _fifth(found.labelled)
+    moved = {stem for group in found.alike() if (group & set(found.labelled)) - test for stem in group & test}
+    if not moved or not test - moved:
+        return HeldOut(test, rule)
+    return HeldOut(test - moved, f"{rule}; {', '.join(sorted(moved))} left to training, where their like is")
+
+
+def shown_in(test: set[str], found: Survey, extra: Survey) -> set[str]:
+    """The stems of the images of ``extra`` that show what a test image shows: no training may read those."""
+    held = sorted(test)
+    stems = list(extra.thumbnails)
+    pairs = near_duplicates([*(found.thumbnails[stem] for stem in held), *extra.thumbnails.values()])
+    return {stems[pair.second - len(held)] for pair in pairs if pair.first < len(held) <= pair.second}
+
+
+def _fifth(stems: Sequence[str]) -> tuple[set[str], str]:
+    wanted, grouped = max(1, round(len(stems) / 5)), name_groups(stems)
+    if grouped is None:
+        return set(stems[:: len(stems) // wanted][:wanted]), "every fifth image; the file names show no groups"
+    test: set[str] = set()
+    names: list[str] = []
+    for name, members in sorted(grouped.items(), key=lambda item: (len(item[1]), item[0])):
+        if len(test) >= wanted or len(names) == len(grouped) - 1:
+            break
+        test |= set(members)
+        names.append(name)
+    return test, f"the group{'s' if len(names) > 1 else ''} {', '.join(names)}, by the beginning of the file name"
