@@ -46,7 +46,8 @@ def main() -> None:
         for number, (batch, _names) in zip(range(given.batches), data):
             step = Step(number, given.batches, 0)
             with torch.no_grad():
-                weak, p_w, _ = trainer._weak_view(batch, step)
+                weak = trainer._weakened(batch, step)
+                p_w, _ = trainer._weak_pass(weak)
                 target = pseudo_label(weak, p_w, trainer.pseudo_labels.threshold(p_w))
                 views = trainer.choice.views(target, step)
                 whole = chosen(trainer, views)

@@ -114,7 +114,7 @@ def stepped(trainer, found, number=0):
 def test_our_step_against_the_published_body():
     found, mixed, none = batches(), batches(1)["unlabelled"].image, torch.zeros(IMAGES, SIZE, SIZE)
     net, twin = network(), network()
-    trainer = ours([Chain([]), Chain([])], net)
+    trainer = ours([Chain([]), Chain([])], net, statistics="all")
 
     def theirs():
         loss = published(twin, found, mixed, box)
@@ -127,7 +127,7 @@ def test_our_step_against_the_published_body():
     assert torch.allclose(*same, rtol=1e-4), f"they do not compute the same: {same}"
     box = none.clone()
     box[:, 20:70, 30:90] = 1.0
-    mixing = ours([Chain([]), Chain([])], net, mix=0.5)
+    mixing = ours([Chain([]), Chain([])], net, mix=0.5, statistics="all")
     gain, fast, slow = ratio(stepped(mixing, found), theirs)
     print(f"\nsemi-supervised step over UniMatch's published body: {gain:.2f}× ({fast:.3f} against {slow:.3f} s)")
 

@@ -53,12 +53,11 @@ class Supervised(Trainer):
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """The losses on the perturbed labelled images."""
-        return self.learn(self.augmented(batches, step), step)
+        batch, label, weight = self.mixed(self.augmented(batches, step), step)
+        return self.judged(self.logits(batch.image), label, weight, step)
 
-    def learn(self, augmented: Batch, step: Step) -> dict[str, Tensor]:
-        """The losses on what `augmented` gave."""
-        batch, label, weight = self.mixed(augmented, step)
-        logits = self.logits(batch.image)
+    def judged(self, logits: Tensor, label: Tensor, weight: Tensor, step: Step) -> dict[str, Tensor]:
+        """The losses of logits (B, K, H, W) of labelled images."""
         named = {name: step.mean(loss(logits, label, weight), name) for name, loss in self.losses.items()}
         return {**named, "loss": torch.stack([self.weights[name] * named[name] for name in named]).sum()}
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
@@ -49,7 +49,8 @@ class WeakToStrong(Trainer):
 
     Source: the paper, equations 3–6; where it is silent, UniMatch (Yang et al., CVPR 2023): pseudo-labels from
     the student in train mode, mean over the pixels that are not ignored. Unlike its code, ``statistics = "weak"``
-    keeps strong views and dropped features out of batch norm's running statistics, since neither is met later.
+    keeps strong views and dropped features out of batch norm's running statistics, since neither is met later, and
+    normalises every view by itself; with ``"all"`` labelled images and weak views pass together, then the strong ones.
     """
 
     roles = ("labelled", "unlabelled")
@@ -89,7 +90,7 @@ class WeakToStrong(Trainer):
         ] = 0.0,
         dice: Annotated[bool, Field(description="strong views have Dice beside cross-entropy")] = False,
         statistics: Annotated[
-            Literal["all", "weak"], Field(description="views that the running statistics of batch norm follow")
+            Literal["all", "weak"], Field(description="views that batch norm follows; with all they pass together")
         ] = "weak",
         ema: Annotated[
             float | None, Field(gt=0, le=1, description="decay of a teacher, 1 keeps it as it began; else the student")
@@ -122,8 +123,8 @@ class WeakToStrong(Trainer):
         network on weak views, take for those classes.
         """
         labelled = self.student.augmented(batches, step)
-        supervised = self.student.learn(labelled, step)["loss"]
-        weak, p_w, features = self._weak_view(batches["unlabelled"], step)
+        weak = self._weakened(batches["unlabelled"], step)
+        supervised, p_w, features = self._first_pass(labelled, weak, step)
         target = self.pseudo_labels(weak, p_w, batches["labelled"])
         with statistics_left_alone(self._network()) if self.statistics == "weak" else nullcontext():
             strong = self._strong(self._pasted(target, labelled, step), step)
@@ -155,9 +156,24 @@ class WeakToStrong(Trainer):
         perturbed = self.student.backbone.decode(drop_channels(features, self.drop), size)
         return step.mean(mean_consistency(perturbed, target), "unlabelled")
 
-    def _weak_view(self, unlabelled: Batch, step: Step) -> tuple[Batch, Tensor, list[Tensor]]:
-        """The weak view, p^w without gradient, and the student's features of it."""
-        weak = self._weakened(unlabelled, step)
+    def _first_pass(self, labelled: Batch, weak: Batch, step: Step) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """L_s, p^w without gradient, and the student's features of the weak view.
+
+        With ``statistics = "all"`` labelled images and weak views of one size pass together, as in UniMatch's code.
+        """
+        batch, label, weight = self.student.mixed(labelled, step)
+        alike = batch.image.shape[1:] == weak.image.shape[1:]
+        if self.statistics == "all" and self.teacher is None and alike:
+            count, size = len(batch.image), (weak.image.shape[-2], weak.image.shape[-1])
+            both = self.student.backbone.encode(torch.cat([batch.image, weak.image]))
+            logits = self.student.backbone.decode(both, size)
+            supervised = self.student.judged(logits[:count], label, weight, step)["loss"]
+            return supervised, logits[count:].detach().float().softmax(1), [feature[count:] for feature in both]
+        supervised = self.student.judged(self.student.logits(batch.image), label, weight, step)["loss"]
+        return supervised, *self._weak_pass(weak)
+
+    def _weak_pass(self, weak: Batch) -> tuple[Tensor, list[Tensor]]:
+        """p^w without gradient, the teacher's where there is one, and the student's features where they are used."""
         size = (weak.image.shape[-2], weak.image.shape[-1])
         features: list[Tensor] = []
         with torch.set_grad_enabled(self.lam < 1.0 and torch.is_grad_enabled()):
@@ -168,7 +184,7 @@ class WeakToStrong(Trainer):
                 logits = self.teacher.decode(self.teacher.encode(weak.image), size)
             else:
                 logits = self.student.backbone.decode(features, size)
-        return weak, logits.float().softmax(1).detach(), features
+        return logits.float().softmax(1).detach(), features
 
     def _weakened(self, unlabelled: Batch, step: Step) -> Batch:
         """The weak view; its label is 0 inside the image and ``IGNORE`` where the view reaches outside."""
@@ -188,11 +204,13 @@ class WeakToStrong(Trainer):
         if self.anchor > 0:
             noised = (step.streams(target, "anchor").uniform(0.0, 1.0) >= self.anchor).long()
             views = [gather_views([target, view], noised) for view in views]
-        total = torch.stack([self._loss_of(view, step) for view in views]).sum()
+        logits: Iterable[Tensor] = (self.student.logits(view.image) for view in views)
+        if self.statistics == "all":
+            logits = self.student.logits(torch.cat([view.image for view in views])).chunk(len(views))
+        total = torch.stack([self._loss_of(view, each, step) for each, view in zip(logits, views)]).sum()
         return total / len(views) if self.choice.select == "mean" else total
 
-    def _loss_of(self, view: Batch, step: Step) -> Tensor:
-        logits = self.student.logits(view.image)
+    def _loss_of(self, view: Batch, logits: Tensor, step: Step) -> Tensor:
         loss = step.mean(mean_consistency(logits, view), "unlabelled")
         return 0.5 * (loss + step.mean(mean_overlap(logits, view), "images")) if self.dice else loss
 

@@ -61,18 +61,28 @@ def compare_lora(setting: Setting, batch: int) -> None:
     theirs, ours = networks(setting, size, rank)
     image = torch.rand(batch, 3, size, size).to(setting.device)
     wanted = torch.randn_like(check_embeddings(setting, theirs, ours, image))
-    what = f"rank {rank}, {size}², batch {batch}"
-    for name, theirs_bf16, ours_bf16 in (
+    for what, theirs_bf16, ours_bf16 in (
         ("(a) fp32 both", False, False),
         ("(b) bf16 autocast both", True, True),
         ("(c) theirs fp32 eager, ours bf16 autocast", False, True),
     ):
         one = lora_step(setting, theirs, image, wanted, bf16=theirs_bf16)
-        two = lora_step(setting, ours, image, wanted, bf16=ours_bf16)
-        gain, slow, fast = setting.ratio(one, two)
-        say(f"target 7, LoRA step, {name}, {what}: {gain:.2f}× (target ≥ 4; {batch * 1e3 / slow:.2f} against "
-            f"{batch * 1e3 / fast:.2f} images/s, {slow:.1f} against {fast:.1f} ms), "
-            f"{peaks(setting.peak(one), setting.peak(two))} (target ≤ 1/4)")  # fmt: skip
+        compare_lora_steps(setting, f"{what}, rank {rank}, {size}²", batch, one, ours, image, wanted, bf16=ours_bf16)
+    one = lora_step(setting, theirs, image, wanted, bf16=False)
+    ours.image_encoder.compile()
+    check_embeddings(setting, theirs, ours, image)
+    what = f"(d) theirs fp32 eager, ours bf16 autocast and compiled, rank {rank}, {size}²"
+    compare_lora_steps(setting, what, batch, one, ours, image, wanted, bf16=True)
+
+
+def compare_lora_steps(
+    setting: Setting, what: str, batch: int, one: Run, ours: Any, image: Tensor, wanted: Tensor, *, bf16: bool
+) -> None:
+    two = lora_step(setting, ours, image, wanted, bf16=bf16)
+    gain, slow, fast = setting.ratio(one, two)
+    say(f"target 7, LoRA step, {what}, batch {batch}: {gain:.2f}× (target ≥ 4; {batch * 1e3 / slow:.2f} against "
+        f"{batch * 1e3 / fast:.2f} images/s, {slow:.1f} against {fast:.1f} ms), "
+        f"{peaks(setting.peak(one), setting.peak(two))} (target ≤ 1/4)")  # fmt: skip
 
 
 def lora(setting: Setting) -> None:

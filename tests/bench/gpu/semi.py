@@ -69,7 +69,7 @@ def check_steps(setting: Setting, found: Any, mixed: Tensor, net: nn.Module, twi
 
     none = torch.zeros_like(found["labelled"].image[:, 0])
     with patch.object(bench_semi, "TAU", 0.0):
-        trainer = bench_semi.ours([Chain([]), Chain([])], net, tau=0.0).to(setting.device)
+        trainer = bench_semi.ours([Chain([]), Chain([])], net, tau=0.0, statistics="all").to(setting.device)
         for bf16, for_loss, for_gradient in ((False, 1e-4, 1e-2), (True, 2e-2, 1e-1)):
             with exact():
                 losses = [
@@ -98,7 +98,7 @@ def compare_steps(setting: Setting, images: int) -> None:
     check_steps(setting, found, mixed, net, twin)
     box = torch.zeros_like(mixed[:, 0])
     box[:, size // 6 : size // 2, size // 4 : 3 * size // 4] = 1.0
-    trainer = bench_semi.ours([Chain([]), Chain([])], net, mix=0.5).to(setting.device)
+    trainer = bench_semi.ours([Chain([]), Chain([])], net, mix=0.5, statistics="all").to(setting.device)
     what = f"{encoder}, {bench_semi.IMAGES} + {bench_semi.IMAGES} at {size}²"
     for name, theirs_bf16, ours_bf16, target in (
         ("like for like, fp32", False, False, "1.3"),

@@ -11,7 +11,8 @@ from tem_small_trainer import Shift, batches, trainer
 
 def test_the_pseudo_label_and_its_trust_follow_a_warp():
     one, data, step = trainer(weak=Chain([Shift()])), batches(), Step(0, 10, 0)
-    weak, p_w, _ = one._weak_view(data["unlabelled"], step)
+    weak = one._weakened(data["unlabelled"], step)
+    p_w, _ = one._weak_pass(weak)
     assert torch.equal(weak.image[:, :, :-2], data["unlabelled"].image[:, :, 2:])
     target = pseudo_label(weak, p_w, 0.0)
     assert (target.label[:, -2:] == IGNORE).all() and (target.weight[:, -2:] == 0).all()

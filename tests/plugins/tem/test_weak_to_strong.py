@@ -18,18 +18,30 @@ test_contract = trainer_contract(lambda: trainer(losses=None, tau=0.0), batches)
 test_anchored_contract = trainer_contract(lambda: trainer(losses=None, **ANCHORED), batches)
 
 
+def passed(one, *images, together):
+    """The features of each; ``together`` all go through batch norm at once, as in UniMatch's code."""
+    encode = one.student.backbone.encode
+    if not together:
+        return [encode(image) for image in images]
+    features = encode(torch.cat(images))
+    parts = [len(image) for image in images]
+    return [list(each) for each in zip(*(feature.split(parts) for feature in features))]
+
+
 def literal_loss(one, data, step):
     """½(L_s + L_u), pixel by pixel, with the views the trainer itself makes."""
     net = one.student.backbone
     labelled = data["labelled"]
-    l_s = literal_ce(net.decode(net.encode(labelled.image), None), labelled.label, labelled.weight).value()
     weak = one._weakened(data["unlabelled"], step)
-    z_w = net.encode(weak.image)
+    joint = one.statistics == "all"
+    z_x, z_w = passed(one, labelled.image, weak.image, together=joint)
+    l_s = literal_ce(net.decode(z_x, None), labelled.label, labelled.weight).value()
     with torch.no_grad():
         p_w = net.decode(z_w, None).softmax(1)
     target = pseudo_label(weak, p_w, one.pseudo_labels.tau)
     views = one.choice.views(target, step)
-    p_s = [net.decode(net.encode(view.image), None).log_softmax(1) for view in views]
+    joint = joint and one.choice.select != "max-loss"  # which engages a single one
+    p_s = [net.decode(z, None).log_softmax(1) for z in passed(one, *(view.image for view in views), together=joint)]
     p_fp = net.decode(z_w, None).log_softmax(1)
     b, _, h, w = p_w.shape
     l_u = [torch.zeros(()) for _ in p_s]
@@ -48,16 +60,28 @@ def literal_loss(one, data, step):
 
 @pytest.mark.parametrize("select", ["all", "mean", "max-loss"])
 @pytest.mark.parametrize("lam", [0.5, 0.2])
-def test_the_loss_is_equations_3_to_6_gradients_too(select, lam):
+@pytest.mark.parametrize("statistics", ["weak", "all"])
+def test_the_loss_is_equations_3_to_6_gradients_too(select, lam, statistics):
     data, step = batches(images=2, size=6), Step(0, 10, 0)
+    options = {"select": select, "lam": lam, "statistics": statistics}
     for mode in (True, False):
-        one, other = trainer(select=select, lam=lam).train(mode), trainer(select=select, lam=lam).train(mode)
+        one, other = trainer(**options).train(mode), trainer(**options).train(mode)
         found, expected = one(data, step)["loss"], literal_loss(other, data, step)
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
         found.backward()
         expected.backward()
         for ours, theirs in zip(one.parameters(), other.parameters()):
             assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
+        if (statistics, select) == ("all", "mean"):  # max-loss tries its sets without a trace
+            norms = [each.student.backbone.first[1] for each in (one, other)]
+            assert torch.allclose(norms[0].running_mean, norms[1].running_mean)
+
+
+def test_labelled_and_unlabelled_images_of_two_sizes_pass_one_after_the_other():
+    data, step = batches(images=2, size=6), Step(0, 10, 0)
+    data["unlabelled"] = batches(images=2, size=8)["unlabelled"]
+    found = trainer(statistics="all", lam=1.0)(data, step)["loss"]
+    assert torch.isfinite(found)
 
 
 @pytest.mark.parametrize("statistics", ["weak", "all"])
@@ -125,7 +149,7 @@ def test_a_teacher_that_stays_gives_the_labels_and_not_the_answer():
     one.eval()
     assert torch.equal(one.predict(data["unlabelled"]), one.student.predict(data["unlabelled"]))
     logits = one.teacher.decode(one.teacher.encode(data["unlabelled"].image), (12, 12))
-    assert torch.equal(one._weak_view(data["unlabelled"], Step(0, 10, 0))[1], logits.softmax(1))
+    assert torch.equal(one._weak_pass(one._weakened(data["unlabelled"], Step(0, 10, 0)))[0], logits.softmax(1))
 
 
 def test_anchored_images_are_their_weak_view_and_the_others_are_noised(monkeypatch):
@@ -165,7 +189,8 @@ def test_the_dice_of_a_strong_view_is_that_of_its_images():
 
 def test_strong_views_with_dice_weigh_both_losses_alike():
     one, data, step = trainer(0.1, lam=1.0, tau=0.0, dice=True), batches(), Step(0, 10, 0)
-    weak, p_w, _ = one._weak_view(data["unlabelled"], step)
+    weak = one._weakened(data["unlabelled"], step)
+    p_w, _ = one._weak_pass(weak)
     target = one.pseudo_labels(weak, p_w, data["labelled"])
     view = one.choice.views(target, step)[0]
     logits = one.student.logits(view.image)
@@ -220,7 +245,7 @@ def test_the_log_tells_how_much_is_taken_for_a_rare_class():
     label = torch.zeros(4, 12, 12, dtype=torch.int64)
     label[:, :3, :4] = 2  # 12 of 144 pixels
     given["labelled"] = given["labelled"]._replace(label=label)
-    _, p_w, _ = learner._weak_view(given["unlabelled"], step)
+    p_w, _ = learner._weak_pass(learner._weakened(given["unlabelled"], step))
     found = learner(given, step)
     assert found["rare/labelled"].item() == pytest.approx(12 / 144)
     predicted = (p_w.argmax(1) == 2).float().mean().item()
