@@ -30,6 +30,9 @@ WAITS = {
     "masked_select": lambda: x.masked_select(x > 0),
     "bincount": lambda: ids.bincount(),
     "repeat_interleave": lambda: ids.repeat_interleave(ids),
+    "tensor of a list": lambda: torch.tensor([1.0, 2.0], device=x.device),
+    "tensor of a number": lambda: torch.as_tensor(3.0, device=x.device),
+    "new_tensor": lambda: x.new_tensor([1.0, 2.0]),
     "one_hot without classes": lambda: functional.one_hot(ids),
 }
 RUNS = {
@@ -41,6 +44,9 @@ RUNS = {
     "one_hot": lambda: functional.one_hot(ids, 3),
     "one_hot by name": lambda: functional.one_hot(ids, num_classes=3),
     "repeat_interleave": lambda: ids.repeat_interleave(ids, output_size=3),
+    "tensor on the host": lambda: torch.tensor([1.0, 2.0]),
+    "tensor on the host by name": lambda: torch.tensor([1.0, 2.0], device="cpu"),
+    "full": lambda: torch.full((2,), 3.0, device=x.device) + x.new_full((2,), 1.0),
     "cross_entropy": lambda: functional.cross_entropy(x, ids, ignore_index=255),
     "conv": lambda: functional.conv2d(x.view(1, 1, 3, 4), torch.ones(1, 1, 2, 2)),
     "random numbers": lambda: Streams(ids).normal(3, 4) + Streams(ids).uniform(0, 1, 3, 4),

@@ -29,13 +29,21 @@ class HostSync(AssertionError):
     """An operation whose result the host has to wait for."""
 
 
-class _OneHot(TorchFunctionMode):
-    """Knows when ``one_hot`` runs with a number of classes: it checks its values on a CPU, not on a GPU."""
+class _Calls(TorchFunctionMode):
+    """What only the call tells: numbers of the host that are sent to a device, and ``one_hot`` with its classes.
+
+    ``one_hot`` with a number of classes checks its values on a CPU, not on a GPU.
+    """
 
     running = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if _sends(func, args, kwargs):
+            raise HostSync(
+                f"host–device sync at {_place()}: numbers of the host are copied to the device; "
+                "make them there (torch.full, torch.arange), or once before training"
+            )
         if func is not functional.one_hot or kwargs.get("num_classes", args[-1] if len(args) > 1 else -1) < 0:
             return func(*args, **kwargs)
         self.running = True
@@ -46,13 +54,13 @@ class _OneHot(TorchFunctionMode):
 
 
 class _Refuse(TorchDispatchMode):
-    def __init__(self, one_hot: _OneHot):
+    def __init__(self, calls: _Calls):
         super().__init__()
-        self.one_hot = one_hot
+        self.calls = calls
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        reason = None if self.one_hot.running else _REFUSED.get(name)
+        reason = None if self.calls.running else _REFUSED.get(name)
         if name in _INDEXING and _by_mask(args[1]) and not _fills(args):
             reason = "the size of x[mask] is read from the data; use torch.where(mask, a, b)"
         if name == "repeat_interleave" and "output_size" not in (kwargs or {}):
@@ -69,8 +77,8 @@ class _Refuse(TorchDispatchMode):
 def no_sync() -> Iterator[None]:
     """Within it, whatever would make the host wait for a GPU raises `HostSync`, on a CPU as well.
 
-    It refuses reading a value (``.item()``, ``bool(tensor)``), ``nonzero``, ``unique`` and indexing by a
-    mask. ``tolist()`` and ``numpy()`` of a CPU tensor pass unseen.
+    It refuses reading a value (``.item()``, ``bool(tensor)``), ``nonzero``, ``unique``, indexing by a mask and
+    ``torch.tensor([…], device=…)``. ``tolist()`` and ``numpy()`` of a CPU tensor pass unseen.
 
     >>> with no_sync():
     ...     _ = torch.where(torch.ones(3) > 0, 1.0, 0.0)
@@ -79,8 +87,17 @@ def no_sync() -> Iterator[None]:
     Traceback (most recent call last):
     lamella.testing.no_sync.HostSync: host–device sync at ...
     """
-    with _OneHot() as one_hot, _Refuse(one_hot):
+    with _Calls() as calls, _Refuse(calls):
         yield
+
+
+def _sends(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether numbers that are no tensor become one on the device of a tensor; a device named "cpu" is none."""
+    if func not in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor):
+        return False
+    data = kwargs.get("data", args[-1] if args else None)
+    asked = func is torch.Tensor.new_tensor or kwargs.get("device") not in (None, "cpu")
+    return asked and not isinstance(data, torch.Tensor)
 
 
 def _by_mask(indices: Any) -> bool:

@@ -90,8 +90,8 @@ class SamBackbone(nn.Module):
         if inside == prompts.size:
             points = prompts.points
         else:  # as segment_anything: the scale of each side, on coordinates of pixel centres
-            scale = prompts.points.new_tensor([inside[1] / prompts.size[1], inside[0] / prompts.size[0]])
-            points = prompts.points * scale
+            scales = inside[1] / prompts.size[1], inside[0] / prompts.size[0]
+            points = torch.stack([place * scale for place, scale in zip(prompts.points.unbind(-1), scales)], -1)
         return decode(self.prompt_encoder, self.mask_decoder, embedding, prompts, points, side)
 
     def enlarge(self, logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -107,9 +107,8 @@ def jittered(boxes: Tensor, streams: Streams, jitter: float, size: tuple[int, in
     q = boxes.shape[1]
     sides = (boxes[..., 2:] - boxes[..., :2] + 1).repeat(1, 1, 2)
     moved = boxes + jitter * sides * streams.uniform(-1.0, 1.0, q, 4)
-    far = boxes.new_tensor([size[1] - 1, size[0] - 1])
     low = moved[..., :2].clamp(min=0)
-    high = torch.minimum(moved[..., 2:], far)
+    high = torch.stack([moved[..., 2].clamp(max=size[1] - 1), moved[..., 3].clamp(max=size[0] - 1)], -1)
     return torch.cat([torch.minimum(low, high), torch.maximum(low, high)], -1)
 
 
@@ -175,7 +174,7 @@ def corrected(
     label = torch.where(some, positive.to(torch.int64), ABSENT)
     height, width = prompts.size
     point = (pixel.flip(-1) + 0.5) * cell - 0.5
-    point = torch.minimum(point.clamp(min=0), point.new_tensor([width - 1.0, height - 1.0]))
+    point = torch.stack([point[..., 0].clamp(0, width - 1), point[..., 1].clamp(0, height - 1)], -1)
     before, had = prompts.mask, prompts.with_mask
     if before is None:
         before, had = logits, torch.zeros_like(feed_back)

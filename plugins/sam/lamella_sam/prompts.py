@@ -62,7 +62,8 @@ def point_prompts(points: Tensor, labels: Tensor, size: tuple[int, int]) -> Prom
 def box_prompts(boxes: Tensor, size: tuple[int, int]) -> Prompts:
     """Prompts of boxes (B, Q, 4): x0, y0, x1, y1 in pixels."""
     corners = boxes.unflatten(-1, (2, 2))
-    labels = torch.tensor([CORNER, OPPOSITE], device=boxes.device).expand(corners.shape[:3])
+    labels = torch.full(corners.shape[:3], CORNER, device=boxes.device)
+    labels[..., 1] = OPPOSITE
     return Prompts(corners, labels, size)
 
 

@@ -129,7 +129,7 @@ class MaeContrastive(Trainer):
                 if found := [terms[member] for member in members if member in terms]:
                     losses[name] = torch.stack(found).mean()
             weighted.append(self.con * torch.stack(list(terms.values())).mean())
-        paired = step.mean(Mean(seen.present.prod(1).sum(), seen.present.new_tensor(len(seen.present))), "paired")
+        paired = step.mean(Mean(seen.present.prod(1).sum(), seen.present.new_full((), len(seen.present))), "paired")
         return {**losses, "paired": paired, "loss": torch.stack(weighted).sum()}
 
     def counts(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
@@ -139,7 +139,7 @@ class MaeContrastive(Trainer):
         both = 2 * present.prod(1).sum()
         anchors = {"hh": images[0], "ll": images[1], "hl": both, "lh": both}
         reconstructed = {f"rec {view}": images[place] for place, view in enumerate(VIEWS)}
-        return {**reconstructed, **anchors, "paired": present.new_tensor(len(present))}
+        return {**reconstructed, **anchors, "paired": present.new_full((), len(present))}
 
     def _see(self, pair: dict[str, Batch], step: Step) -> Seen:
         """Two views of each magnification, and what of them is masked."""
