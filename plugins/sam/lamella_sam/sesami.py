@@ -12,10 +12,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 
-from lamella_sam.answers import class_map, of_token
+from lamella_sam.answers import class_map
 from lamella_sam.exemplars import Exemplars
 from lamella_sam.figures import PromptedFigures, answered, classes_of, test_objects
-from lamella_sam.losses import affinity, class_dice, focal, mask_dice, mask_iou
+from lamella_sam.losses import affinity, class_dice
+from lamella_sam.mask_loss import MaskLoss
 from lamella_sam.objects import Kind, Objects, drawn_objects, identities
 from lamella_sam.prefix_cache import PrefixCache
 from lamella_sam.prompting import corrected, given_prompts, mix_of
@@ -100,7 +101,8 @@ class Sesami(Trainer):
         self.objects, self.answer, self.class_names, self.evenness = objects, answer, class_names, evenness
         self.background, self.decoder_rate = _number_of(background, class_names), decoder_rate
         self.mix = mix_of(mix, negative, jitter, "sesami")
-        self.weights, self.gamma, self.balance = _weights(weights), gamma, balance
+        self.weights = _weights(weights)
+        self.mask_loss = MaskLoss(self.weights["focal"], self.weights["dice"], gamma, balance)
         if semantic == "none" and answer == "classes":
             raise ConfigError("sesami: semantic = 'none' knows no classes; set answer to 'point', 'box' or 'mask'")
         if adapt == "nothing" and semantic == "tokens":
@@ -188,38 +190,17 @@ class Sesami(Trainer):
         prompts, doubt = given_prompts(objects, self.backbone, streams.child("given"), self.mix)
         cell = self.backbone.cell(prompts.size)
         logits, iou = self.backbone.masks(embedding, prompts)
-        losses, chosen = self._round(logits, iou, target, weight, doubt, objects.there)
+        losses, chosen = self.mask_loss(logits, iou, target, weight, doubt, objects.there)
         rounds = [losses]
         for number in range(self.corrections):
             draw = streams.child(f"round {number}")
             back = draw.child("feed").uniform(0.0, 1.0, self.prompts) < 0.5
             prompts = corrected(prompts, chosen.detach(), target, draw, cell=cell, feed_back=back)
             logits, iou = self.backbone.masks(embedding, prompts)
-            losses, chosen = self._round(logits, iou, target, weight, torch.zeros_like(doubt), objects.there)
+            losses, chosen = self.mask_loss(logits, iou, target, weight, torch.zeros_like(doubt), objects.there)
             rounds.append(losses)
         out = {name: step.mean(torch.stack([r[name] for r in rounds]).mean()) for name in ("focal", "dice", "iou")}
         return {**out, "miou_first": step.mean(rounds[0]["hit"]), "miou_last": step.mean(rounds[-1]["hit"])}
-
-    def _round(
-        self, logits: Tensor, iou: Tensor, target: Tensor, weight: Tensor, doubt: Tensor, there: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Losses of one pass of the decoder, and the mask (B, Q, h, w) of each prompt's best token.
-
-        A prompt in doubt may be answered by token 1, 2 or 3, whichever costs least; any other by token 0.
-        """
-        given = target.unsqueeze(2), weight.unsqueeze(2)
-        each_focal = focal(logits, *given, gamma=self.gamma, alpha=self.balance)  # (B, Q, M)
-        each_dice = mask_dice(logits, *given)
-        real = mask_iou(logits.detach(), *given)
-        token = torch.arange(logits.shape[2], device=logits.device)
-        allowed = (token > 0) == doubt.unsqueeze(-1)
-        cost = self.weights["focal"] * each_focal + self.weights["dice"] * each_dice
-        best = torch.where(allowed, cost.detach(), torch.inf).argmin(-1)  # (B, Q)
-        wrong = ((iou - real).square() * allowed).sum(-1) / allowed.sum(-1)
-        picked = {"focal": each_focal, "dice": each_dice, "hit": real}
-        found = {name: value.gather(2, best.unsqueeze(-1)).squeeze(-1) for name, value in picked.items()}
-        found["iou"] = wrong
-        return {name: (value * there).mean() for name, value in found.items()}, of_token(logits, best)
 
     def _classes(self, embedding: Tensor, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Cross-entropy and Dice of the class map that the class tokens ask for."""

@@ -102,7 +102,7 @@ def test_a_prompt_in_doubt_pays_for_its_best_token_alone():
     logits[:, :, 2] = torch.where(target > 0, 6.0, -6.0)
     doubt, there = torch.tensor([[True, False]]), torch.ones(1, 2)
     iou = torch.zeros(1, 2, 4)
-    found, chosen = trainer._round(logits, iou, target, torch.ones_like(target), doubt, there)
+    found, chosen = trainer.mask_loss(logits, iou, target, torch.ones_like(target), doubt, there)
     assert torch.equal(chosen[0, 0], logits[0, 0, 2]) and torch.equal(chosen[0, 1], logits[0, 1, 0])
     assert found["hit"].item() == pytest.approx(0.5)  # the first is right, the second finds nothing
     real = torch.tensor([0.0, 0.0, 1.0, 0.0])
