@@ -25,7 +25,9 @@ class Bar(StrEnum):
 def init(
     images: Annotated[Path, typer.Argument(help="folder of images: PNG, JPEG, TIFF, DM3, DM4, SER, EMD, MRC")],
     labels: Annotated[Path | None, typer.Option("--labels", help="folder of masks, paired with images by stem")] = None,
-    unlabelled: Annotated[Path | None, typer.Option("--unlabelled", help="folder of images without masks: a second file learns from them")] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option("--unlabelled", help="folder of images without masks: a second file learns from them")
+    ] = None,
     classes: Annotated[
         str | None,
         typer.Option(metavar="NAME,NAME,…", help="names in the order of the masks' values, or each as NAME=VALUE"),
