@@ -1,16 +1,21 @@
 """``lamella demo``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from lamella.study.file import StudyFile
 
 FILES = Path(__file__).with_name("demo_files")
 
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="folder of both runs and the report")] = Path("runs/demo"),
-    steps: Annotated[int | None, typer.Option(min=1, help="optimizer steps, for a shorter or longer look")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="supervised steps, for a shorter or longer look; others in proportion")
+    ] = None,
 ) -> None:
     """Segment synthetic FinFETs from 20 labels, supervised and weak-to-strong, and compare (about 4 minutes).
 
@@ -24,7 +29,14 @@ def demo(
 
     study = read_study(FILES / "demo.toml")
     if steps is not None:
-        study.file.set["fit"] = {"steps": steps}
+        _lengthen(study.file, steps)
     folder = new_folder(out)
     run_study(study, folder, tell=lambda line: typer.echo(line, err=True))
     show(study, folder)
+
+
+def _lengthen(file: "StudyFile", steps: int) -> None:
+    """Give the supervised row so many steps, and every other training as many times more or fewer."""
+    usual: int = file.rows["supervised"].set["fit"]["steps"]
+    for changes in [row.set for row in file.rows.values()] + [before.set for before in file.before.values()]:
+        changes["fit"]["steps"] = max(1, round(changes["fit"]["steps"] * steps / usual))
