@@ -193,7 +193,8 @@ class ReadsList(Grain):
     """Reads values in the one way that goes unnoticed on a CPU."""
 
     def render(self, image, drawn, streams, about):
-        strength = torch.tensor(drawn["strength"].tolist(), device=image.device)
+        read = drawn["strength"].tolist()
+        strength = torch.stack([torch.full((), value, device=image.device) for value in read])
         return super().render(image, {"strength": strength}, streams, about)
 
 
