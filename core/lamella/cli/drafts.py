@@ -102,11 +102,12 @@ def _more(extra: Survey, seen: set[str], keys: Sequence[str]) -> list[str]:
     """The table of unlabelled images, less those that were ``seen`` in the test."""
     lines = ["# For trainers that learn from unlabelled images too."]
     lines += [f"# Left out, since test images show the same: {', '.join(sorted(seen))}."] if seen else []
-    lines += ["[data.unlabelled]", f"source = {quoted(str(extra.images.resolve()))}"]
+    root = Path(os.path.abspath(extra.images))
+    lines += ["[data.unlabelled]", f"source = {quoted(str(root))}"]
     left = [path for stem, (path, _) in extra.pairs.items() if stem not in seen]
     if not left:
         raise DataError(f"{extra.images}: every image there shows what an image held out for the test shows")
-    lines += [f"images = {_files(extra.images.resolve(), left)}"] if seen else []
+    lines += [f"images = {_files(root, left)}"] if seen else []
     return [*lines, *keys, ""]
 
 
@@ -134,7 +135,7 @@ def _data(
     seen_by = [f"name = {quoted(modality.name)}"]
     if "intensity" in {parameter.name for parameter in modality.parameters()}:
         seen_by.append(f"intensity = {quoted(_intensity(found))}")
-    root = Path(os.path.commonpath([found.images.resolve(), found.masks.resolve()]))
+    root = Path(os.path.commonpath([os.path.abspath(found.images), os.path.abspath(found.masks)]))
     lines = [
         "# Written by `lamella init`; every key is explained in docs/experiments.md.",
         f"modality = {{ {', '.join(seen_by)} }}",
@@ -176,8 +177,8 @@ def quoted(value: str) -> str:
 
 
 def _files(root: Path, paths: Sequence[Path]) -> str:
-    """File names as patterns that match themselves alone."""
-    names = sorted(glob.escape(path.resolve().relative_to(root).as_posix()) for path in paths)
+    """File names as patterns that match themselves alone; a link stays the name that it has in its folder."""
+    names = sorted(glob.escape(Path(os.path.abspath(path)).relative_to(root).as_posix()) for path in paths)
     return "[\n" + "".join(f"    {quoted(name)},\n" for name in names) + "]"
 
 

@@ -119,3 +119,13 @@ def test_a_trainer_without_augment_is_not_given_any(folders, capsys):
     trainer = tomllib.loads((folders / "experiment.toml").read_text())["trainer"]
     assert "augment" not in trainer
     assert trainer["weak"] == "weak"
+
+
+def test_images_may_be_links_out_of_their_folder(folders, capsys, tmp_path_factory):
+    far = tmp_path_factory.mktemp("far")
+    for path in (folders / "images").iterdir():
+        path.rename(far / path.name)
+        path.symlink_to(far / path.name)
+    code, said = init(capsys)
+    assert code == 0, said
+    assert '"images/1.png"' in (folders / "experiment.toml").read_text(encoding="utf-8")
