@@ -39,10 +39,7 @@ TRAINERS = {
 TRAINERS["steady"] = {**TRAINERS["weak-to-strong"], "ema": 0.98, "class_tau": True, "mix": 0.5, "mix_labelled": 0.5}
 TRAINERS["pasted"] = {**TRAINERS["supervised"], "mix": 0.5, "paste": ["crack"]}
 TRAINERS["before-anchored"] = TRAINERS["pasted"]
-TRAINERS["anchored"] = {
-    **TRAINERS["weak-to-strong"], "sets": ["sample", "post"], "lam": 1.0, "class_tau": True, "ema": 1.0, "anchor": 0.5,
-    "dice": True, "paste": ["crack"], "doubt": 16.0, "cap": 0.0,
-}  # fmt: skip
+TRAINERS["anchored"] = {"name": "anchored", "weak": "weak", "sets": ["sample", "post"], "paste": ["crack"]}
 STEPS = {"supervised": 3.5, "pasted": 3.5, "before-anchored": 1.75, "anchored": 0.65}
 """Steps at the cost of one of weak-to-strong; the last two are one training after the other (table3-anchored.toml)."""
 

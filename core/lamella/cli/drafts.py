@@ -9,26 +9,15 @@ from pathlib import Path
 
 from lamella.data.holdout import HeldOut, hold_out, shown_in
 from lamella.data.survey import Survey
-from lamella.errors import ConfigError, DataError, RegistryError
+from lamella.errors import ConfigError, DataError
 from lamella.registry.component import Component
 from lamella.registry.registry import Registry
 
 RARE = 0.01
 """A class with a smaller share of the labelled pixels is rare."""
 
-UNLABELLED = "weak-to-strong"
-"""The trainer of the second file, with `RECIPE`: what did best in docs/results.md, "Anchored"."""
-RECIPE = """\
-name = "weak-to-strong"
-weak = "weak"
-sets = ["sample", "post"]
-probe_scale = 0.5
-lam = 1.0
-ema = 1.0
-anchor = 0.5
-class_tau = true
-dice = true"""
-"""Noise of the specimen and of display on half of the images, and a teacher that stays the network it began with."""
+SECOND, NOISE = "anchored", ("sample", "post")
+"""The trainer of the second file, which goes on from the first, and the perturbation sets that it takes."""
 
 
 def drafts(
@@ -52,32 +41,46 @@ def drafts(
     Raises:
         ConfigError: a file of that name is there, or the trainer needs more than can be told from images.
     """
+    from lamella.engine.experiment import check_experiment
+
+    _needs_no_more(chosen["trainer"], registry)
     held = hold_out(found)
-    head = _data(found, held, table, registry.get("modality", chosen["modality"]), keys)
-    batch = min(4, max(2, len(found.labelled) - len(held.test)))
-    fit = [f"batch_size = {batch}", *[f"crop = {crop}" for crop in _crop(found)]]
-    fit += ["evaluate_every = 200", "warmup = 20"]
+    data = _data(found, held, table, registry.get("modality", chosen["modality"]), keys)
     more = [] if extra is None else _more(extra, shown_in(held.test, found, extra), keys)
-    learns = [f"name = {quoted(chosen['trainer'])}", f"backbone = {{ name = {quoted(chosen['backbone'])} }}"]
-    learns += _weak(chosen["trainer"], registry)
-    if more and _has_recipe(chosen["trainer"], registry):
-        rare, run = _rare(found, table), (Path("runs") / out.stem).as_posix()
+    batch = min(4, max(2, len(found.labelled) - len(held.test)))
+    fit = ["[fit]", f"batch_size = {batch}", *[f"crop = {crop}" for crop in _crop(found)]]
+    fit += ["evaluate_every = 200", "warmup = 20"]
+    long, short = ("steps = 1000", "optimizer = { lr = 1e-3 }"), ("steps = 400", "optimizer = { lr = 5e-4 }")
+    backbone = f"name = {quoted(chosen['backbone'])}"
+    first = ["[trainer]", f"name = {quoted(chosen['trainer'])}", f"backbone = {{ {backbone} }}"]
+    first += _weak(chosen["trainer"], registry)
+    if more and _goes_on(chosen["trainer"], registry):
+        rare, run = _rare(found, table), quoted((Path("runs") / out.stem).as_posix())
         paste = [f"paste = {json.dumps(rare, ensure_ascii=False)}"] if rare else []
-        goes_on = f"backbone = {{ name = {quoted(chosen['backbone'])}, start = {quoted(run)} }}"
-        second = [RECIPE, *paste, *(["doubt = 16", "cap = 0"] if rare else []), goes_on]
+        second = ["[trainer]", f"name = {quoted(SECOND)}", 'weak = "weak"', f"sets = {json.dumps(NOISE)}", *paste]
+        second += [f"backbone = {{ {backbone}, start = {run} }}"]
         files = {
-            out: _text(head, [*learns, "mix = 0.5", *paste], ["steps = 1000", *fit, "optimizer = { lr = 1e-3 }"]),
-            out.with_name(f"{out.stem}-unlabelled.toml"): _text(
-                [*head, *more], second, ["steps = 400", *fit, "optimizer = { lr = 5e-4 }"]
-            ),
+            out: _text(data, [*first, "mix = 0.5", *paste], fit, long),
+            out.with_name(f"{out.stem}-unlabelled.toml"): _text([*data, *more], second, fit, short),
         }
     else:
-        files = {out: _text([*head, *more], learns, ["steps = 1000", *fit, "optimizer = { lr = 1e-3 }"])}
+        files = {out: _text([*data, *more], first, fit, long)}
     for path, text in files.items():
         if path.exists():
             raise ConfigError(f"{path} exists; choose another name with --out, or move it away")
-        _check(path, text, chosen["trainer"], registry)
+        check_experiment(tomllib.loads(text), name=path.stem, folder=path.parent, registry=registry, where=path.name)
     return files
+
+
+def _needs_no_more(trainer: str, registry: Registry) -> None:
+    """Refuse a trainer with parameters that images do not tell."""
+    parameters = registry.get("trainer", trainer).parameters()
+    missing = [p.name for p in parameters if p.required and not p.from_data and p.name != "backbone"]
+    if missing:
+        raise ConfigError(
+            f"trainer {trainer!r} has to be given {' and '.join(missing)}, and init cannot choose that; "
+            f"leave --trainer out and change the file by hand (lamella show trainer {trainer})"
+        )
 
 
 def _weak(trainer: str, registry: Registry) -> list[str]:
@@ -86,9 +89,9 @@ def _weak(trainer: str, registry: Registry) -> list[str]:
     return [f'{name} = "weak"' for name in sorted(taken)] if "weak" in registry.sets else []
 
 
-def _has_recipe(trainer: str, registry: Registry) -> bool:
+def _goes_on(trainer: str, registry: Registry) -> bool:
     """Whether a second file can go on from the first."""
-    there = UNLABELLED in registry.names("trainer") and {"weak", "sample", "post"} <= set(registry.sets)
+    there = SECOND in registry.names("trainer") and {"weak", *NOISE} <= set(registry.sets)
     return there and registry.get("trainer", trainer).name == "supervised"
 
 
@@ -111,20 +114,8 @@ def _more(extra: Survey, seen: set[str], keys: Sequence[str]) -> list[str]:
     return [*lines, *keys, ""]
 
 
-def _text(data: list[str], trainer: list[str], fit: list[str]) -> str:
-    return "\n".join([*data, "[trainer]", *trainer, "", "[fit]", *fit, ""])
-
-
-def _check(path: Path, text: str, trainer: str, registry: Registry) -> None:
-    from lamella.engine.experiment import check_experiment
-
-    try:
-        check_experiment(tomllib.loads(text), name=path.stem, folder=path.parent, registry=registry, where=path.name)
-    except RegistryError as error:
-        raise ConfigError(
-            f"{error}; init cannot choose that, so leave --trainer out and change the file by hand "
-            f"(lamella show trainer {trainer})"
-        ) from None
+def _text(data: list[str], trainer: list[str], fit: list[str], length: tuple[str, ...]) -> str:
+    return "\n".join([*data, *trainer, "", *fit, *length, ""])
 
 
 def _data(

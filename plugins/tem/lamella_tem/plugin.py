@@ -41,6 +41,7 @@ def lamella_trainers() -> dict[str, Any]:
         "cutmix-consistency": "lamella_tem.baselines:cutmix_consistency",
         "unimatch": "lamella_tem.baselines:unimatch",
         "weak-to-strong": "lamella_tem.weak_to_strong:WeakToStrong",
+        "anchored": "lamella_tem.anchored:anchored",
     }
 
 

@@ -1,0 +1,87 @@
+"""Trainer `anchored`: weak-to-strong with the settings that its figures in docs/results.md come from."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from lamella import Batch, Chain, Step
+from lamella.registry.registry import current
+from lamella_tem.anchored import anchored
+from tem_small_trainer import NAMES, Net, batches
+
+PAPER = Path(__file__).parents[3] / "examples" / "paper"
+CLASSES = ["silicon", "oxide", "defect"]
+
+
+def built(**spec):
+    backbone = {"name": "deeplabv3plus", "encoder": "tu-mobilenetv3_small_100"}
+    plan = current().plan("trainer", {**spec, "backbone": backbone}, "test")
+    return plan.build(data={"channels": 1, "classes": len(CLASSES), "class_names": CLASSES})
+
+
+def given():
+    torch.manual_seed(1)
+    label = torch.randint(0, len(CLASSES), (4, 48, 48))
+    return {
+        "labelled": Batch.of(torch.rand(4, 1, 48, 48), label=label),
+        "unlabelled": Batch.of(torch.rand(4, 1, 48, 48), key=torch.arange(4) + 100),
+    }
+
+
+def settings(trainer):
+    """Every number, word and switch of it, by module."""
+    return {
+        f"{name}.{key}": value
+        for name, module in trainer.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, int | float | str | None) and not key.startswith("_")
+    }
+
+
+def stepped(trainer, number):
+    """Losses and gradients of one step, with the same dropout for all."""
+    trainer.zero_grad()
+    torch.manual_seed(number)
+    losses = trainer(given(), Step(number, 9, 0))
+    losses["loss"].backward()
+    return losses, {name: p.grad for name, p in trainer.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("file", ["table3-anchored.toml", "table3-anchored-pairs.toml"])
+def test_it_is_the_row_that_the_tables_show(file):
+    """Those files spell every setting out, as they were run."""
+    tau = {"tau": 0.35}  # random networks are not surer of anything
+    row = tomllib.loads((PAPER / file).read_text(encoding="utf-8"))["rows"]["pasted-then-anchored"]["set"]["trainer"]
+    assert row["name"] == "weak-to-strong"
+    spelt = built(**row, **tau)
+    named = built(name="anchored", **{key: row[key] for key in ("weak", "sets", "paste")}, **tau)
+    assert settings(spelt) == settings(named)
+    assert settings(named)["pseudo_labels.doubt"] == 16.0
+    named.load_state_dict(spelt.state_dict())
+    for number in range(3):
+        (theirs, wanted), (ours, found) = stepped(spelt, number), stepped(named, number)
+        assert set(theirs) == set(ours)
+        assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+        assert set(wanted) == set(found)
+        assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("paste", [None, []])
+def test_without_a_rare_class_nothing_is_doubted_or_capped(paste):
+    torch.manual_seed(1)
+    one = anchored(backbone=Net(), sets=[Chain([])], paste=paste, class_names=NAMES)
+    losses = one(batches(), Step(0, 9, 0))
+    assert torch.isfinite(losses["loss"])
+    assert not [name for name in losses if name.startswith("rare/")]
+
+
+def test_its_teacher_never_moves():
+    torch.manual_seed(1)
+    one = anchored(backbone=Net(), sets=[Chain([])], tau=0.34, class_names=NAMES)
+    before = {name: value.clone() for name, value in one.teacher.state_dict().items()}
+    one.train()(batches(), Step(0, 9, 0))["loss"].backward()
+    torch.optim.SGD([p for p in one.parameters() if p.requires_grad], lr=0.5).step()
+    one.after_step()
+    assert all(torch.equal(value, before[name]) for name, value in one.teacher.state_dict().items())
+    assert not torch.equal(one.teacher.first[0].weight, one.student.backbone.first[0].weight)
