@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lamella.cli.main import main
 from lamella.data.classes import Classes
-from lamella.data.files import read_image, read_mask
+from lamella.data.formats.files import read_image, read_mask
 from lamella.data.sources import SourceConfig, open_source
 from lamella.engine.experiment import check_experiment, read_experiment
 from lamella.errors import LamellaError

@@ -6,7 +6,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from lamella.data.files import image_stem, read_image, read_mask
+from lamella.data.formats.files import image_stem, read_image, read_mask
 from lamella.errors import DataError
 from PIL import Image
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lamella import Sample
-from lamella.data.files import read_mask, read_micrograph
+from lamella.data.formats.files import read_mask, read_micrograph
 from lamella.engine import predict as module
 from lamella.engine import predictor
 from lamella.engine.evaluate import predict_whole

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from lamella.data.files import SUFFIXES
+from lamella.data.formats.files import SUFFIXES
 from PIL import Image
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "microscope_formats"
@@ -31,9 +31,9 @@ try:
 except ImportError:  # Windows
     resource = None
 from pathlib import Path
-from lamella.data.files import count_frames, read_micrograph
+from lamella.data.formats.files import count_frames, read_micrograph
 from lamella.errors import DataError
-from lamella.data.rosetta import READERS
+from lamella.data.formats.rosetta import READERS
 
 # What libraries do once by themselves, and is not watched for: dask pickles functions of its own, platform asks uname.
 import platform

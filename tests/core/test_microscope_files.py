@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from lamella.data.databar import find_bar
-from lamella.data.files import count_frames, image_files, read_image, read_mask, read_micrograph
+from lamella.data.burnt_in.databar import find_bar
+from lamella.data.formats.files import count_frames, image_files, read_image, read_mask, read_micrograph
 from lamella.data.reading import Reading
 from lamella.data.sources import SourceConfig, open_source
 from lamella.errors import DataError
@@ -324,7 +324,7 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused_before_memor
 
 
 def test_the_package_that_a_format_needs_is_named(monkeypatch, tmp_path):
-    from lamella.data import rosetta
+    from lamella.data.formats import rosetta
 
     def missing(name):
         raise ImportError("No module named 'rsciio'", name="rsciio")

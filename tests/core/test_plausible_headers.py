@@ -5,8 +5,8 @@ import struct
 import numpy as np
 import pytest
 import tifffile
-from lamella.data.files import read_mask, read_micrograph
-from lamella.data.plausible import plausible
+from lamella.data.formats.files import read_mask, read_micrograph
+from lamella.data.formats.plausible import plausible
 from lamella.errors import DataError
 
 
@@ -86,6 +86,6 @@ def test_what_does_not_fit_into_memory_is_one_sentence(tmp_path, monkeypatch):
     def full(*_, **__):
         raise MemoryError("16 GiB")
 
-    monkeypatch.setattr("lamella.data.files._by_pillow", full)
+    monkeypatch.setattr("lamella.data.formats.files._by_pillow", full)
     with pytest.raises(DataError, match="does not fit into memory"):
         read_micrograph(path)

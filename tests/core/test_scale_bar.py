@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lamella.data.barline import find_bars
+from lamella.data.burnt_in.barline import find_bars
+from lamella.data.burnt_in.scalebar import SURE, read_scale_bar
 from lamella.data.config import SourceConfig
-from lamella.data.files import SUFFIXES, read_image
+from lamella.data.formats.files import SUFFIXES, read_image
 from lamella.data.reading import Reading
-from lamella.data.scalebar import SURE, read_scale_bar
 from lamella.data.sources import open_source
 from lamella.errors import DataError
 from PIL import Image, ImageDraw, ImageFont
@@ -255,7 +255,7 @@ def test_real_images_are_read_as_a_person_reads_them():
      ("FEI-Helios-Ebeam-8bits.tif", 3372.4, 5e5), ("TVIPS_bin4.tif", 1.4208, 200)],
 )  # fmt: skip
 def test_the_bar_says_what_the_header_says(name, nm, length):
-    from lamella.data.files import read_micrograph
+    from lamella.data.formats.files import read_micrograph
 
     path = next((REAL / "microscope_formats").rglob(name))
     found = read_scale_bar(read_micrograph(path).image)

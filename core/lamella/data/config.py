@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lamella.data.micrograph import UNKNOWN_NM
+from lamella.data.formats.micrograph import UNKNOWN_NM
 from lamella.data.reading import DataBar, Reading, Stack
 from lamella.errors import ConfigError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from lamella.data.classes import Classes
 from lamella.data.config import Patterns, SourceConfig
-from lamella.data.files import SUFFIXES, image_files, image_stem, read_micrograph, readable
-from lamella.data.micrograph import Facts
+from lamella.data.formats.files import SUFFIXES, image_files, image_stem, read_micrograph, readable
+from lamella.data.formats.micrograph import Facts
 from lamella.data.reading import frame_name
 from lamella.data.samples import FileRow, Row, SampleTable, sample_key
 from lamella.data.views import by_wildcards

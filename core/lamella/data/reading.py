@@ -10,10 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from lamella.data.databar import find_bar
-from lamella.data.files import Frame, count_frames, read_mask, read_micrograph
-from lamella.data.micrograph import Micrograph
-from lamella.data.scalebar import read_scale_bar
+from lamella.data.burnt_in.databar import find_bar
+from lamella.data.burnt_in.scalebar import read_scale_bar
+from lamella.data.formats.files import Frame, count_frames, read_mask, read_micrograph
+from lamella.data.formats.micrograph import Micrograph
 from lamella.errors import DataError
 
 DataBar = Literal["metadata", "find", "keep"]

@@ -14,10 +14,10 @@ import numpy as np
 
 from lamella.contracts.data import Sample
 from lamella.data.classes import Classes
-from lamella.data.files import Frame, checked, pixels
-from lamella.data.micrograph import UNKNOWN_NM, Micrograph
+from lamella.data.formats.files import Frame, checked, pixels
+from lamella.data.formats.micrograph import UNKNOWN_NM, Micrograph
+from lamella.data.formats.sidecar import sidecar_of
 from lamella.data.reading import AS_TOLD, Reading, with_scale_bar
-from lamella.data.sidecar import sidecar_of
 from lamella.data.views import stacked
 from lamella.errors import ConfigError, DataError, LamellaError
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from lamella.contracts.batch import IGNORE
-from lamella.data.databar import find_bar
+from lamella.data.burnt_in.databar import find_bar
 from lamella.data.duplicates import clusters, near_duplicates, thumbnail
-from lamella.data.files import SUFFIXES, image_files, image_stem
-from lamella.data.micrograph import Micrograph
+from lamella.data.formats.files import SUFFIXES, image_files, image_stem
+from lamella.data.formats.micrograph import Micrograph
 from lamella.data.reading import AS_TOLD, Reading
 from lamella.errors import DataError, LamellaError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lamella.data.files import SUFFIXES, image_files
+from lamella.data.formats.files import SUFFIXES, image_files
 from lamella.errors import ConfigError, DataError
 
 Stacked = tuple[np.ndarray, tuple[str, ...]]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamella.data.files import SUFFIXES, Frame, image_files, readable
+from lamella.data.formats.files import SUFFIXES, Frame, image_files, readable
 from lamella.data.reading import Reading, frame_name
 from lamella.errors import DataError
 

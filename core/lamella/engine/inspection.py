@@ -13,10 +13,10 @@ import numpy as np
 
 from lamella.contracts.batch import IGNORE
 from lamella.contracts.data import Sample
+from lamella.data.burnt_in.scalebar import read_scale_bar
 from lamella.data.duplicates import Pair, clusters, near_duplicates, thumbnail
-from lamella.data.files import read_micrograph
+from lamella.data.formats.files import read_micrograph
 from lamella.data.samples import FileRow, Row, SampleTable, TableRow
-from lamella.data.scalebar import read_scale_bar
 from lamella.errors import DataError, LamellaError
 
 _FLAT, _SATURATED = 2.0, 0.25

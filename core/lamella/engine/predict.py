@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from lamella.contracts.data import Modality
 from lamella.contracts.model import Trainer
-from lamella.data.files import read_mask
+from lamella.data.formats.files import read_mask
 from lamella.data.reading import AS_TOLD, Reading
 from lamella.engine.checkpoint import Checkpoints, write_json
 from lamella.engine.experiment import Experiment

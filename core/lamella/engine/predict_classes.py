@@ -13,7 +13,7 @@ from accelerate.utils import send_to_device
 
 from lamella.contracts.data import Modality, Sample
 from lamella.contracts.model import Trainer
-from lamella.data.files import readable
+from lamella.data.formats.files import readable
 from lamella.data.reading import Reading
 from lamella.data.samples import FileRow, sample_key
 from lamella.data.views import by_wildcards

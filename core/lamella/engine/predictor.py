@@ -16,7 +16,7 @@ from PIL import Image
 
 from lamella.contracts.data import Modality, Sample
 from lamella.contracts.model import Trainer
-from lamella.data.files import readable
+from lamella.data.formats.files import readable
 from lamella.data.reading import AS_TOLD, DataBar, Reading, Stack
 from lamella.data.samples import sample_key
 from lamella.engine.evaluate import predict_whole

@@ -60,7 +60,7 @@ def _image(path: Path, modality: Any) -> "torch.Tensor":
     """(1, C, H, W) in [0, 1]."""
     import numpy as np
     from lamella import Sample
-    from lamella.data.files import read_image
+    from lamella.data.formats.files import read_image
 
     pixels: np.ndarray = read_image(path)
     sample = Sample(pixels, None, None, 0, 0, (float("nan"), float("nan")), {}, path.stem)

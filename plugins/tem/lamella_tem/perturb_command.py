@@ -37,7 +37,7 @@ def perturb(
 def _grey(path: Path, size: int) -> "np.ndarray":
     """The central crop (H, W) float32 in [0, 1], stretched to the image's own 0.1 and 99.9 percentiles."""
     import numpy as np
-    from lamella.data.files import read_image
+    from lamella.data.formats.files import read_image
 
     pixels = read_image(path).astype(np.float32)
     pixels = pixels.mean(2) if pixels.ndim == 3 else pixels

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from lamella import IGNORE
-from lamella.data.files import read_image, read_mask
+from lamella.data.formats.files import read_image, read_mask
 from lamella.engine.checkpoint import write_json, write_text
 from lamella.engine.inputs import find_images
 from lamella.engine.labelmap import save_image

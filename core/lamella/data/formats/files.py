@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from lamella.data.micrograph import UNKNOWN_NM, Micrograph, asked, positive
-from lamella.data.plausible import MOST_PER_BYTE
-from lamella.data.rosetta import READERS, read_rosetta, rosetta_frames
-from lamella.data.sidecar import read_sidecar, sidecar_of
-from lamella.data.tiff import read_tiff, read_values, tiff_frames
+from lamella.data.formats.micrograph import UNKNOWN_NM, Micrograph, asked, positive
+from lamella.data.formats.plausible import MOST_PER_BYTE
+from lamella.data.formats.rosetta import READERS, read_rosetta, rosetta_frames
+from lamella.data.formats.sidecar import read_sidecar, sidecar_of
+from lamella.data.formats.tiff import read_tiff, read_values, tiff_frames
 from lamella.errors import DataError, LamellaError
 
 PLAIN = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

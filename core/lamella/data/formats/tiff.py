@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lamella.data.micrograph import UNKNOWN_NM, Facts, Micrograph, asked, nm_per, positive, quantity
-from lamella.data.plausible import MOST_PER_BYTE, plausible
+from lamella.data.formats.micrograph import UNKNOWN_NM, Facts, Micrograph, asked, nm_per, positive, quantity
+from lamella.data.formats.plausible import MOST_PER_BYTE, plausible
 from lamella.errors import DataError
 
 SIS_TAGS = (33560, 33471)

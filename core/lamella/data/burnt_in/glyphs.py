@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lamella.data.inklines import INKED, Box
+from lamella.data.burnt_in.inklines import INKED, Box
 
 _SIDE = 16
 """Glyphs are compared at this size."""

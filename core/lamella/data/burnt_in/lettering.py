@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lamella.data import glyphs
-from lamella.data.glyphs import Segment
-from lamella.data.inklines import INKED, Box, Line
-from lamella.data.micrograph import nm_per
+from lamella.data.burnt_in import glyphs
+from lamella.data.burnt_in.glyphs import Segment
+from lamella.data.burnt_in.inklines import INKED, Box, Line
+from lamella.data.formats.micrograph import nm_per
 
 _UNITS = {"n": "nm", "µ": "µm", "u": "µm", "m": "mm", "p": "pm"}
 _PRIOR = {"nm": 0.0, "µm": 0.0, "mm": 0.1, "pm": 0.25, "Å": 0.15}

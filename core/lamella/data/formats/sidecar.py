@@ -6,7 +6,7 @@ import math
 import re
 from pathlib import Path
 
-from lamella.data.micrograph import UNKNOWN_NM, Facts, nm_per, positive, quantity
+from lamella.data.formats.micrograph import UNKNOWN_NM, Facts, nm_per, positive, quantity
 
 _LONGEST = 1 << 20
 _PAIR = re.compile(r"^\s*(\$*[\w ]+?)\s*[=:\t]\s*(.*?)\s*$")

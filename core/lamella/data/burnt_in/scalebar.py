@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lamella.data.barline import Bar, find_bars
-from lamella.data.inklines import Box, lines
-from lamella.data.lettering import read_length
+from lamella.data.burnt_in.barline import Bar, find_bars
+from lamella.data.burnt_in.inklines import Box, lines
+from lamella.data.burnt_in.lettering import read_length
 from lamella.errors import DataError
 
 SURE = 0.5

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lamella.data.micrograph import UNKNOWN_NM, Facts, Micrograph, asked, nm_per, positive
-from lamella.data.plausible import plausible
+from lamella.data.formats.micrograph import UNKNOWN_NM, Facts, Micrograph, asked, nm_per, positive
+from lamella.data.formats.plausible import plausible
 from lamella.errors import DataError
 
 READERS = {
