@@ -56,7 +56,7 @@ class FitConfig(BaseModel):
     accumulate: Annotated[int, Field(ge=1, description="parts a batch goes through the network in")] = 1
     clip: Annotated[float | None, Field(gt=0, description="largest norm of the gradient")] = None
     ema: Annotated[float | None, Field(gt=0, lt=1, description="decay of averaged weights, used to evaluate")] = None
-    compile: Annotated[bool, Field(description="torch.compile the trainer; needs a C++ compiler")] = False
+    compile: Annotated[bool, Field(description="torch.compile the networks; needs a C++ compiler")] = False
     precision: Annotated[Literal["no", "bf16"], Field(description="mixed precision")] = "no"
     tile: Annotated[int, Field(ge=64, description="side in pixels above which evaluation tiles an image")] = 1024
     cache: Annotated[bool, Field(description="decode a training set once into a memory-mapped file")] = True

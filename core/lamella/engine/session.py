@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import shutil
 import typing
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from lamella.contracts.model import Trainer
 from lamella.data.cache import cached
 from lamella.data.samples import SampleTable
 from lamella.engine.checkpoint import Checkpoints, write_text
+from lamella.engine.compiling import compile_networks
 from lamella.engine.ema import Ema
 from lamella.engine.experiment import Experiment, OptimizerConfig
 from lamella.engine.run import read_header, write_header
@@ -109,11 +109,9 @@ def prepare(experiment: Experiment, run: Path, *, resume: bool = False) -> Sessi
     going_on = header is not None and Checkpoints(run).has("last")
     trainer: Trainer = experiment.trainer.build(seed=experiment.seed, data=data, opened=going_on)
     optimizer = build_optimizer(trainer, config.optimizer)
+    if config.compile:
+        accelerator.print(f"compile: {compile_networks(trainer)}")
     wrapped, prepared = accelerator.prepare(trainer, optimizer)
-    if config.compile and any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl")):
-        wrapped = torch.compile(wrapped)
-    elif config.compile:
-        accelerator.print("no C++ compiler was found: compile = true is left out")
     session = Session(
         experiment, run, accelerator, tables, modality, data, trainer, wrapped, prepared.optimizer,
         None if config.ema is None else Ema(trainer, config.ema),
