@@ -1,0 +1,141 @@
+"""``lamella noise``: the dose that your own images were taken with, and a perturbation set of that noise."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from lamella.errors import DataError, LamellaError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lamella_tem.photon_transfer import PhotonTransfer
+
+
+def noise(
+    images: Annotated[Path, typer.Argument(help="folder of images as the microscope gave them, or one file")],
+    name: Annotated[str, typer.Option(help="what to call the perturbation set")] = "my-microscope",
+    out: Annotated[Path, typer.Option("--out", help="file for the set; a figure goes beside it")] = Path("noise.toml"),
+    intensity: Annotated[
+        Literal["image", "dtype"],
+        typer.Option(help="what maps grey values, as in the modality: each image's percentiles, or the file's range"),
+    ] = "image",
+    data_bar: Annotated[Literal["find", "metadata", "keep"], typer.Option(help="data bars below images")] = "find",
+) -> None:
+    """Measure the dose of images from how their noise grows with brightness, and write a set of that noise."""
+    if out.suffix != ".toml":
+        raise LamellaError(f"--out {out}: the set is a TOML file; end its name with .toml")
+    if out.exists():
+        raise LamellaError(f"{out} exists; choose another name with --out, or move it away")
+    found: dict[str, PhotonTransfer | str] = {}
+    for path in _files(images):
+        found[path.name] = _measured(path, intensity, data_bar)
+        print(_line(path.name, found[path.name]), flush=True)
+    usable = {file: one for file, one in found.items() if not isinstance(one, str)}
+    if not usable:
+        raise DataError(f"{images}: no image of which the noise tells a dose; take them as the microscope gave them")
+    from lamella.engine.checkpoint import write_text
+
+    write_text(out, _text(name, usable))
+    figure = out.with_suffix(".png")
+    _draw(usable, figure)
+    print(
+        f"{len(usable)} of {len(found)} images tell their dose: {figure}\n"
+        f"wrote {out}: the perturbation set {name!r}; copy it into registry.toml, and name it in place of 'machine'"
+    )
+
+
+def _files(images: Path) -> list[Path]:
+    from lamella.data.formats.files import SUFFIXES
+
+    if images.is_file():
+        return [images]
+    if not images.is_dir():
+        raise DataError(f"{images} is no folder and no file")
+    files = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise DataError(f"{images}: no image is in it (it looks for {', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def _measured(path: Path, intensity: str, data_bar: Any) -> "PhotonTransfer | str":
+    """What an image's noise tells, or why it tells nothing."""
+    from lamella.data.reading import Reading
+
+    from lamella_tem.photon_transfer import photon_transfer
+
+    try:
+        grey, step = _grey(Reading(data_bar=data_bar, stack="mean").micrograph(path).image, intensity)
+        one = photon_transfer(grey, step)
+    except DataError as error:
+        return str(error)
+    if not one.independent:
+        return (
+            f"the noise of neighbouring pixels is not independent ({one.correlated:.1f}, where a camera's has 1): "
+            "it was scaled, smoothed or compressed since"
+        )
+    return one
+
+
+def _grey(pixels: "np.ndarray", intensity: str) -> tuple["np.ndarray", float]:
+    """(H, W) in [0, 1], and the distance of two grey levels there."""
+    import numpy as np
+
+    grey = pixels.astype(np.float64)
+    grey = grey.mean(2) if grey.ndim == 3 else grey
+    whole = pixels.dtype.kind in "iu"
+    if intensity == "dtype" and whole:
+        low, high = 0.0, float(np.iinfo(pixels.dtype).max)
+    else:
+        low, high = np.percentile(grey, (0.1, 99.9))
+    span = max(float(high - low), 1e-9)
+    return np.clip((grey - low) / span, 0.0, 1.0), 1 / span if whole else 0.0
+
+
+def _line(file: str, one: "PhotonTransfer | str") -> str:
+    if isinstance(one, str):
+        return f"{file}: {one}"
+    return (
+        f"{file}: dose {one.dose:.3g} e⁻/px at white ({one.low:.3g} to {one.high:.3g}), pedestal {one.pedestal:.2f}; "
+        f"off its line by {100 * one.off:.0f} %"
+    )
+
+
+def _text(name: str, usable: Mapping[str, "PhotonTransfer"]) -> str:
+    """The set, from the least dose that was measured to the greatest."""
+    ends = {
+        key: [round(pick(values), 3) for pick in (min, max)]
+        for key in ("dose", "pedestal")
+        for values in [[getattr(one, key) for one in usable.values()]]
+    }
+    return (
+        f"# Written by `lamella noise` from {len(usable)} images: as much noise again as they have.\n"
+        f"[sets.{json.dumps(name, ensure_ascii=False)}]\n"
+        f'chain = [{{ name = "shot-noise", dose = {ends["dose"]}, pedestal = {ends["pedestal"]} }}]\n'
+    )
+
+
+def _draw(usable: Mapping[str, "PhotonTransfer"], out: Path) -> None:
+    """Variance over mean of every image, and its line."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for number, (file, one) in enumerate(usable.items()):
+        axes.plot(one.mean, one.variance, "o", ms=4, color=f"C{number % 10}")
+        label = f"{file}: {one.dose:.3g} e⁻/px" if number < 8 else None
+        ends = np.array([0.0, one.mean[-1]])
+        axes.plot(ends, one.line(ends), "-", lw=1, color=f"C{number % 10}", label=label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel="mean grey (0 black, 1 white)", ylabel="variance of the noise", xlim=(0, None), ylim=(0, None))
+    axes.legend(frameon=False, fontsize=8)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(partial, format="png", dpi=120)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
