@@ -95,7 +95,7 @@ def photon_transfer(image: np.ndarray, step: float = 0.0) -> PhotonTransfer:
         doses.append(_dose(*again) if again[0] > 0 else np.inf)
     low, high = np.percentile(doses, (2.5, 97.5), method="nearest")
     if a <= 0 or not np.isfinite(high):
-        raise DataError("its noise does not grow with brightness: it was displayed with a gamma, smoothed or compressed")
+        raise DataError("its noise does not grow with brightness: it was shown with a gamma, smoothed or compressed")
     coarse = image[: len(image) // 2 * 2, : image.shape[1] // 2 * 2]
     coarse = coarse.reshape(len(coarse) // 2, 2, -1, 2).mean((1, 3))
     at = np.interp(np.clip(coarse, level[0], level[-1]), level, noise)

@@ -76,7 +76,7 @@ def test_an_image_that_tells_nothing_says_so(image, words):
 
 
 @pytest.mark.skipif(not STEM.is_dir(), reason="the real images are not on this machine")
-def test_raw_stem_images_lie_on_the_line_and_a_scaled_one_does_not():
+def test_a_raw_stem_image_lies_on_its_line_and_one_with_shared_noise_is_told():
     def of(name):
         pixels = np.asarray(Image.open(STEM / name).convert("L"), float)
         low, high = np.percentile(pixels, (0.1, 99.9))
