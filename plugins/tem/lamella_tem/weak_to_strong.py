@@ -154,7 +154,7 @@ class WeakToStrong(Trainer):
         """(1 − λ)'s factor in equation 6: the loss under the feature perturbation."""
         size = (target.image.shape[-2], target.image.shape[-1])
         perturbed = self.student.backbone.decode(drop_channels(features, self.drop), size)
-        return step.mean(mean_consistency(perturbed, target), "unlabelled")
+        return step.mean(mean_consistency(perturbed, target), "feature")
 
     def _first_pass(self, labelled: Batch, weak: Batch, step: Step) -> tuple[Tensor, Tensor, list[Tensor]]:
         """L_s, p^w without gradient, and the student's features of the weak view.
@@ -221,14 +221,16 @@ class WeakToStrong(Trainer):
         return math.exp(-5.0 * (1.0 - step.number / self.ramp) ** 2)
 
     def counts(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
-        """The counts of the supervised losses, and the pixels of the weak view with what is pasted into it.
+        """The counts of the supervised losses, and the pixels of the weak view with and without what is pasted into it.
 
-        Sets that move pixels count a little fewer in a strong view: parts then differ from the whole by that.
+        Sets that move pixels, and CutMix, have others in a strong view: parts then differ a little from the whole.
         """
         labelled = self.student.augmented(batches, step)
-        weak = self._pasted(self._weakened(batches["unlabelled"], step), labelled, step)
-        images = {"images": weak.image.new_full((), len(weak.image))} if self.dice else {}
-        return {**self.student.counts(batches, step), "unlabelled": counted(weak), **images}
+        weak = self._weakened(batches["unlabelled"], step)
+        found = {"unlabelled": counted(self._pasted(weak, labelled, step)), "feature": counted(weak)}
+        if self.dice:
+            found["images"] = weak.image.new_full((), len(weak.image))
+        return {**self.student.counts(batches, step), **found}
 
     def after_step(self) -> None:
         """Move the teacher."""

@@ -15,6 +15,7 @@ from tem_small_trainer import NAMES, Net, batches, literal_ce, trainer
 
 ANCHORED = {"ema": 1.0, "anchor": 0.5, "dice": True, "paste": ["c"], "doubt": 2.0, "cap": 0.0, "lam": 1.0}
 test_contract = trainer_contract(lambda: trainer(losses=None, tau=0.0), batches)
+test_pasted_contract = trainer_contract(lambda: trainer(losses=None, tau=0.0, paste=["c"]), batches)
 test_anchored_contract = trainer_contract(lambda: trainer(losses=None, **ANCHORED), batches)
 
 
