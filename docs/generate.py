@@ -97,8 +97,16 @@ def hooks() -> str:
 
 
 def commands() -> str:
-    """Every command of the core."""
-    return _table(["command", "what it does"], [[f"`lamella {name}`", text] for name, (text, _) in COMMANDS.items()])
+    """Every command, the core's and those of plugins."""
+    rows = [[f"`lamella {name}`", "core", text] for name, (text, _) in COMMANDS.items()]
+    foreign = sorted((plugin, name, text) for name, (text, _, plugin) in _registry().commands.items())
+    rows += [[f"`lamella {name}`", plugin, text] for plugin, name, text in foreign]
+    return _table(["command", "of", "what it does"], rows)
+
+
+def _registry() -> Registry:
+    """The plugins that the checkout enables."""
+    return Registry.load(RegistryFile.read(DOCS.parent / "registry.toml"))
 
 
 def contracts() -> str:
@@ -123,7 +131,7 @@ def _call(function: Callable[..., Any]) -> str:
 
 def components(kind: str) -> str:
     """Every registered component of a kind with its parameters."""
-    registry = Registry.load(RegistryFile.read(DOCS.parent / "registry.toml"))
+    registry = _registry()
     found = registry.components(kind)
     if not found:
         return f"No plugin of this checkout registers a {kind}."
