@@ -25,6 +25,7 @@ TRAINERS = {
 @pytest.fixture(autouse=True)
 def traced(monkeypatch):
     """Traced and differentiated as by the real compiler, but run without writing C++, which takes minutes."""
+    monkeypatch.setattr("shutil.which", lambda name: name)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     yield
     torch.compiler.reset()
