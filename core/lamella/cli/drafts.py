@@ -54,7 +54,7 @@ def drafts(
     backbone = f"name = {quoted(chosen['backbone'])}"
     first = ["[trainer]", f"name = {quoted(chosen['trainer'])}", f"backbone = {{ {backbone} }}"]
     first += _weak(chosen["trainer"], registry)
-    if more and _goes_on(chosen["trainer"], registry):
+    if more and _goes_on(chosen, registry):
         rare, run = _rare(found, table), quoted((Path("runs") / out.stem).as_posix())
         paste = [f"paste = {json.dumps(rare, ensure_ascii=False)}"] if rare else []
         second = ["[trainer]", f"name = {quoted(SECOND)}", 'weak = "weak"', f"sets = {json.dumps(NOISE)}", *paste]
@@ -89,10 +89,11 @@ def _weak(trainer: str, registry: Registry) -> list[str]:
     return [f'{name} = "weak"' for name in sorted(taken)] if "weak" in registry.sets else []
 
 
-def _goes_on(trainer: str, registry: Registry) -> bool:
+def _goes_on(chosen: Mapping[str, str], registry: Registry) -> bool:
     """Whether a second file can go on from the first."""
     there = SECOND in registry.names("trainer") and {"weak", *NOISE} <= set(registry.sets)
-    return there and registry.get("trainer", trainer).name == "supervised"
+    begins = {parameter.name for parameter in registry.get("backbone", chosen["backbone"]).parameters()}
+    return there and "start" in begins and registry.get("trainer", chosen["trainer"]).name == "supervised"
 
 
 def _rare(found: Survey, table: Mapping[str, int | str]) -> list[str]:

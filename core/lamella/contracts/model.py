@@ -21,6 +21,10 @@ class AtStart:
     """
 
 
+class NeedsStart:
+    """Marks a backbone that must not begin at random: one of its parameters marked `AtStart` has to be given."""
+
+
 @runtime_checkable
 class SegmentationBackbone(Protocol):
     """A network in two halves, so that features can be perturbed between them."""

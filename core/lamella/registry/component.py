@@ -34,6 +34,7 @@ class Parameter:
     required: bool
     from_data: bool
     at_start: bool
+    needs_start: bool
     help: str
 
     @property
@@ -175,7 +176,7 @@ def _is_kornia(target: Any) -> bool:
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
-    from lamella.contracts.model import AtStart, FromData
+    from lamella.contracts.model import AtStart, FromData, NeedsStart
 
     metadata = typing.get_args(annotation)[1:] if typing.get_origin(annotation) is Annotated else ()
     return Parameter(
@@ -183,10 +184,15 @@ def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
         annotation=annotation,
         default=None if default is inspect.Parameter.empty else default,
         required=default is inspect.Parameter.empty,
-        from_data=any(item is FromData or isinstance(item, FromData) for item in metadata),
-        at_start=any(item is AtStart or isinstance(item, AtStart) for item in metadata),
+        from_data=_marked(metadata, FromData),
+        at_start=_marked(metadata, AtStart),
+        needs_start=_marked(metadata, NeedsStart),
         help=next((item.description for item in metadata if getattr(item, "description", None)), ""),
     )
+
+
+def _marked(metadata: tuple[Any, ...], marker: type) -> bool:
+    return any(item is marker or isinstance(item, marker) for item in metadata)
 
 
 def contract_kinds() -> dict[Any, str]:

@@ -211,7 +211,11 @@ class Registry:
         except RegistryError as error:
             raise RegistryError(f"{where}: {error}") from None
         parameters = {key: item for key, item in value.items() if key != "name"}
-        return Plan(component, component.validate(parameters, self.plan, where))
+        plan = Plan(component, component.validate(parameters, self.plan, where))
+        for parameter in component.parameters():
+            if parameter.needs_start and isinstance(part := plan.parameters.get(parameter.name), Plan):
+                _check_start(component, part, f"{where}.{parameter.name}")
+        return plan
 
     def _plan_chain(self, value: Any, where: str) -> Any:
         if isinstance(value, str):
@@ -244,6 +248,17 @@ class Registry:
         known = ", ".join(names) or "none"
         hint = hint or "."
         return RegistryError(f"there is no {kind} {name!r}{hint} The names are {known}{note}")
+
+
+def _check_start(component: Component, part: Plan, where: str) -> None:
+    """Raise `RegistryError` where a part would begin at random that ``component`` needs to begin with something."""
+    starts = [parameter.name for parameter in part.component.parameters() if parameter.at_start]
+    if not any(part.parameters.get(name) is not None for name in starts):
+        how = f"give {' or '.join(starts)}" if starts else "it has nothing to start from, so take another"
+        raise RegistryError(
+            f"{where}: {component.name!r} goes on from where another training ended, and {part.component.name!r} would "
+            f"begin at random; {how}"
+        )
 
 
 @cache

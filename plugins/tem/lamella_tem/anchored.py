@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from lamella import Chain, FromData, Loss, SegmentationBackbone
+from lamella import Chain, FromData, Loss, NeedsStart, SegmentationBackbone
 from pydantic import Field
 
 from lamella_tem.weak_to_strong import WeakToStrong
@@ -10,7 +10,7 @@ from lamella_tem.weak_to_strong import WeakToStrong
 
 def anchored(
     *,
-    backbone: Annotated[SegmentationBackbone, Field(description="with the first training as its start")],
+    backbone: Annotated[SegmentationBackbone, NeedsStart, Field(description="with the first training as its start")],
     sets: Annotated[list[Chain], Field(min_length=1, description="strong perturbation sets: `sample` and `post`")],
     weak: Annotated[Chain | None, Field(description="perturbation set of the weak view, and of labels")] = None,
     paste: Annotated[
@@ -25,8 +25,6 @@ def anchored(
     Half of the unlabelled images stay without noise, so that nothing drifts; τ is lowered for classes that are seldom
     confident; strong views have Dice beside cross-entropy; no pseudo-label is of a class of ``paste``, and where one
     is suspected none is trusted. It is `weak-to-strong` with these settings, and features are not perturbed (λ = 1).
-
-    Without a ``start`` of its backbone (`deeplabv3plus` has one) the teacher is a random network, and stays so.
 
     Source: ours; how it was found is in examples/paper/PROTOCOL.md, "Anchored", what it brings in docs/results.md.
     """

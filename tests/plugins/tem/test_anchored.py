@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from lamella import Batch, Chain, Step
+from lamella.engine.experiment import check_experiment
+from lamella.engine.fit import fit
+from lamella.errors import RegistryError
 from lamella.registry.registry import current
 from lamella_tem.anchored import anchored
 from tem_small_trainer import NAMES, Net, batches
@@ -14,10 +17,28 @@ PAPER = Path(__file__).parents[3] / "examples" / "paper"
 CLASSES = ["silicon", "oxide", "defect"]
 
 
-def built(**spec):
-    backbone = {"name": "deeplabv3plus", "encoder": "tu-mobilenetv3_small_100"}
-    plan = current().plan("trainer", {**spec, "backbone": backbone}, "test")
+NET = {"name": "deeplabv3plus", "encoder": "tu-mobilenetv3_small_100"}
+
+
+def built(start, **spec):
+    """A trainer whose network begins with that of the run ``start``."""
+    plan = current().plan("trainer", {**spec, "backbone": {**NET, "start": str(start)}}, "test")
     return plan.build(data={"channels": 1, "classes": len(CLASSES), "class_names": CLASSES})
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A run of one step."""
+    folder = tmp_path_factory.mktemp("start")
+    source = {"name": "synth-tem", "preset": "demo-finfet", "count": 2, "size": 64}
+    tables = {
+        "modality": "tem",
+        "data": {"labelled": {"source": source}},
+        "trainer": {"name": "supervised", "backbone": NET},
+        "fit": {"steps": 1, "batch_size": 2},
+    }
+    fit(check_experiment(tables, name="start", folder=folder, registry=current()), folder / "run")
+    return folder / "run"
 
 
 def given():
@@ -49,13 +70,14 @@ def stepped(trainer, number):
 
 
 @pytest.mark.parametrize("file", ["table3-anchored.toml", "table3-anchored-pairs.toml"])
-def test_it_is_the_row_that_the_tables_show(file):
+def test_it_is_the_row_that_the_tables_show(file, start):
     """Those files spell every setting out, as they were run."""
     tau = {"tau": 0.35}  # random networks are not surer of anything
     row = tomllib.loads((PAPER / file).read_text(encoding="utf-8"))["rows"]["pasted-then-anchored"]["set"]["trainer"]
     assert row["name"] == "weak-to-strong"
-    spelt = built(**row, **tau)
-    named = built(name="anchored", **{key: row[key] for key in ("weak", "sets", "paste")}, **tau)
+    row.pop("backbone")
+    spelt = built(start, **row, **tau)
+    named = built(start, name="anchored", **{key: row[key] for key in ("weak", "sets", "paste")}, **tau)
     assert settings(spelt) == settings(named)
     assert settings(named)["pseudo_labels.doubt"] == 16.0
     named.load_state_dict(spelt.state_dict())
@@ -65,6 +87,19 @@ def test_it_is_the_row_that_the_tables_show(file):
         assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
         assert set(wanted) == set(found)
         assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "words"),
+    [
+        (NET, "trainer.backbone: 'anchored' goes on .* 'deeplabv3plus' would begin at random; give start"),
+        ("sam-nano", "'sam-nano' would begin at random; it has nothing to start from"),
+    ],
+)
+def test_a_network_that_would_begin_at_random_is_refused(backbone, words):
+    """Else a random network would be the teacher to the end."""
+    with pytest.raises(RegistryError, match=words):
+        current().plan("trainer", {"name": "anchored", "sets": ["sample"], "backbone": backbone}, "trainer")
 
 
 @pytest.mark.parametrize("paste", [None, []])

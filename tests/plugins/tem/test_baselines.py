@@ -112,7 +112,6 @@ TRAINERS = {
     "cutmix-consistency": {},
     "unimatch": {"strong": "machine"},
     "weak-to-strong": {"sets": ["sample", "machine", "post"], "weak": "weak", "tau": 0.5},
-    "anchored": {"sets": ["sample", "post"], "weak": "weak", "paste": ["defect"], "tau": 0.5},
 }
 
 
