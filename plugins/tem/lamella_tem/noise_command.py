@@ -28,8 +28,10 @@ def noise(
     """Measure the dose of images from how their noise grows with brightness, and write a set of that noise."""
     if out.suffix != ".toml":
         raise LamellaError(f"--out {out}: the set is a TOML file; end its name with .toml")
-    if out.exists():
-        raise LamellaError(f"{out} exists; choose another name with --out, or move it away")
+    figure = out.with_suffix(".png")
+    for path in (out, figure):
+        if path.exists():
+            raise LamellaError(f"{path} exists; choose another name with --out, or move it away")
     found: dict[str, PhotonTransfer | str] = {}
     for path in _files(images):
         found[path.name] = _measured(path, intensity, data_bar)
@@ -37,11 +39,7 @@ def noise(
     usable = {file: one for file, one in found.items() if not isinstance(one, str)}
     if not usable:
         raise DataError(f"{images}: no image of which the noise tells a dose; take them as the microscope gave them")
-    from lamella.engine.checkpoint import write_text
-
-    write_text(out, _text(name, usable))
-    figure = out.with_suffix(".png")
-    _draw(usable, figure)
+    _write(out, _text(name, usable), figure, usable)
     print(
         f"{len(usable)} of {len(found)} images tell their dose: {figure}\n"
         f"wrote {out}: the perturbation set {name!r}; copy it into registry.toml, and name it in place of 'machine'"
@@ -116,6 +114,16 @@ def _text(name: str, usable: Mapping[str, "PhotonTransfer"]) -> str:
         f"[sets.{json.dumps(name, ensure_ascii=False)}]\n"
         f'chain = [{{ name = "shot-noise", dose = {ends["dose"]}, pedestal = {ends["pedestal"]} }}]\n'
     )
+
+
+def _write(out: Path, text: str, figure: Path, usable: Mapping[str, "PhotonTransfer"]) -> None:
+    from lamella.engine.checkpoint import write_text
+
+    try:
+        write_text(out, text)
+        _draw(usable, figure)
+    except OSError as error:
+        raise LamellaError(f"--out {out}: cannot be written ({error})") from error
 
 
 def _draw(usable: Mapping[str, "PhotonTransfer"], out: Path) -> None:

@@ -17,6 +17,8 @@ SIDE = 16
 """Side of the blocks (pixels) in which mean and noise are taken."""
 BINS, FEWEST = 16, 6
 """Grey levels that blocks are gathered into, as many in each, and the fewest blocks of one."""
+MOST = 0.95
+"""Greatest pedestal, as of `ShotNoise`: beyond it next to no noise depends on brightness."""
 SPREAD = 0.05
 """Least range of grey among those levels for a line through them."""
 INDEPENDENT = (0.7, 1.5)
@@ -94,7 +96,7 @@ def photon_transfer(image: np.ndarray, step: float = 0.0) -> PhotonTransfer:
         again = _line(*_levels(mean[drawn], variance[drawn], flatness[drawn]))
         doses.append(_dose(*again) if again[0] > 0 else np.inf)
     low, high = np.percentile(doses, (2.5, 97.5), method="nearest")
-    if a <= 0 or not np.isfinite(high):
+    if a <= 0 or not np.isfinite(high) or c / (a + c) > MOST:
         raise DataError("its noise does not grow with brightness: it was shown with a gamma, smoothed or compressed")
     coarse = image[: len(image) // 2 * 2, : image.shape[1] // 2 * 2]
     coarse = coarse.reshape(len(coarse) // 2, 2, -1, 2).mean((1, 3))

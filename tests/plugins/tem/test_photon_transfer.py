@@ -3,6 +3,7 @@
 import tomllib
 from pathlib import Path
 
+import lamella
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,7 @@ from lamella import Batch, Streams
 from lamella.cli.main import main
 from lamella.errors import DataError
 from lamella.registry.registry import current
-from lamella_tem.photon_transfer import photon_transfer
+from lamella_tem.photon_transfer import MOST, photon_transfer
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -75,6 +76,13 @@ def test_an_image_that_tells_nothing_says_so(image, words):
         photon_transfer(image)
 
 
+def test_a_pedestal_beyond_what_shot_noise_takes_is_refused(monkeypatch):
+    lamella.build("perturbation", "shot-noise", pedestal=(MOST, MOST))
+    monkeypatch.setattr("lamella_tem.photon_transfer.MOST", 0.5)
+    with pytest.raises(DataError, match="does not grow"):
+        photon_transfer(counted(scene(), 400, 0.6))
+
+
 @pytest.mark.skipif(not STEM.is_dir(), reason="the real images are not on this machine")
 def test_a_raw_stem_image_lies_on_its_line_and_one_with_shared_noise_is_told():
     def of(name):
@@ -135,11 +143,14 @@ def test_a_folder_without_a_dose_writes_nothing(folder, capsys):
         (["empty"], "no image is in it"),
         (["images", "--out", "noise.txt"], "end its name with .toml"),
         (["images", "--out", "there.toml"], "there.toml exists"),
+        (["images", "--out", "mine.toml"], "mine.png exists"),
+        (["images", "--out", "there.toml/noise.toml"], "cannot be written"),
     ],
 )
 def test_mistakes_end_in_a_sentence(folder, capsys, arguments, words):
     Path("empty").mkdir()
     Path("there.toml").write_text("mine")
+    Path("mine.png").write_text("mine")
     code, text = said(capsys, *arguments)
     assert code == 2 and words in text and "Traceback" not in text
-    assert Path("there.toml").read_text() == "mine"
+    assert Path("there.toml").read_text() == Path("mine.png").read_text() == "mine"
