@@ -15,6 +15,7 @@ def compile_networks(trainer: nn.Module) -> str:
 
     The two halves of every segmentation backbone, and every block of a transformer: they cost the most, are alike in
     every step, and hold no randomness of ours. Perturbations, prompts and losses stay as they are, weights keep names.
+    Each size of image is compiled by itself: with sizes left open Inductor fails at their padding (torch 2.14).
 
     >>> from torch import nn
     >>> compile_networks(nn.Linear(2, 2))
@@ -27,9 +28,9 @@ def compile_networks(trainer: nn.Module) -> str:
     stacks = [module.blocks for module in trainer.modules() if hasattr(module, "blocks") and module not in taken]
     blocks = [block for stack in stacks if isinstance(stack, nn.Sequential | nn.ModuleList) for block in stack]
     for half in halves:
-        half.encode = torch.compile(half.encode)  # type: ignore[method-assign]
-        half.decode = torch.compile(half.decode)  # type: ignore[method-assign]
+        half.encode = torch.compile(half.encode, dynamic=False)  # type: ignore[method-assign]
+        half.decode = torch.compile(half.decode, dynamic=False)  # type: ignore[method-assign]
     for block in blocks:
-        block.compile()
+        block.compile(dynamic=False)
     kinds = {"networks of two halves": halves, "blocks of transformers": blocks}
     return ", ".join(f"{len(found)} {kind}" for kind, found in kinds.items() if found) or NOTHING
