@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("train an experiment file into a run folder", "lamella.cli.train:train"),
     "evaluate": ("measure a run on the test sets of its experiment", "lamella.cli.evaluate:evaluate"),
     "predict": ("label maps and overlays for new images", "lamella.cli.predict:predict"),
+    "gauge": ("gauge R&R: would the same part measure the same again?", "lamella.cli.gauge:gauge"),
     "study": ("a grid of methods, conditions and seeds as one table", "lamella.cli.study:study"),
     "plugins": ("the plugins that are found, and why one is not used", "lamella.cli.plugins:plugins"),
     "show": ("the components of a kind, or one of them with its parameters", "lamella.cli.show:show"),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lamella.contracts.data import Sample
+from lamella.contracts.model import Trainer
 from lamella.data.formats.files import SUFFIXES, Frame, image_files, readable
-from lamella.data.reading import Reading, frame_name
+from lamella.data.reading import AS_TOLD, Reading, frame_name
+from lamella.data.samples import sample_key
+from lamella.engine.experiment import Experiment
 from lamella.errors import DataError
 
 
@@ -57,3 +62,22 @@ def with_frames(files: dict[str, Path], reading: Reading) -> dict[str, Input]:
             frames = [None]
         found |= {frame_name(name, frame): Input(path, frame) for frame in frames}
     return found
+
+
+def as_trained(experiment: Experiment, trainer: Trainer) -> Reading:
+    """How the first role of the training was read."""
+    trained = [experiment.file.data[role].reading() for role in type(trainer).roles if role in experiment.file.data]
+    return trained[0] if trained else AS_TOLD
+
+
+def read_sample(name: str, image: Input, reading: Reading, pixel_nm: float | None = None) -> Sample:
+    """An image as a sample without a label; ``pixel_nm`` is its pixel size where the file does not say it.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    found = reading.micrograph(image.path, image.frame)
+    unknown = math.isnan(found.pixel_nm[0])
+    pixel = (pixel_nm or math.nan,) * 2 if unknown else found.pixel_nm
+    key = sample_key(readable(image.path.parent.name), readable(name))
+    return Sample(found.image, None, None, key, 0, pixel, found.facts.numbers(), name)

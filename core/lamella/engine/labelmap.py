@@ -26,8 +26,11 @@ def save_image(image: Image.Image, path: Path, pixel_nm: tuple[float, float] = (
         per_metre = [round(1e9 / size) for size in (pixel_nm[1], pixel_nm[0])]
         if all(0 < count <= _LARGEST for count in per_metre):
             told.add(b"pHYs", b"".join(count.to_bytes(4, "big") for count in per_metre) + b"\x01")
-    image.save(beside, "PNG", pnginfo=told)
-    beside.replace(path)
+    try:
+        image.save(beside, "PNG", pnginfo=told)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def save_label(label: np.ndarray, path: Path, classes: Sequence[str], pixel_nm: tuple[float, float]) -> None:

@@ -15,12 +15,12 @@ from accelerate import Accelerator
 from lamella.contracts.data import Modality
 from lamella.contracts.model import Trainer
 from lamella.data.formats.files import read_mask
-from lamella.data.reading import AS_TOLD, Reading
+from lamella.data.reading import Reading
 from lamella.engine.checkpoint import Checkpoints, write_json
 from lamella.engine.experiment import Experiment
 from lamella.engine.export import write_coco, write_table
 from lamella.engine.familiar import unlike
-from lamella.engine.inputs import find_images, with_frames
+from lamella.engine.inputs import as_trained, find_images, with_frames
 from lamella.engine.journal import Journal, entries, measured
 from lamella.engine.predict_classes import (
     Patterns,
@@ -64,7 +64,8 @@ def predict(
     experiment, trainer, modality, header = opened = open_run(run, checkpoint)
     if trainer.embeds:
         raise RunError(f"{run}: {experiment.trainer.component.full_name} learns without classes; it predicts none")
-    reading = _reading(experiment, trainer, wanted)
+    trained = as_trained(experiment, trainer)
+    reading = replace(trained, data_bar=wanted.data_bar or trained.data_bar, stack=wanted.stack or trained.stack)
     if classifies(trainer):
         return _classes(opened, run, images, out, checkpoint, wanted, reading)
     if wanted.views:
@@ -148,13 +149,6 @@ def _classes(
         write_classes(out, names, views, [noted[name] for name in objects if "p" in noted.get(name, {})])
     return {"done": [n for n in objects if n not in failed and n not in known], "skipped": sorted(known),
             "failed": failed, "lacking": lacking(objects, views)}  # fmt: skip
-
-
-def _reading(experiment: Experiment, trainer: Trainer, wanted: Wanted) -> Reading:
-    """As the first role of the training was read, unless told otherwise."""
-    trained = [experiment.file.data[role].reading() for role in type(trainer).roles if role in experiment.file.data]
-    reading = trained[0] if trained else AS_TOLD
-    return replace(reading, data_bar=wanted.data_bar or reading.data_bar, stack=wanted.stack or reading.stack)
 
 
 def _claim(out: Path, run: Path, checkpoint: str | None, wanted: Wanted) -> None:

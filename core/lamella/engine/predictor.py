@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,9 @@ from lamella.contracts.data import Modality, Sample
 from lamella.contracts.model import Trainer
 from lamella.data.formats.files import readable
 from lamella.data.reading import AS_TOLD, DataBar, Reading, Stack
-from lamella.data.samples import sample_key
 from lamella.engine.evaluate import predict_whole
 from lamella.engine.familiar import grey_points
-from lamella.engine.inputs import Input
+from lamella.engine.inputs import Input, read_sample
 from lamella.engine.labelmap import save_image, save_label
 from lamella.engine.large import LARGE, predict_large
 from lamella.engine.pictures import overlay_picture, with_scale_bar
@@ -87,13 +85,10 @@ class Predictor:
         Raises:
             DataError: the file cannot be read.
         """
-        found = self.reading.micrograph(image.path, image.frame)
-        unknown = math.isnan(found.pixel_nm[0])
-        pixel = (self.wanted.pixel_nm or math.nan,) * 2 if unknown else found.pixel_nm
-        key = sample_key(readable(image.path.parent.name), readable(name))
-        sample = Sample(found.image, None, None, key, 0, pixel, found.facts.numbers(), name)
+        sample = read_sample(name, image, self.reading, self.wanted.pixel_nm)
+        pixel = sample.pixel_nm
         with torch.inference_mode(), self.accelerator.autocast():
-            label, grey = self._large(sample) if max(found.image.shape[:2]) > LARGE else self._whole(sample)
+            label, grey = self._large(sample) if max(sample.image.shape[:2]) > LARGE else self._whole(sample)
         save_label(label, self.label_path(name), self.classes, pixel)
         # Row by row: bincount makes 64-bit integers of what it is given, eight times a large label map.
         counts = sum(np.bincount(line, minlength=len(self.classes)) for line in label).tolist()  # type: ignore[union-attr]

@@ -22,6 +22,7 @@ def synth(
     size: Annotated[int, typer.Option(help="side of the images in pixels, even", min=32)] = 256,
     mode: Annotated[Mode, typer.Option(help="imaging mode (TEM)")] = "preset",
     nuisance: Annotated[Trouble, typer.Option(help="what disturbs the images (TEM)")] = "none",
+    exposure: Annotated[int, typer.Option(help="another: the same specimens, other noise (TEM)", min=0)] = 0,
     workers: Annotated[int, typer.Option(help="processes that render", min=1)] = 1,
     show: Annotated[bool, typer.Option("--list", help="list the presets and their classes, and stop")] = False,
 ) -> None:
@@ -34,8 +35,8 @@ def synth(
     from lamella_synth.sem.presets import PRESETS
 
     sem = preset in PRESETS
-    if sem and (mode, nuisance) != ("preset", "none"):
-        raise DataError(f"synth SEM preset {preset!r} has no mode or nuisance: leave --mode and --nuisance out")
+    if sem and (mode, nuisance, exposure) != ("preset", "none", 0):
+        raise DataError(f"synth SEM preset {preset!r} has no mode, nuisance or exposure: leave them out")
     if sem:
         from lamella_synth.sem.dataset import synth_sem
 
@@ -44,9 +45,9 @@ def synth(
         from lamella_synth.dataset import synth_tem
 
         table = synth_tem(preset=preset, count=count, seed=seed, size=size, mode=mode, nuisance=nuisance,
-                          workers=workers)
+                          exposure=exposure, workers=workers)
     facts = f"preset `{preset}` (hash `{_hash(preset)}`), seed {seed}, {count} images of {size} × {size} pixels"
-    write(table, out, facts if sem else f"{facts}; mode `{mode}`, nuisance `{nuisance}`")
+    write(table, out, facts if sem else f"{facts}; mode `{mode}`, nuisance `{nuisance}`, exposure {exposure}")
     typer.echo(f"{count} images of {preset} ({_hash(preset)}) in {out / 'train.parquet'}")
 
 

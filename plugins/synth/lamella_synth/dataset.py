@@ -29,6 +29,7 @@ def synth_tem(
         Literal["none", "in-family", "unseen"],
         Field(description="what disturbs the images: nothing, the usual troubles, or those nobody trains against"),
     ] = "none",
+    exposure: Annotated[int, Field(ge=0, description="another: the same specimens taken once more, other noise")] = 0,
     workers: Annotated[int, Field(ge=1, description="processes that render; the images do not depend on it")] = 1,
 ) -> Dataset:
     """TEM cross-sections of a synthetic device with label, defect and instance maps and true dimensions.
@@ -36,8 +37,8 @@ def synth_tem(
     Columns: ``image`` (8 bit), ``label`` (class ids), ``instance`` (16 bit, 0 = none), ``classes`` (those
     present; the names are the set's, ``defect`` last), ``pixel_nm`` (y, x), ``polarity`` (+1 HAADF, −1 bright
     field), ``name``, the groups ``device``, ``generation``, ``lot``, ``tool``, ``specimen``, ``truth`` (quantity,
-    nm), and ``nuisances`` by name. Image i depends on (preset, seed, i, size, mode, nuisance) alone. Rendered once,
-    then read from the cache of `datasets`.
+    nm), and ``nuisances`` by name. Image i depends on (preset, seed, i, size, mode, nuisance, exposure) alone. Rendered
+    once, then read from the cache of `datasets`.
 
     Raises: DataError for an unknown preset, mode or nuisance, or a number out of range.
     """
@@ -45,14 +46,13 @@ def synth_tem(
         raise DataError(f"synth-tem needs count and workers of at least 1, not {count} and {workers}")
     made = find(preset)
     # One image here says what is wrong with the settings before any worker starts.
-    render(made, seed=seed, index=0, size=size, mode=mode, nuisance=nuisance)
+    render(made, seed=seed, index=0, size=size, mode=mode, nuisance=nuisance, exposure=exposure)
     return Dataset.from_generator(
         _rows,
         features=features(made),
         gen_kwargs={
             "indices": list(range(count)), "preset": preset, "version": made.hash + sources(), "seed": seed,
-            "size": size,
-            "mode": mode, "nuisance": nuisance,
+            "size": size, "mode": mode, "nuisance": nuisance, "exposure": exposure,
         },
         num_proc=workers if workers > 1 else None,
     )
@@ -75,12 +75,13 @@ def features(preset: Preset) -> Features:
 
 
 def _rows(
-    indices: Sequence[int], preset: str, version: str, seed: int, size: int, mode: str, nuisance: str
+    indices: Sequence[int], preset: str, version: str, seed: int, size: int, mode: str, nuisance: str,
+    exposure: int,
 ) -> Iterator[dict[str, Any]]:
     """Rows of the given indices; `version` only tells the cache one state of a preset from another."""
     made = find(preset)
     for index in indices:
-        shot = render(made, seed=seed, index=index, size=size, mode=mode, nuisance=nuisance)
+        shot = render(made, seed=seed, index=index, size=size, mode=mode, nuisance=nuisance, exposure=exposure)
         yield row(shot, name=f"{preset}-s{seed}-{index:05d}")
 
 

@@ -1,7 +1,7 @@
 """``lamella noise``: the dose that your own images were taken with, and a perturbation set of that noise."""
 
+import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -129,7 +129,9 @@ def _write(out: Path, text: str, figure: Path, usable: Mapping[str, "PhotonTrans
 def _draw(usable: Mapping[str, "PhotonTransfer"], out: Path) -> None:
     """Variance over mean of every image, and its line."""
     import numpy as np
+    from lamella.engine.labelmap import save_image
     from matplotlib.figure import Figure
+    from PIL import Image
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -141,9 +143,6 @@ def _draw(usable: Mapping[str, "PhotonTransfer"], out: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set(xlabel="mean grey (0 black, 1 white)", ylabel="variance of the noise", xlim=(0, None), ylim=(0, None))
     axes.legend(frameon=False, fontsize=8)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(partial, format="png", dpi=120)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
+    save_image(Image.open(drawn), out)

@@ -1,6 +1,5 @@
 """``lamella perturb``: what the perturbations make of your own image."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,6 +103,7 @@ def _strengths(registry: Any, plan: Any) -> list[Any]:
 def _write(rows: list[tuple[str, list["np.ndarray"]]], out: Path) -> None:
     """The sheet as a PNG, written to a temporary name first."""
     import numpy as np
+    from lamella.engine.labelmap import save_image
     from PIL import Image, ImageDraw, ImageFont
 
     height, width = rows[0][1][0].shape
@@ -119,11 +119,7 @@ def _write(rows: list[tuple[str, list["np.ndarray"]]], out: Path) -> None:
             left = gap + j * (width + gap)
             pen.text((left, top + 2), title, fill=0, font=font)
             sheet.paste(Image.fromarray((picture * 255).round().astype(np.uint8)), (left, top + head))
-    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        sheet.save(partial, format="PNG")
-        partial.replace(out)
+        save_image(sheet, out)
     except OSError as error:
         raise LamellaError(f"--out {out}: cannot be written ({error})") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from typing import Any
 
 from lamella import hookimpl
 
-from lamella_tem.sets import GENERIC, NAMES, SETS
+from lamella_tem.sets import GAUGE, GENERIC, NAMES, SETS
 
 LAMELLA_API = 1
 
@@ -48,7 +48,7 @@ def lamella_trainers() -> dict[str, Any]:
 @hookimpl
 def lamella_perturbations() -> dict[str, Any]:
     """What sample, microscope and post-processing do to an image."""
-    return {name: _target(name) for name in (*NAMES, *GENERIC)}
+    return {name: _target(name) for name in (*NAMES, *GAUGE, *GENERIC)}
 
 
 @hookimpl

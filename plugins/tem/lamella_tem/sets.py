@@ -24,6 +24,9 @@ NAMES = (
 )
 """Every perturbation of electron microscopy in this plugin, in physical order."""
 
+GAUGE = ("stage-shift", "own-noise")
+"""What sets an image up anew and takes it again; for `lamella gauge`."""
+
 GENERIC = ("jitter", "blur")
 """What photographs are augmented with; for baselines alone."""
 
@@ -60,5 +63,8 @@ SETS: dict[str, list[Spec]] = {
         {"name": "gain-noise", "pixel": [0.0, 0.003], "column": [0.0, 0.002], "quadrant": [0.0, 0.01]},
         {"name": "display-stretch", "amount": [0.0, 0.3], "gamma": [0.9, 1.1], "p": 0.5},
     ],
+    # How often does a measurement come out the same? `lamella gauge`: set up anew, and the same image once more.
+    "gauge-setup": [{"name": "stage-shift"}, {"name": "blur", "sigma": [0.1, 1.0]}],
+    "gauge-repeat": [{"name": "own-noise"}],
     "natural": [{"name": "jitter", "p": 0.8}, {"name": "blur", "p": 0.5}],
 }

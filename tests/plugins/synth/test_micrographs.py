@@ -178,3 +178,20 @@ def test_bad_settings_are_told_in_one_sentence(change: dict, told: str) -> None:
 def test_an_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(DataError, match=r"'finfet-z'.*device-a"):
         preset("finfet-z")
+
+
+@pytest.mark.parametrize("name", ["finfet-a", "finfet-c"])
+def test_another_exposure_is_the_same_specimen_with_other_noise(name: str) -> None:
+    shots = [render(preset(name), seed=1, index=2, size=96, exposure=exposure) for exposure in range(12)]
+    images = np.stack([shot.image for shot in shots]).astype(float)
+    assert all((shot.label == shots[0].label).all() and shot.truth == shots[0].truth for shot in shots)
+    noise = images - images.mean(0)
+    assert (noise.std((1, 2)) > 0.5).all()
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1] + 1 / 11) < 0.05, "exposures share noise"
+    assert np.ptp(images.mean((1, 2))) < 1.0, "the display changes from one exposure to the next"
+
+
+def test_exposures_are_of_undisturbed_images() -> None:
+    for settings_ in ({"exposure": -1}, {"exposure": 1, "nuisance": "unseen"}):
+        with pytest.raises(DataError, match="exposure"):
+            render(preset("finfet-a"), seed=1, index=0, size=64, **settings_)

@@ -42,7 +42,8 @@ class Micrograph(NamedTuple):
 
 
 def render(
-    preset: Preset, *, seed: int, index: int, size: int = 256, mode: str = "preset", nuisance: str = "none"
+    preset: Preset, *, seed: int, index: int, size: int = 256, mode: str = "preset", nuisance: str = "none",
+    exposure: int = 0,
 ) -> Micrograph:
     """Image `index` of a preset under a seed: the same whatever else is rendered, and in which order.
 
@@ -50,8 +51,10 @@ def render(
     A preset's tools are the same under every seed; lots and specimens are new under a new seed.
 
     A nuisance leaves the specimen as it is: with and without it, an image has the same structures and defects.
+    Another `exposure` is the same specimen at the same place and display, taken once more: other noise alone.
 
-    Raises: DataError for a mode or nuisance that is unknown, a size below 32, a negative seed or index.
+    Raises: DataError for a mode or nuisance that is unknown, a size below 32, a negative seed, index or exposure, or
+        another exposure of an image with a nuisance.
     """
     if nuisance not in NUISANCES:
         raise DataError(f"synth nuisance {nuisance!r} is unknown; allowed are {', '.join(NUISANCES)}")
@@ -61,6 +64,8 @@ def render(
         raise DataError(f"synth size {size} cannot be drawn; allowed are even numbers from 32")
     if seed < 0 or index < 0:
         raise DataError(f"synth seed {seed} and index {index} must not be negative")
+    if exposure < 0 or (exposure and nuisance != "none"):
+        raise DataError(f"synth exposure {exposure}: a number from 0, and 0 alone for images with a nuisance")
     mode = preset.mode if mode == "preset" else mode
     key = (preset.hash, seed, index)
     whose = stream(*key, "groups")
@@ -74,7 +79,7 @@ def render(
     section = _drawn(preset, key, groups, size, trouble)
     fractions = section.canvas.fractions()
     label = label_map(fractions, preset.classes)
-    image = _exposed(preset, key, groups, fractions, mode, trouble)
+    image = _exposed(preset, key, groups, fractions, mode, trouble, exposure)
     return Micrograph(image, label, _objects(section, label, preset), preset.view_nm / size, mode, groups,
                       section.truth, trouble.applied)
 
@@ -112,7 +117,7 @@ def _defects(preset: Preset, rng: np.random.Generator) -> dict[str, int]:
 
 def _exposed(
     preset: Preset, key: tuple[str, int, int], groups: dict[str, str], fractions: dict[Phase, np.ndarray], mode: str,
-    trouble: Nuisance,
+    trouble: Nuisance, exposure: int,
 ) -> np.ndarray:
     """The picture (size, size) uint8 of a specimen on its tool."""
     own = stream(*key, "image")
@@ -130,6 +135,9 @@ def _exposed(
     recorded = trouble.record(clean * gain, white=white, dose=scope.dose)
     if recorded is None:
         recorded = expose(clean, white=white, mode=mode, scope=scope, gain=gain, rng=own)
+        if exposure:
+            again = stream(*key, "exposure", exposure)
+            recorded = expose(clean, white=white, mode=mode, scope=scope, gain=gain, rng=again)
     seen = [material(name).bright_field for (_, name), part in fractions.items() if part.mean() > 0.01]
     levels = display(recorded, mode=mode, scope=scope, darkest=min(seen), rng=own)
     return quantise(trouble.overlay(levels, pixel=pixel))

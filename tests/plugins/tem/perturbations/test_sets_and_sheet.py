@@ -20,7 +20,7 @@ def _names(set_name):
 
 
 def test_families_are_where_they_belong():
-    assert set(SETS) == {"sample", "machine", "post", "tem-strong", "weak", "natural"}
+    assert set(SETS) == {"sample", "machine", "post", "tem-strong", "weak", "natural", "gauge-setup", "gauge-repeat"}
     for family in ("sample", "machine", "post"):
         assert {component(name).family for name in _names(family)} == {family}
 
