@@ -14,8 +14,8 @@ from statistics import median
 import torch
 from lamella import Batch, Chain, Sample, build
 from lamella.cli.tables import table
-from lamella.engine.gauge import FIGURES, Measurer, Study, summary, trials
 from lamella.engine.run import open_run
+from lamella.engine.trust.gauge import FIGURES, Measurer, Study, summary, trials
 from lamella_synth.presets import preset
 from lamella_synth.tem.render import render
 

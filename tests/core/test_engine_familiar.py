@@ -5,9 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from lamella.engine.familiar import grey_points, learned_from, unlike
 from lamella.engine.predict import predict
 from lamella.engine.run import open_run
+from lamella.engine.trust.familiar import grey_points, learned_from, unlike
 from PIL import Image
 
 NAMES = ["ground", "disc", "defect"]

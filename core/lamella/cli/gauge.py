@@ -38,14 +38,14 @@ def gauge(
 
     from lamella.engine.checkpoint import json_text
     from lamella.engine.export import write_table
-    from lamella.engine.gauge import SUMMARY, TRIALS, Measurer, Study, summary, trials
-    from lamella.engine.gauge_chart import gauge_chart
     from lamella.engine.inputs import as_trained
     from lamella.engine.labelmap import save_image
     from lamella.engine.predict_classes import classifies
     from lamella.engine.progress import Progress
     from lamella.engine.run import open_run
     from lamella.engine.session import make_accelerator
+    from lamella.engine.trust.gauge import SUMMARY, TRIALS, Measurer, Study, summary, trials
+    from lamella.engine.trust.gauge_chart import gauge_chart
     from lamella.errors import RunError
     from lamella.measure.tables import parse_structures
 

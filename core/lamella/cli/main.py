@@ -14,6 +14,7 @@ COMMANDS = {
     "data": ("look into a data set, or push one to the Hub", "lamella.cli.data:data"),
     "train": ("train an experiment file into a run folder", "lamella.cli.train:train"),
     "evaluate": ("measure a run on the test sets of its experiment", "lamella.cli.evaluate:evaluate"),
+    "calibrate": ("how far a run can be believed, and where to give no class", "lamella.cli.calibrate:calibrate"),
     "predict": ("label maps and overlays for new images", "lamella.cli.predict:predict"),
     "gauge": ("gauge R&R: would the same part measure the same again?", "lamella.cli.gauge:gauge"),
     "study": ("a grid of methods, conditions and seeds as one table", "lamella.cli.study:study"),

@@ -38,6 +38,9 @@ def predict(
     coco: Annotated[bool, typer.Option("--coco", help="coco.json with a mask for every object")] = False,
     label_format: Annotated[LabelFormat, typer.Option(help="what label maps are written as")] = LabelFormat.PNG,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="a picture of every class's too")] = False,
+    abstain: Annotated[
+        bool, typer.Option("--abstain", help="no class (255) where the run is not sure; after lamella calibrate")
+    ] = False,
     data_bar: Annotated[Bar | None, typer.Option(help="which data bars are cut; default as in training")] = None,
     stack: Annotated[Stacked | None, typer.Option(help="files of several frames; default as in training")] = None,
     view: Annotated[
@@ -55,7 +58,8 @@ def predict(
 
     wanted = Wanted(
         probabilities, measure or bool(structure), coco, label_format.value, structure or (), pixel_nm,
-        None if data_bar is None else data_bar.value, None if stack is None else stack.value, _patterns(view or []),
+        None if data_bar is None else data_bar.value, None if stack is None else stack.value, abstain,
+        _patterns(view or []),
     )  # fmt: skip
     outcome = run_predict(run, images, out, checkpoint=checkpoint, wanted=wanted)
     if as_json:

@@ -21,12 +21,12 @@ from lamella.engine.checkpoint import Checkpoints, write_json
 from lamella.engine.counts import ImageCounts
 from lamella.engine.evaluate import evaluate
 from lamella.engine.experiment import Experiment
-from lamella.engine.familiar import learned_from
 from lamella.engine.flops import Flops
 from lamella.engine.meters import Meters
 from lamella.engine.progress import Progress
 from lamella.engine.report import Gallery, write_report
 from lamella.engine.session import Session, prepare
+from lamella.engine.trust.familiar import learned_from
 from lamella.engine.update import update
 from lamella.errors import ConfigError, RunError
 

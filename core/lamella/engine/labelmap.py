@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from lamella.engine.pictures import colours
+from lamella.contracts.batch import IGNORE
+from lamella.engine.pictures import UNKNOWN, colours
 
 _LARGEST = 2**32 - 1
 
@@ -34,10 +35,13 @@ def save_image(image: Image.Image, path: Path, pixel_nm: tuple[float, float] = (
 
 
 def save_label(label: np.ndarray, path: Path, classes: Sequence[str], pixel_nm: tuple[float, float]) -> None:
-    """Write class ids (H, W) as a palette PNG or, by the name's ending, as an 8-bit TIFF that ImageJ reads in nm."""
+    """Write class ids (H, W), 255 for none, as a palette PNG or, by the name's ending, as a TIFF for ImageJ in nm."""
     if path.suffix == ".png":
         palette = Image.fromarray(label)
-        palette.putpalette([channel for colour in colours(classes) for channel in colour])
+        shades = colours(classes)
+        if (label == IGNORE).any():  # as many colours as values, or the PNG has fewer bits than they need
+            shades += [UNKNOWN] * (IGNORE + 1 - len(shades))
+        palette.putpalette([channel for colour in shades for channel in colour])
         save_image(palette, path, pixel_nm)
         return
     import tifffile

@@ -9,15 +9,17 @@ from torch import Tensor
 from lamella.contracts.data import Modality, Sample
 from lamella.contracts.model import Trainer
 from lamella.engine.evaluate import ramp, starts
+from lamella.engine.trust.abstain import ALWAYS, Abstention
 
 LARGE = 4096
 """Images with a longer side are predicted in strips."""
 
 
 def predict_large(
-    trainer: Trainer, sample: Sample, modality: Modality, *, tile: int, device: torch.device
+    trainer: Trainer, sample: Sample, modality: Modality, *, tile: int, device: torch.device,
+    rule: Abstention = ALWAYS,
 ) -> np.ndarray:
-    """The class of every pixel (H, W) uint8, from tiles that overlap by a quarter and are blended.
+    """The class of every pixel (H, W) uint8 by a rule, from tiles that overlap by a quarter and are blended.
 
     At no time are probabilities held for more than one strip of tiles: K × tile × W float32.
     """
@@ -29,7 +31,7 @@ def predict_large(
             total[:, : kept.shape[1]] += kept
         end = bottom if next_top is None else next_top
         # No division by the weights: they are those of the pixel, the same for every class.
-        label[done:end] = total[:, : end - top].argmax(0).to(torch.uint8).cpu().numpy()
+        label[done:end] = rule.labels(total[:, : end - top]).cpu().numpy()
         kept, done = total[:, end - top :].clone(), end
     return label
 

@@ -16,7 +16,7 @@ PALETTE = (
 """Colours of classes 0, 1, …; they repeat after the 24th. The class ``defect`` is always `DEFECT`."""
 DEFECT = "#ff2d2d"
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-_UNKNOWN = (40, 40, 40)
+UNKNOWN = (40, 40, 40)
 _GAP, _HEAD, _SIDE = 6, 22, 256
 
 
@@ -28,7 +28,7 @@ def colours(classes: Sequence[str]) -> list[tuple[int, int, int]]:
 
 def label_picture(label: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Class ids (H, W) as colours (H, W, 3) uint8; ignored pixels nearly black."""
-    table = np.full((256, 3), _UNKNOWN, np.uint8)
+    table = np.full((256, 3), UNKNOWN, np.uint8)
     table[: len(classes)] = colours(classes)
     return table[np.asarray(label, np.uint8)]
 

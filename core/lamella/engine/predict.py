@@ -16,10 +16,9 @@ from lamella.contracts.data import Modality
 from lamella.contracts.model import Trainer
 from lamella.data.formats.files import read_mask
 from lamella.data.reading import Reading
-from lamella.engine.checkpoint import Checkpoints, write_json
+from lamella.engine.checkpoint import write_json
 from lamella.engine.experiment import Experiment
 from lamella.engine.export import write_coco, write_table
-from lamella.engine.familiar import unlike
 from lamella.engine.inputs import as_trained, find_images, with_frames
 from lamella.engine.journal import Journal, entries, measured
 from lamella.engine.predict_classes import (
@@ -34,8 +33,11 @@ from lamella.engine.predict_classes import (
 )
 from lamella.engine.predictor import LABEL_MAPS, Predictor, Wanted
 from lamella.engine.progress import Progress
-from lamella.engine.run import open_run
+from lamella.engine.run import checkpoint_folder, open_run
 from lamella.engine.session import make_accelerator
+from lamella.engine.trust.abstain import ALWAYS, Abstention
+from lamella.engine.trust.calibration import read_rule
+from lamella.engine.trust.familiar import unlike
 from lamella.errors import DataError, RunError
 from lamella.measure.tables import TABLES, parse_structures, schema
 
@@ -50,11 +52,12 @@ def predict(
 ) -> dict[str, Any]:
     """Predict files (or all images of folders) into ``out``; files that cannot be read are listed, not fatal.
 
-    Writes ``NAME.label.png`` (palette PNG: the pixel value is the class), ``NAME.overlay.png``, ``classes.json``,
-    ``areas.csv`` (pixels and, where the pixel size is known, nm² per class and image) and ``unlike.json``; on request
-    ``NAME.p-CLASS.png`` (probabilities from 0 to 255), the tables `TABLES` as CSV and parquet, and ``coco.json``. Of a
-    classifier, ``predictions.csv`` and ``.parquet``: class and probabilities of every image, or of every object of
-    several views. Started again, it goes on with what is missing; under several processes each takes its share.
+    Writes ``NAME.label.png`` (palette PNG: the pixel value is the class, 255 none), ``NAME.overlay.png``,
+    ``classes.json``, ``areas.csv`` (pixels and, where the pixel size is known, nm² per class and image) and
+    ``unlike.json``; on request ``NAME.p-CLASS.png`` (probabilities from 0 to 255), the tables `TABLES` as CSV and
+    parquet, and ``coco.json``. Of a classifier, ``predictions.csv`` and ``.parquet``: class and probabilities of every
+    image, or of every object of several views. Started again, it goes on with what is missing; under several processes
+    each takes its share.
 
     Returns:
         ``{"done": […], "skipped": […], "failed": {name: reason}}``; of label maps ``"unlike"``, in what the images
@@ -70,15 +73,21 @@ def predict(
         return _classes(opened, run, images, out, checkpoint, wanted, reading)
     if wanted.views:
         raise RunError("this run judges single images; leave out --view")
+    if wanted.abstain and wanted.measurements:
+        raise RunError(
+            "--abstain leaves out the pixels along interfaces, by which everything would measure too thin: "
+            "give --measure without it, into another --out"
+        )
     files = with_frames(find_images(images), reading)
     accelerator = make_accelerator(experiment.fit.precision)
     names: list[str] = header["data"]["class_names"]
     structures = parse_structures(wanted.structures, names)
     trainer.to(accelerator.device)
+    rule = read_rule(run, checkpoint) if wanted.abstain else ALWAYS
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, run, checkpoint, wanted)
+    _claim(out, run, checkpoint, wanted, rule)
     tile = experiment.fit.tile
-    predictor = Predictor(trainer, modality, accelerator, names, tile, out, reading, wanted, structures)
+    predictor = Predictor(trainer, modality, accelerator, names, tile, out, reading, wanted, structures, rule)
     known = {name for name, entry in entries(out).items() if "pixels" in entry and predictor.label_path(name).is_file()}
     mine = _share([name for name in files if name not in known], accelerator)
     with (
@@ -151,22 +160,22 @@ def _classes(
             "failed": failed, "lacking": lacking(objects, views)}  # fmt: skip
 
 
-def _claim(out: Path, run: Path, checkpoint: str | None, wanted: Wanted) -> None:
+def _claim(out: Path, run: Path, checkpoint: str | None, wanted: Wanted, rule: Abstention = ALWAYS) -> None:
     """Note what a folder is predicted with; raise `RunError` where it was begun with something else."""
-    checkpoints = Checkpoints(run)
-    name = checkpoint or ("best" if checkpoints.has("best") else "last")
     ours = {
-        "run": str(run.resolve()), "checkpoint": checkpoints.load_pointer(name),
+        "run": str(run.resolve()), "checkpoint": checkpoint_folder(run, checkpoint),
         "measurements": wanted.measurements, "structures": list(wanted.structures), "pixel_nm": wanted.pixel_nm,
+        "abstain": rule.threshold or None,
     }  # fmt: skip
     note = out / "predicted-by.json"
     there = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else ours
     if there.get("run") != ours["run"] or there.get("checkpoint") != ours["checkpoint"]:
         raise RunError(f"{out} holds predictions of another run or checkpoint ({note.name}); choose another --out")
-    for key in ("measurements", "structures", "pixel_nm"):
-        if there.get(key, ours[key]) != ours[key]:
+    for key in ("measurements", "structures", "pixel_nm", "abstain"):
+        before = there.get(key, None if key == "abstain" else ours[key])
+        if before != ours[key]:
             raise RunError(
-                f"{out} was begun with {key} = {there[key]!r}, not {ours[key]!r} ({note.name}); choose another --out"
+                f"{out} was begun with {key} = {before!r}, not {ours[key]!r} ({note.name}); choose another --out"
             )
     write_json(note, ours)
 
@@ -179,7 +188,7 @@ def _conclude(
     write_json(out / "classes.json", {name: number for number, name in enumerate(classes)})
     write_json(out / "failed.json", failed)
     write_json(out / "unlike.json", doubts)
-    _write_areas(out, classes, done)
+    _write_areas(out, classes, done, unsure=wanted.abstain)
     names = [entry["name"] for entry in done]
     for table in TABLES if wanted.measurements else ():
         write_table(out / table, schema(table), measured(out, names, table))
@@ -192,16 +201,17 @@ def _labels(predictor: Predictor, done: list[dict[str, Any]]) -> Iterator[tuple[
         yield entry["name"], entry["file"], read_mask(predictor.label_path(entry["name"]))
 
 
-def _write_areas(out: Path, names: list[str], done: list[dict[str, Any]]) -> None:
+def _write_areas(out: Path, names: list[str], done: list[dict[str, Any]], *, unsure: bool) -> None:
     known = any(not math.isnan(entry["pixel_nm"][0]) for entry in done)
     columns: dict[str, type] = {"image": str, **{f"{name} (px)": int for name in names}}
     columns |= {f"{name} (nm²)": float for name in names} if known else {}
+    columns |= {"no class (px)": int} if unsure else {}
 
     def rows() -> Iterator[dict[str, Any]]:
         for entry in done:
             square = entry["pixel_nm"][0] * entry["pixel_nm"][1]
             areas = {f"{name} (px)": count for name, count in zip(names, entry["pixels"], strict=True)}
             nm = {f"{name} (nm²)": count * square for name, count in zip(names, entry["pixels"], strict=True)}
-            yield {"image": entry["name"], **areas, **nm}
+            yield {"image": entry["name"], **areas, **nm, "no class (px)": entry.get("unsure", 0)}
 
     write_table(out / "areas", columns, rows())

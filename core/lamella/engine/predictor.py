@@ -13,16 +13,18 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from PIL import Image
 
+from lamella.contracts.batch import IGNORE
 from lamella.contracts.data import Modality, Sample
 from lamella.contracts.model import Trainer
 from lamella.data.formats.files import readable
 from lamella.data.reading import AS_TOLD, DataBar, Reading, Stack
 from lamella.engine.evaluate import predict_whole
-from lamella.engine.familiar import grey_points
 from lamella.engine.inputs import Input, read_sample
 from lamella.engine.labelmap import save_image, save_label
 from lamella.engine.large import LARGE, predict_large
 from lamella.engine.pictures import overlay_picture, with_scale_bar
+from lamella.engine.trust.abstain import ALWAYS, Abstention
+from lamella.engine.trust.familiar import grey_points
 from lamella.errors import RunError
 from lamella.measure.tables import measure
 
@@ -45,6 +47,8 @@ class Wanted:
     data_bar: DataBar | None = None
     """As in ``[data.ROLE]``; else as the run was trained."""
     stack: Stack | None = None
+    abstain: bool = False
+    """Leave pixels without a class where the run is not sure enough; it was calibrated."""
     views: Mapping[str, str | list[str]] = field(default_factory=dict)
     """Patterns of the files of every view, where an object has several; else as the run was trained."""
 
@@ -52,7 +56,8 @@ class Wanted:
         """The options that are about label maps."""
         told = {
             "--measure": self.measurements, "--structure": self.structures, "--coco": self.coco,
-            "--probabilities": self.probabilities, "--label-format": self.label_format != "png",
+            "--probabilities": self.probabilities, "--abstain": self.abstain,
+            "--label-format": self.label_format != "png",
         }  # fmt: skip
         return [option for option, given in told.items() if given]
 
@@ -74,6 +79,7 @@ class Predictor:
     reading: Reading = AS_TOLD
     wanted: Wanted = field(default_factory=Wanted)
     structures: dict[str, list[str]] = field(default_factory=dict)
+    rule: Abstention = ALWAYS
 
     def label_path(self, name: str) -> Path:
         """Where the label map of a file goes."""
@@ -91,9 +97,10 @@ class Predictor:
             label, grey = self._large(sample) if max(sample.image.shape[:2]) > LARGE else self._whole(sample)
         save_label(label, self.label_path(name), self.classes, pixel)
         # Row by row: bincount makes 64-bit integers of what it is given, eight times a large label map.
-        counts = sum(np.bincount(line, minlength=len(self.classes)) for line in label).tolist()  # type: ignore[union-attr]
+        counts = sum(np.bincount(line, minlength=IGNORE + 1) for line in label).tolist()  # type: ignore[union-attr]
         entry = {
-            "name": name, "file": readable(image.path.name), "pixels": counts, "pixel_nm": pixel, "grey": grey,
+            "name": name, "file": readable(image.path.name), "pixels": counts[: len(self.classes)],
+            "unsure": counts[IGNORE], "pixel_nm": pixel, "grey": grey,
         }  # fmt: skip
         if not self.wanted.measurements:
             return entry, None
@@ -105,9 +112,9 @@ class Predictor:
         if isinstance(batch, dict):
             raise RunError("this run makes label maps of several views; measure it with: lamella evaluate RUN")
         likely = predict_whole(self.trainer, batch, self.tile)[0]
-        label = likely.argmax(0).to(torch.uint8).cpu().numpy()
+        label = self.rule.labels(likely).cpu().numpy()
         if self.wanted.probabilities:
-            maps = (likely * 255).round().to(torch.uint8).cpu().numpy()
+            maps = (self.rule.calibrated(likely) * 255).round().to(torch.uint8).cpu().numpy()
             for number, name in enumerate(self.classes):
                 save_image(Image.fromarray(maps[number]), self.out / f"{sample.name}.p-{name}.png", sample.pixel_nm)
         return label, self._overlay(self.modality.picture(batch.image[0].cpu()), label, sample)
@@ -115,8 +122,9 @@ class Predictor:
     def _large(self, sample: Sample) -> tuple[np.ndarray, list[float]]:
         """The same in tiles; picture and grey values of every so-many-th pixel."""
         label = predict_large(
-            self.trainer, sample, self.modality, tile=min(self.tile, _LARGE_TILE), device=self.accelerator.device
-        )
+            self.trainer, sample, self.modality, tile=min(self.tile, _LARGE_TILE), device=self.accelerator.device,
+            rule=self.rule,
+        )  # fmt: skip
         step = -(-max(label.shape) // _OVERLAY_SIDE)
         # Every step-th pixel: each stands for step of them.
         size = (sample.pixel_nm[0] * step, sample.pixel_nm[1] * step)

@@ -71,6 +71,12 @@ def run_weights(run: Path) -> dict[str, Tensor]:
     return checkpoints.weights("best" if checkpoints.has("best") else "last")
 
 
+def checkpoint_folder(run: Path, checkpoint: str | None = None) -> str:
+    """The name of the folder of a run's checkpoint; by default of its best where there is one, else its last."""
+    checkpoints = Checkpoints(run)
+    return checkpoints.load_pointer(checkpoint or ("best" if checkpoints.has("best") else "last"))
+
+
 def open_run(
     run: Path, checkpoint: str | None = None, *, registry: Registry | None = None
 ) -> tuple[Experiment, Trainer, Modality, dict[str, Any]]:

@@ -13,8 +13,8 @@ from lamella.cli.main import main
 from lamella.data.formats.files import read_image
 from lamella.engine.experiment import read_experiment
 from lamella.engine.fit import fit
-from lamella.engine.gauge import FIGURES, Measurer, Study, summary, within
 from lamella.engine.run import open_run
+from lamella.engine.trust.gauge import FIGURES, Measurer, Study, summary, within
 from lamella.errors import RunError
 from lamella.registry.plugins import RegistryFile
 from lamella.registry.registry import Registry

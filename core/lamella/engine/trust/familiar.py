@@ -68,7 +68,7 @@ def unlike(learned: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], cla
     if far:
         found.append(f"these images are displayed unlike the labelled ones: of their grey values {', '.join(far)}")
     pixels = np.sum([entry["pixels"] for entry in entries], 0)
-    for name, share in zip(classes, pixels / pixels.sum()):
+    for name, share in zip(classes, pixels / max(pixels.sum(), 1)):
         usual, most = learned["share"][name]
         if share > max(_MORE * most, most + _SMALL):
             found.append(f"{name} takes {share:.1%} of these images, and of no labelled image more than {most:.1%}")

@@ -21,7 +21,7 @@ def gauge_chart(summary: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str
     trial with a colour for every setup, a dash for the image as it is.
 
     Args:
-        rows: of `lamella.engine.gauge.TRIALS`.
+        rows: of `lamella.engine.trust.gauge.TRIALS`.
     """
     from matplotlib.figure import Figure
 
