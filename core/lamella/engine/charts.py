@@ -25,7 +25,7 @@ def confusion_chart(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> 
     axes.set_xticks(ticks, classes, rotation=40, ha="right")
     axes.set_yticks(ticks, classes)
     axes.set(xlabel="predicted", ylabel="label")
-    return _drawn(figure)
+    return drawn(figure)
 
 
 def embedding_chart(points: Sequence[Point], classes: Sequence[str]) -> Image.Image:
@@ -40,7 +40,7 @@ def embedding_chart(points: Sequence[Point], classes: Sequence[str]) -> Image.Im
         axes.scatter(mine[wrong, 0], mine[wrong, 1], s=22, color=shade, marker="x", linewidths=1)
     axes.set(xlabel="first principal component", ylabel="second", xticks=[], yticks=[])
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _drawn(figure)
+    return drawn(figure)
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
@@ -52,7 +52,8 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _drawn(figure: Any) -> Image.Image:
+def drawn(figure: Any) -> Image.Image:
+    """A matplotlib figure as a picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return Image.open(buffer).convert("RGB")

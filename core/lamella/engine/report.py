@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lamella.contracts.batch import Batch
 from lamella.contracts.data import Modality
-from lamella.engine.charts import confusion_chart, embedding_chart
+from lamella.engine.charts import confusion_chart, drawn, embedding_chart
 from lamella.engine.checkpoint import write_text
 from lamella.engine.headline import HEADLINE, named
 from lamella.engine.pictures import row, sample_row, stack
@@ -209,9 +209,7 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
         axes[-1].legend(frameon=False)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f"<h2>Curves</h2>{png(Image.open(buffer))}"
+    return f"<h2>Curves</h2>{png(drawn(figure))}"
 
 
 def _groups(entry: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -11,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from lamella.engine.charts import drawn
 from lamella.engine.checkpoint import write_json, write_text
 from lamella.engine.report import STYLE, png
 from lamella.study.study import Study
@@ -190,9 +190,7 @@ def _curve(study: Study, table: Table) -> str:
     axis.set_xticks(sorted(labels.values()), [f"{count:g}" for count in sorted(labels.values())])
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f"<h2>Against the number of labels</h2>{png(Image.open(buffer))}"
+    return f"<h2>Against the number of labels</h2>{png(drawn(figure))}"
 
 
 def _line(axis: Any, name: str, points: Sequence[tuple[float, Entry]]) -> None:

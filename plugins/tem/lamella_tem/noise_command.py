@@ -1,6 +1,5 @@
 """``lamella noise``: the dose that your own images were taken with, and a perturbation set of that noise."""
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -129,9 +128,9 @@ def _write(out: Path, text: str, figure: Path, usable: Mapping[str, "PhotonTrans
 def _draw(usable: Mapping[str, "PhotonTransfer"], out: Path) -> None:
     """Variance over mean of every image, and its line."""
     import numpy as np
+    from lamella.engine.charts import drawn
     from lamella.engine.labelmap import save_image
     from matplotlib.figure import Figure
-    from PIL import Image
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -143,6 +142,4 @@ def _draw(usable: Mapping[str, "PhotonTransfer"], out: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set(xlabel="mean grey (0 black, 1 white)", ylabel="variance of the noise", xlim=(0, None), ylim=(0, None))
     axes.legend(frameon=False, fontsize=8)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120)
-    save_image(Image.open(drawn), out)
+    save_image(drawn(figure), out)

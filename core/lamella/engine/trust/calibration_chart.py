@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from lamella.engine.charts import drawn
 
 
 def calibration_chart(found: Mapping[str, Any]) -> Image.Image:
@@ -43,6 +44,4 @@ def calibration_chart(found: Mapping[str, Any]) -> Image.Image:
     right.set(xlim=(0, 102), ylim=(0, None))
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return Image.open(buffer).convert("RGB")
+    return drawn(figure)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from lamella.engine.charts import drawn
 
 PANELS = 9
 """How many figures are drawn at most; the others are in the table."""
@@ -34,9 +35,7 @@ def gauge_chart(summary: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str
         _draw(panel, one, [row for row in rows if row["class"] == one["class"]])
     for panel in list(figure.axes)[len(shown) :]:
         panel.remove()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return Image.open(buffer).convert("RGB")
+    return drawn(figure)
 
 
 def _draw(panel: Any, one: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
