@@ -50,6 +50,17 @@ HEAVY = ("torch", "pydantic", "rich", "datasets", "kornia", "numpy", "accelerate
 LIGHT = [["--help"], ["--version"], ["plugins"], ["plugins", "--json"], ["plugins", "--strict"]]
 
 
+@pytest.mark.parametrize("command", ["--help", "plugins"])
+def test_a_reader_who_has_had_enough_is_no_error(command):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        run = [sys.executable, "-m", "lamella", command]
+        done = subprocess.run(run, stdout=closed, stderr=subprocess.PIPE, cwd=ROOT, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == b""
+
+
 @pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
 def test_light_commands_import_nothing_heavy(arguments):
     code = (

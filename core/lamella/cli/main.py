@@ -50,11 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rest = [argument for argument in rest if argument != "--traceback"]
     try:
         _dispatch(rest)
+        sys.stdout.flush()
     except LamellaError as error:
         if traceback:
             raise
         print(f"lamella: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:  # whoever reads, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("lamella: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
