@@ -77,7 +77,7 @@ def test_what_is_compiled_is_said():
     stack = nn.Module()
     stack.blocks = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     both = nn.ModuleList([Halves(), stack])
-    assert compile_networks(both) == "1 networks of two halves, 2 blocks of transformers"
+    assert compile_networks(both) == "1 network of two halves, 2 blocks of transformers"
     assert stack.blocks[0]._compiled_call_impl is not None
     assert both[0].blocks[0]._compiled_call_impl is None  # its half is compiled whole
 

@@ -32,5 +32,6 @@ def compile_networks(trainer: nn.Module) -> str:
         half.decode = torch.compile(half.decode, dynamic=False)  # type: ignore[method-assign]
     for block in blocks:
         block.compile(dynamic=False)
-    kinds = {"networks of two halves": halves, "blocks of transformers": blocks}
-    return ", ".join(f"{len(found)} {kind}" for kind, found in kinds.items() if found) or NOTHING
+    kinds = {"network": ("of two halves", halves), "block": ("of transformers", blocks)}
+    told = [f"{len(found)} {kind}{'s' * (len(found) > 1)} {what}" for kind, (what, found) in kinds.items() if found]
+    return ", ".join(told) or NOTHING

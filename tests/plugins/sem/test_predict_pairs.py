@@ -71,6 +71,18 @@ def new(tmp_path):
     return folder
 
 
+def test_what_is_about_label_maps_is_refused_of_a_classifier(run, new, tmp_path, capsys):
+    for command in (["calibrate", str(run)], ["gauge", str(run), str(new), "--out", str(tmp_path / "g")]):
+        with pytest.raises(SystemExit) as left:
+            main(command)
+        said = capsys.readouterr().err
+        assert left.value.code == 2
+        assert "no label maps" in said or "makes none" in said
+        assert said.count("\n") == 1
+    with pytest.raises(RunError, match="--abstain is about label maps"):
+        predict(run, [new], tmp_path / "out", wanted=Wanted(abstain=True))
+
+
 def table(out):
     with (out / "predictions.csv").open(encoding="utf-8") as file:
         return {row["name"]: row for row in csv.DictReader(file)}
