@@ -37,15 +37,12 @@ def gauge(
     import torch
 
     from lamella.engine.checkpoint import json_text
-    from lamella.engine.export import write_table
     from lamella.engine.inputs import as_trained
-    from lamella.engine.labelmap import save_image
     from lamella.engine.predict_classes import classifies
     from lamella.engine.progress import Progress
     from lamella.engine.run import open_run
     from lamella.engine.session import make_accelerator
-    from lamella.engine.trust.gauge import SUMMARY, TRIALS, Measurer, Study, summary, trials
-    from lamella.engine.trust.gauge_chart import gauge_chart
+    from lamella.engine.trust.gauge import Measurer, Study, summary, trials
     from lamella.errors import RunError
     from lamella.measure.tables import parse_structures
 
@@ -70,11 +67,20 @@ def gauge(
     found = summary(rows, study, tolerance_nm)
     if not found:
         raise RunError("no figure was measured in every trial of two images; look at the label maps: lamella predict")
+    _write(out, found, rows)
+    print(json_text(found) if as_json else _text(found, out))
+
+
+def _write(out: Path, found: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    from lamella.engine.export import write_table
+    from lamella.engine.labelmap import save_image
+    from lamella.engine.trust.gauge import SUMMARY, TRIALS
+    from lamella.engine.trust.gauge_chart import gauge_chart
+
     out.mkdir(parents=True, exist_ok=True)
     save_image(gauge_chart(found, rows), out / "gauge.png")
     write_table(out / "trials", TRIALS, rows)
     write_table(out / "gauge", SUMMARY, found)
-    print(json_text(found) if as_json else _text(found, out))
 
 
 def _judged(wanted: list[str], known: list[str]) -> list[str]:

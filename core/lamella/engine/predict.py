@@ -73,17 +73,12 @@ def predict(
         return _classes(opened, run, images, out, checkpoint, wanted, reading)
     if wanted.views:
         raise RunError("this run judges single images; leave out --view")
-    if wanted.abstain and wanted.measurements:
-        raise RunError(
-            "--abstain leaves out the pixels along interfaces, by which everything would measure too thin: "
-            "give --measure without it, into another --out"
-        )
+    rule = _rule(run, checkpoint, wanted)
     files = with_frames(find_images(images), reading)
     accelerator = make_accelerator(experiment.fit.precision)
     names: list[str] = header["data"]["class_names"]
     structures = parse_structures(wanted.structures, names)
     trainer.to(accelerator.device)
-    rule = read_rule(run, checkpoint) if wanted.abstain else ALWAYS
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, run, checkpoint, wanted, rule)
     tile = experiment.fit.tile
@@ -110,6 +105,18 @@ def predict(
         _conclude(predictor, predicted, failed, doubts)
     done = [name for name in files if name not in failed and name not in known]
     return {"done": done, "skipped": sorted(known & set(files)), "failed": failed, "unlike": doubts}
+
+
+def _rule(run: Path, checkpoint: str | None, wanted: Wanted) -> Abstention:
+    """Where pixels get a class; raises `RunError` for a run that is not calibrated, or where interfaces are needed."""
+    if not wanted.abstain:
+        return ALWAYS
+    if wanted.measurements:
+        raise RunError(
+            "--abstain leaves out the pixels along interfaces, by which everything would measure too thin: "
+            "give --measure without it, into another --out"
+        )
+    return read_rule(run, checkpoint)
 
 
 def _doubts(run: Path, predicted: list[dict[str, Any]], classes: list[str]) -> list[str]:

@@ -101,15 +101,14 @@ def losses(confident: Sequence[np.ndarray], right: Sequence[np.ndarray], thresho
     return found
 
 
-def controlled(loss: np.ndarray, risk: float) -> np.ndarray:
+def controlled(total: np.ndarray, n: int, risk: float) -> int:
     """The place of t̂ among G thresholds, the last where none keeps the promise.
 
     Args:
-        loss: (…, n, G) of n images, never growing along G.
+        total: Σ_i ℓ_i(t) (G,) over n images, never growing.
     """
-    n = loss.shape[-2]
-    kept = (loss.sum(-2) + 1) / (n + 1) <= risk
-    return np.where(kept.any(-1), kept.argmax(-1), loss.shape[-1] - 1)
+    kept = (total + 1) / (n + 1) <= risk
+    return int(kept.argmax()) if kept.any() else len(total) - 1
 
 
 def calibrate(images: Sequence[Pixels], classes: Sequence[str], risk: float) -> dict[str, Any]:
@@ -131,8 +130,7 @@ def calibrate(images: Sequence[Pixels], classes: Sequence[str], risk: float) -> 
             f"{n} labelled images cannot promise that at most {100 * risk:g} % of all pixels are wrong: their least is "
             f"{least}; label more, or allow more with --risk"
         )
-    confident = [confidence(one.likely).numpy() for one in images]
-    right = [(one.likely.argmax(0) == one.label).numpy() for one in images]
+    confident, right = _judged(images)
     rule = Abstention(temperature=temperature(images))
     scaled = [confidence(rule.calibrated(one.likely)).numpy() for one in images]
     errors = [calibration_error(np.concatenate(each), np.concatenate(right)) for each in (confident, scaled)]
@@ -142,7 +140,7 @@ def calibrate(images: Sequence[Pixels], classes: Sequence[str], risk: float) -> 
     # At 2 no pixel is given a class.
     grid = np.unique([0.0, *(np.quantile(wrong, np.linspace(0, 1, _GRID)) if len(wrong) else ()), 2.0])
     loss = losses(confident, right, grid)
-    threshold = float(grid[controlled(loss, risk)])
+    threshold = float(grid[controlled(loss.sum(0), n, risk)])
     return {
         "images": n, "risk": risk, "temperature": rule.temperature, "threshold": threshold,
         "calibration_error": {"before": errors[0], "after": errors[1]},
@@ -156,8 +154,7 @@ def calibrate(images: Sequence[Pixels], classes: Sequence[str], risk: float) -> 
 
 def checked(images: Sequence[Pixels], threshold: float) -> dict[str, dict[str, float]]:
     """``before`` and ``after`` a threshold that was found on other images, as of `calibrate`."""
-    confident = [confidence(one.likely).numpy() for one in images]
-    right = [(one.likely.argmax(0) == one.label).numpy() for one in images]
+    confident, right = _judged(images)
     return {"before": _figures(confident, right, 0.0), "after": _figures(confident, right, threshold)}
 
 
@@ -177,6 +174,12 @@ def read_rule(run: Path, checkpoint: str | None = None) -> Abstention:
     return rule
 
 
+def _judged(images: Sequence[Pixels]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of every image's pixels the confidence, and whether the most likely class is the label."""
+    right = [(one.likely.argmax(0) == one.label).numpy() for one in images]
+    return [confidence(one.likely).numpy() for one in images], right
+
+
 def _figures(confident: Sequence[np.ndarray], right: Sequence[np.ndarray], threshold: float) -> dict[str, float]:
     """Means over images: the share of pixels with a class, that of those with a wrong one, and what share these are."""
     given = [float((c >= threshold).mean()) for c in confident]
@@ -194,7 +197,8 @@ def _held_out(
     n = len(loss)
     if 1 / n > risk:
         return None
-    places = [int(controlled(np.delete(loss, i, 0), risk)) for i in range(n)]
+    total = loss.sum(0)
+    places = [controlled(total - one, n - 1, risk) for one in loss]
     given = [float((c >= grid[place]).mean()) for c, place in zip(confident, places)]
     return {"wrong": float(np.mean([loss[i, place] for i, place in enumerate(places)])), "given": float(np.mean(given))}
 
