@@ -13,7 +13,7 @@ from lamella.engine.journal import Journal, entries, measured
 from lamella.errors import ConfigError
 from lamella.measure.columns import columns
 from lamella.measure.instances import instances
-from lamella.measure.tables import TABLES, measure, parse_structures, schema
+from lamella.measure.tables import TABLES, measure, measure_lengths, parse_structures, schema
 from lamella.measure.thickness import chords, thickness
 from skimage import measure as peer
 
@@ -76,6 +76,21 @@ def test_any_map_is_measured_without_trouble(height, width, nm, seed):
     assert sum(row["area_px"] for row in rows["measurements"] if row["class"] != "ab") == label.size
     for table in TABLES:
         assert all({"image", "pixel_y_nm", "pixel_x_nm", *row} == set(schema(table)) for row in rows[table])
+
+
+def test_lengths_alone_are_those_of_the_whole_measurement():
+    label = np.zeros((60, 80), np.uint8)
+    label[10:50, 8:20] = label[12:52, 40:50] = 1
+    label[8:10, 8:20] = 2
+    label[54:57] = 3
+    parts = {"capped": ["fin", "cap"], "fin": ["fin"], "floor": ["floor"]}
+    classes, nm = ["ground", "fin", "cap", "floor"], (0.5, 0.25)
+    found = measure_lengths(label, classes, nm, parts)
+    whole = {row["class"]: row for row in measure(label, classes, nm, {"capped": parts["capped"]})["measurements"]}
+    assert [row["class"] for row in found] == list(parts)
+    assert found[0]["cd_mid_nm"] > 0 and found[2]["thickness_nm"] > 0
+    for row in found:
+        np.testing.assert_equal(row, {name: whole[row["class"]][name] for name in row})
 
 
 # Objects

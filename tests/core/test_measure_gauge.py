@@ -92,3 +92,17 @@ def test_what_does_not_vary_has_no_share_and_rounding_is_no_scatter():
 def test_a_study_without_two_of_everything_says_so(shape):
     with pytest.raises(ValueError, match="two parts, setups and repeats"):
         gauge_rr(np.zeros(shape))
+
+
+def test_where_repeats_are_all_alike_an_interaction_is_not_pooled_with_them():
+    of_cell = np.array([[0.0, 1.0, 0.0], [2.0, 1.5, 3.0], [5.0, 4.0, 4.5]])
+    found = gauge_rr(np.repeat(of_cell[..., None], 2, axis=2))
+    assert found.repeatability == 0.0
+    assert found.interaction == pytest.approx(literal_interaction(of_cell))
+
+
+def literal_interaction(of_cell):
+    """√MS_PO of one value per part and setup."""
+    p, o = of_cell.shape
+    apart = of_cell - of_cell.mean(1, keepdims=True) - of_cell.mean(0, keepdims=True) + of_cell.mean()
+    return math.sqrt((apart**2).sum() / ((p - 1) * (o - 1)))

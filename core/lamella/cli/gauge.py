@@ -52,18 +52,17 @@ def gauge(
     if trainer.embeds or classifies(trainer):
         raise RunError(f"{run}: it makes no label maps, so there is nothing to measure in nm")
     classes: list[str] = header["data"]["class_names"]
-    structures = parse_structures(structure or (), classes)
-    judged = _judged(name or [], [*classes, *structures])
+    known = {**{one: [one] for one in classes}, **parse_structures(structure or (), classes)}
+    parts = {one: known[one] for one in _judged(name or [], list(known))}
     chains = [experiment.registry.plan("chain", given, option).build() for given, option in
               ((setup, "--setup"), (repeat, "--repeat"))]  # fmt: skip
     samples = _samples(images, as_trained(experiment, trainer), pixel_nm)
     accelerator = make_accelerator(experiment.fit.precision)
     trainer.to(accelerator.device)
     study = Study(chains[0], chains[1], setups, repeats, seed)
-    measurer = Measurer(trainer, modality, accelerator.device, classes, structures, experiment.fit.tile)
+    measurer = Measurer(trainer, modality, accelerator.device, classes, parts, experiment.fit.tile)
     with Progress("measuring", len(samples), every=1) as progress, torch.inference_mode(), accelerator.autocast():
         rows = trials(study, measurer, samples, lambda done: progress.at(done, {}))
-    rows = [row for row in rows if row["class"] in judged]
     found = summary(rows, study, tolerance_nm)
     if not found:
         raise RunError("no figure was measured in every trial of two images; look at the label maps: lamella predict")

@@ -75,12 +75,17 @@ def columns(
     """
     found: list[Column] = []
     for name, members in {**{name: [name] for name in classes}, **(structures or {})}.items():
-        mask = np.isin(label, [classes.index(member) for member in members])
-        found += _of_mask(mask, name, pixel_nm)
+        found += upright(class_mask(label, classes, members), name, pixel_nm)
     return found
 
 
-def _of_mask(mask: np.ndarray, name: str, pixel_nm: tuple[float, float]) -> list[Column]:
+def class_mask(label: np.ndarray, classes: Sequence[str], members: Sequence[str]) -> np.ndarray:
+    """(H, W) where a label map is one of some classes."""
+    return np.isin(label, [classes.index(member) for member in members])
+
+
+def upright(mask: np.ndarray, name: str, pixel_nm: tuple[float, float]) -> list[Column]:
+    """The upright structures of one mask (H, W), called ``name``; see `columns`."""
     chains = sorted(_chains(mask), key=lambda chain: float(chain[:, 1:].mean()))
     middles = np.array([float(chain[:, 1:].mean()) - 0.5 for chain in chains])
     found = []

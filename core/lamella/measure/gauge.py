@@ -70,41 +70,49 @@ def gauge_rr(values: np.ndarray) -> GaugeRR:
     >>> gauge_rr(np.array([[[1.0, 1.0], [1.0, 1.0]], [[3.0, 3.0], [3.0, 3.0]]])).part
     1.4142135623730951
     """
-    parts, setups, repeats = values.shape
     if min(values.shape) < 2:
         raise ValueError(f"a gauge study has two parts, setups and repeats at least, not {values.shape}")
-    mean = values.mean()
-    of_part, of_setup, of_cell = values.mean((1, 2)), values.mean((0, 2)), values.mean(2)
-    ss_part = setups * repeats * ((of_part - mean) ** 2).sum()
-    ss_setup = parts * repeats * ((of_setup - mean) ** 2).sum()
-    ss_cell = repeats * ((of_cell - of_part[:, None] - of_setup[None] + mean) ** 2).sum()
-    ss_rest = ((values - of_cell[..., None]) ** 2).sum()
-    df_cell, df_rest = (parts - 1) * (setups - 1), parts * setups * (repeats - 1)
-    ms_part, ms_setup = ss_part / (parts - 1), ss_setup / (setups - 1)
-    ms_cell, ms_rest = ss_cell / df_cell, ss_rest / df_rest
-    if ms_rest > 0 and stats.f.sf(ms_cell / ms_rest, df_cell, df_rest) > POOLED_ABOVE:
-        ms_cell = ms_rest = (ss_cell + ss_rest) / (df_cell + df_rest)
-    least = float((1e-9 * np.abs(values).max()) ** 2)
-    return GaugeRR(
-        repeatability=_root(ms_rest, least),
-        setup=_root((ms_setup - ms_cell) / (parts * repeats), least),
-        interaction=_root((ms_cell - ms_rest) / repeats, least),
-        part=_root((ms_part - ms_cell) / (setups * repeats), least),
-        mean=float(mean),
-    )
+    repeatability, setup, interaction, part = (float(sigma) for sigma in _deviations(values))
+    return GaugeRR(repeatability, setup, interaction, part, float(values.mean()))
 
 
 def percent_interval(values: np.ndarray, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Between what `GaugeRR.percent` lies had other parts been taken: percentiles of a bootstrap over the parts."""
     random = np.random.default_rng(seed)
     drawn = random.integers(0, len(values), (_DRAWS, len(values)))
-    found = [gauge_rr(values[parts]).percent for parts in drawn]
-    if np.isnan(found).all():
+    repeatability, setup, interaction, part = _deviations(values[drawn])
+    rr = repeatability**2 + setup**2 + interaction**2
+    total = rr + part**2
+    found = 100 * np.sqrt(rr[total > 0] / total[total > 0])
+    if not len(found):
         return math.nan, math.nan
-    low, high = np.nanpercentile(found, (50 * (1 - level), 50 * (1 + level)))
+    low, high = np.percentile(found, (50 * (1 - level), 50 * (1 + level)))
     return float(low), float(high)
 
 
-def _root(variance: float, least: float) -> float:
-    """The standard deviation; 0 where rounding is all there is, or where the estimate is below 0."""
-    return math.sqrt(variance) if variance > least else 0.0
+def _deviations(values: np.ndarray) -> list[np.ndarray]:
+    """Repeatability, setup, interaction and part, each (…), of studies (…, p, o, r); see `gauge_rr`."""
+    parts, setups, repeats = values.shape[-3:]
+    of_cell = values.mean(-1)
+    of_part, of_setup, mean = of_cell.mean(-1), of_cell.mean(-2), of_cell.mean((-2, -1))
+    ss_part = setups * repeats * ((of_part - mean[..., None]) ** 2).sum(-1)
+    ss_setup = parts * repeats * ((of_setup - mean[..., None]) ** 2).sum(-1)
+    apart = of_cell - of_part[..., :, None] - of_setup[..., None, :] + mean[..., None, None]
+    ss_cell = repeats * (apart**2).sum((-2, -1))
+    ss_rest = ((values - of_cell[..., None]) ** 2).sum((-3, -2, -1))
+    df_cell, df_rest = (parts - 1) * (setups - 1), parts * setups * (repeats - 1)
+    ms_part, ms_setup = ss_part / (parts - 1), ss_setup / (setups - 1)
+    ms_cell, ms_rest = ss_cell / df_cell, ss_rest / df_rest
+    ratio = np.divide(ms_cell, ms_rest, out=np.full_like(ms_cell, math.inf), where=ms_rest > 0)
+    pooling = stats.f.sf(ratio, df_cell, df_rest) > POOLED_ABOVE
+    pooled = (ss_cell + ss_rest) / (df_cell + df_rest)
+    ms_cell, ms_rest = np.where(pooling, pooled, ms_cell), np.where(pooling, pooled, ms_rest)
+    variances = [
+        ms_rest,
+        (ms_setup - ms_cell) / (parts * repeats),
+        (ms_cell - ms_rest) / repeats,
+        (ms_part - ms_cell) / (setups * repeats),
+    ]
+    # An estimate below 0 is 0, and so is one that rounding alone makes.
+    least = (1e-9 * np.abs(values).max((-3, -2, -1))) ** 2
+    return [np.sqrt(np.where(variance > least, variance, 0.0)) for variance in variances]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lamella.measure.columns import Column, columns
+from lamella.measure.columns import Column, class_mask, columns, upright
 from lamella.measure.instances import Instance, counted_instances
 from lamella.measure.thickness import thickness
 
@@ -50,14 +50,36 @@ def measure(
     """
     structures = dict(structures or {})
     objects, total = counted_instances(label, classes, pixel_nm)
-    upright = columns(label, classes, pixel_nm, structures)
-    parts = {**{name: [name] for name in classes}, **structures}
-    rows = [_row(label, name, members, classes, pixel_nm, total, upright) for name, members in parts.items()]
+    standing = columns(label, classes, pixel_nm, structures)
+    rows = []
+    for name, members in {**{name: [name] for name in classes}, **structures}.items():
+        mask = class_mask(label, classes, members)
+        area = int(mask.sum())
+        rows.append({
+            "class": name, "area_px": area, "share": area / label.size, "area_nm2": area * pixel_nm[0] * pixel_nm[1],
+            "objects": sum(total[member] for member in members),
+            **_lengths(mask, [one for one in standing if one.label == name], pixel_nm),
+        })  # fmt: skip
     return {
         "measurements": rows,
         "instances": [_plain(one) for one in objects],
-        "columns": [_plain(one) for one in upright],
+        "columns": [_plain(one) for one in standing],
     }  # fmt: skip
+
+
+def measure_lengths(
+    label: np.ndarray, classes: Sequence[str], pixel_nm: tuple[float, float], parts: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Of the rows of ``measurements`` the class and what has a length, for some classes and structures alone.
+
+    It looks at no object, which is most of what `measure` does. Arguments are those of `measure`; ``parts`` are the
+    classes that each row is made of, by its name.
+    """
+    found = []
+    for name, members in parts.items():
+        mask = class_mask(label, classes, members)
+        found.append({"class": name, **_lengths(mask, upright(mask, name, pixel_nm), pixel_nm)})
+    return found
 
 
 def _renamed(name: str) -> str:
@@ -68,25 +90,13 @@ def _plain(one: Instance | Column) -> dict[str, Any]:
     return {_renamed(name): value for name, value in asdict(one).items()}
 
 
-def _row(
-    label: np.ndarray,
-    name: str,
-    members: Sequence[str],
-    classes: Sequence[str],
-    pixel_nm: tuple[float, float],
-    total: Mapping[str, int],
-    upright: Sequence[Column],
-) -> dict[str, Any]:
-    """One class, or one structure of several, of one image."""
-    mask = np.isin(label, [classes.index(member) for member in members])
-    area, known = int(mask.sum()), not math.isnan(pixel_nm[0])
-    middle, spread = thickness(mask, pixel_nm) if known and area else (math.nan, math.nan)
-    whole = [one for one in upright if one.label == name and not one.cut_off]
+def _lengths(mask: np.ndarray, standing: Sequence[Column], pixel_nm: tuple[float, float]) -> dict[str, float]:
+    """Thickness, and the means over the upright structures that the image does not cut off."""
+    known = not math.isnan(pixel_nm[0])
+    middle, spread = thickness(mask, pixel_nm) if known and mask.any() else (math.nan, math.nan)
+    whole = [one for one in standing if not one.cut_off]
     return {
-        "class": name, "area_px": area, "share": area / label.size, "area_nm2": area * pixel_nm[0] * pixel_nm[1],
-        "objects": sum(total[member] for member in members),
-        "thickness_nm": middle, "thickness_3s_nm": spread,
-        "structures": len(whole),
+        "thickness_nm": middle, "thickness_3s_nm": spread, "structures": len(whole),
         **{figure: _mean([getattr(one, figure) for one in whole]) for figure in _MEANS},
         **{figure: math.sqrt(_mean([getattr(one, figure) ** 2 for one in whole])) for figure in _RMS},
     }  # fmt: skip

@@ -82,7 +82,8 @@ def test_a_moved_image_is_measured_without_its_margins(run):
     measurer = Measurer(trainer, modality, torch.device("cpu"), header["data"]["class_names"], {}, 512)
     _, _, view = next(Study(chain(SHIFT), chain()).views(noisy(1, 64)))
     with torch.inference_mode():
-        assert sum(row["area_px"] for row in measurer.rows(view, (0.5, 0.5))) == (64 - 3) * (64 - 2)
+        label = measurer.label(view)
+    assert label.shape == (64 - 3, 64 - 2) and label.max() < 255
 
 
 def rows(values, before):

@@ -20,7 +20,7 @@ from lamella.contracts.warp import Warp
 from lamella.engine.evaluate import predict_whole
 from lamella.errors import RunError
 from lamella.measure.gauge import gauge_rr, percent_interval
-from lamella.measure.tables import measure
+from lamella.measure.tables import measure_lengths
 
 FIGURES = (
     "thickness_nm", "cd_top_nm", "cd_mid_nm", "cd_bottom_nm", "sidewall_deg", "ler_nm", "lwr_nm", "pitch_nm",
@@ -79,7 +79,8 @@ class Measurer:
     modality: Modality
     device: torch.device
     classes: Sequence[str]
-    structures: Mapping[str, Sequence[str]]
+    parts: Mapping[str, Sequence[str]]
+    """The classes of everything that is judged, by its name."""
     tile: int
 
     def batch(self, sample: Sample) -> Batch:
@@ -90,12 +91,14 @@ class Measurer:
         return batch
 
     def rows(self, view: Batch, pixel_nm: tuple[float, float]) -> list[dict[str, Any]]:
-        """The rows of ``measurements.csv`` of a view, without the margins that it shows from outside."""
+        """The lengths of ``measurements.csv`` of a view."""
+        return measure_lengths(self.label(view), self.classes, pixel_nm, self.parts)
+
+    def label(self, view: Batch) -> np.ndarray:
+        """The label map (H, W) of a view, without the margins that it shows from outside."""
         bare = view._replace(label=None, weight=None)
         label = predict_whole(self.trainer, bare, self.tile)[0].argmax(0).to(torch.uint8).cpu().numpy()
-        if view.label is not None:
-            label = within(label, view.label[0].cpu().numpy() == IGNORE)
-        return measure(label, self.classes, pixel_nm, self.structures)["measurements"]
+        return label if view.label is None else within(label, view.label[0].cpu().numpy() == IGNORE)
 
 
 def within(label: np.ndarray, outside: np.ndarray) -> np.ndarray:
