@@ -14,7 +14,8 @@ from lamella.errors import ConfigError
 from lamella.measure.columns import columns
 from lamella.measure.instances import instances
 from lamella.measure.tables import TABLES, measure, measure_lengths, parse_structures, schema
-from lamella.measure.thickness import chords, thickness
+from lamella.measure.thickness import _across, chords, thickness
+from scipy import ndimage
 from skimage import measure as peer
 
 Y, X = np.mgrid[:200, :240].astype(float)
@@ -60,6 +61,39 @@ def test_a_rough_layer_has_its_mean_thickness_and_its_spread():
     middle, spread = thickness(mask, (1.0, 1.0))
     assert middle == pytest.approx(float((bottom - top).mean()), abs=0.5)
     assert spread == pytest.approx(3 * float((bottom - top).std()), rel=0.35)
+
+
+def followed(mask, point, direction, scale, most):
+    """The length of one ray, sample by sample; None for one that does not count."""
+    step = 0.25 * scale.min()
+    reach = np.arange(-1.5 * scale.max(), most + step, step)
+    inside = [
+        float(ndimage.map_coordinates(mask.astype(np.float32), (point + direction * r / scale)[:, None], order=1,
+                                      mode="nearest")[0])
+        for r in reach
+    ]  # fmt: skip
+    ends = []
+    for k in range(len(reach)):
+        if (inside[k] >= 0.5) != (len(ends) == 1):
+            if k == 0:
+                return None
+            ends.append(reach[k - 1] + (0.5 - inside[k - 1]) / (inside[k] - inside[k - 1]) * (reach[k] - reach[k - 1]))
+        if len(ends) == 2:
+            return ends[1] - ends[0] if ends[1] - ends[0] <= most else None
+    return None
+
+
+@pytest.mark.parametrize(("smooth", "size"), [(1.0, 20), (12.0, 90)])
+def test_rays_that_go_on_together_are_as_long_as_each_by_itself(smooth, size):
+    random = np.random.default_rng(3)
+    mask = ndimage.gaussian_filter(random.normal(0, 1, (size, size)), smooth) > 0
+    points, angle = random.uniform(0, size, (60, 2)), random.uniform(0, 2 * np.pi, 60)
+    direction, scale, widest = np.stack([np.sin(angle), np.cos(angle)], 1), np.array([0.5, 0.8]), 0.6 * size
+    each = [followed(mask, *ray, scale, 1.3 * widest + 2 * 0.8) for ray in zip(points, direction, strict=True)]
+    expected = [length for length in each if length is not None]
+    assert 5 < len(expected) < 60
+    assert max(expected) > (20 if size > 20 else 1)  # some strides long
+    assert _across(mask, points, direction, scale, widest) == pytest.approx(expected, abs=1e-4)
 
 
 def test_what_leaves_the_image_has_no_thickness():

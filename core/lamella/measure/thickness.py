@@ -13,6 +13,8 @@ _SMOOTH_WIDE = 0.35
 """The same as a share of the width: a ray that followed every bump of a rough edge would cross at a slant."""
 _STEP = 0.25
 """Of the smaller pixel side: how finely a ray is sampled."""
+_STRIDE = 64
+"""Samples of a ray between looking which rays have left."""
 _RAYS = 4000
 _LARGE, _BLOCK, _BAND = 2048**2, 8, 512
 """Pixels from which on the widest place is sought among blocks of so many pixels a side, or in bands of rows."""
@@ -114,31 +116,41 @@ def _edge(mask: np.ndarray) -> np.ndarray:
 
 
 def _across(mask: np.ndarray, points: np.ndarray, normal: np.ndarray, scale: np.ndarray, widest: float) -> np.ndarray:
-    """From every point inwards to the first place outside; in nm."""
+    """From every point inwards to the first place outside; in nm.
+
+    Rays go on together, `_STRIDE` samples at a time, and those that have left the region stop.
+    """
     step = _STEP * float(scale.min())
     most = _SLACK * widest + 2 * float(scale.max())
     reach = np.arange(-1.5 * float(scale.max()), most + step, step)  # begins outside, to find the edge itself
-    inside = np.empty((len(points), len(reach)), np.float32)
     values = mask.view(np.uint8)
-    for first in range(0, len(points), 512):
-        part = slice(first, first + 512)
-        where = points[part, None, :] + normal[part, None, :] * reach[None, :, None] / scale
-        inside[part] = ndimage.map_coordinates(
-            values, where.reshape(-1, 2).T, np.float32, order=1, mode="nearest"
-        ).reshape(where.shape[:2])
-    return _lengths(inside, reach, most)
-
-
-def _lengths(inside: np.ndarray, reach: np.ndarray, most: float) -> np.ndarray:
-    """How long each row stays above one half, from the first place it is."""
-    within = inside >= 0.5
-    enters = within.argmax(1)
-    after = np.arange(len(reach))[None] > enters[:, None]
-    leaves = (after & ~within).argmax(1)
-    good = within.any(1) & (leaves > 0) & (enters > 0)
-    start, stop = (_crossing(inside[good], reach, index[good]) for index in (enters, leaves))
-    lengths = stop - start
+    enters, leaves = np.full(len(points), math.nan), np.full(len(points), math.nan)
+    going: np.ndarray = np.arange(len(points))
+    for first in range(0, len(reach) - 1, _STRIDE):
+        part = reach[first : first + _STRIDE + 1]  # the last sample is the next stride's first
+        inside = _sampled(values, points[going], normal[going] / scale, part)
+        within = inside >= 0.5
+        if first == 0:  # a ray that begins inside has no edge
+            outer = ~within[:, 0]
+            going, inside, within = going[outer], inside[outer], within[outer]
+        late = np.isnan(enters[going])
+        enter = np.where(late, within.argmax(1), 0)
+        found = late & within.any(1)
+        enters[going[found]] = _crossing(inside[found], part, enter[found])
+        outside = ~within & (np.arange(len(part)) > enter[:, None])
+        leave = outside.argmax(1)
+        left = ~np.isnan(enters[going]) & outside.any(1)
+        leaves[going[left]] = _crossing(inside[left], part, leave[left])
+        going = going[~left]
+    lengths = leaves - enters
     return lengths[lengths <= most]
+
+
+def _sampled(values: np.ndarray, points: np.ndarray, normal: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """(N, S) between pixels along rays from points (N, 2) in directions (N, 2), all in pixels for a reach of 1."""
+    where = points.T[:, :, None] + normal.T[:, :, None] * reach
+    found = ndimage.map_coordinates(values, where.reshape(2, -1), np.float32, order=1, mode="nearest")
+    return found.reshape(len(points), len(reach))
 
 
 def _crossing(inside: np.ndarray, reach: np.ndarray, index: np.ndarray) -> np.ndarray:
