@@ -134,7 +134,7 @@ def _across(mask: np.ndarray, points: np.ndarray, normal: np.ndarray, scale: np.
             outer = ~within[:, 0]
             going, inside, within = going[outer], inside[outer], within[outer]
         late = np.isnan(enters[going])
-        enter = np.where(late, within.argmax(1), 0)
+        enter = within.argmax(1)
         found = late & within.any(1)
         enters[going[found]] = _crossing(inside[found], part, enter[found])
         outside = ~within & (np.arange(len(part)) > enter[:, None])
