@@ -19,7 +19,8 @@ _FIRST = ("cd_mid_nm", "thickness_nm", "ler_nm", "pitch_nm", "lwr_nm", "sidewall
 
 def gauge_chart(summary: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> Image.Image:
     """A panel for each of up to `PANELS` rows of a summary: images from the least to the greatest, a dot for every
-    trial with a colour for every setup, a dash for the image as it is.
+    trial with a colour for every setup, a dash for the image as it is. Images that lack the figure in a trial are pale:
+    R&R is not of them.
 
     Args:
         rows: of `lamella.engine.trust.gauge.TRIALS`.
@@ -41,20 +42,24 @@ def gauge_chart(summary: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str
 def _draw(panel: Any, one: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
     figure = one["figure"]
     images = list(dict.fromkeys(row["image"] for row in rows))
-    middles = {name: _middle([row[figure] for row in rows if row["image"] == name]) for name in images}
+    values = {name: [row[figure] for row in rows if row["image"] == name] for name in images}
+    middles = {name: _middle(values[name]) for name in images}
     order = sorted((name for name in images if not math.isnan(middles[name])), key=lambda name: middles[name])
     setups = max(row["setup"] for row in rows) + 1
     for row in (row for row in rows if row["image"] in order):
         place, setup = order.index(row["image"]), row["setup"]
+        whole = not any(map(math.isnan, values[row["image"]]))
         if setup < 0:
-            panel.plot([place - 0.35, place + 0.35], [row[figure]] * 2, "-", lw=1.2, color="0.6", zorder=0)
+            grey = "0.6" if whole else "0.85"
+            panel.plot([place - 0.35, place + 0.35], [row[figure]] * 2, "-", lw=1.2, color=grey, zorder=0)
         else:
             shift = 0.5 * ((setup + 0.5) / setups - 0.5)
-            panel.plot(place + shift, row[figure], "o", ms=3.5, alpha=0.8, color=f"C{setup % 10}")
+            panel.plot(place + shift, row[figure], "o", ms=3.5, alpha=0.8 if whole else 0.2, color=f"C{setup % 10}")
     percent = f"R&R {one['rr_percent']:.0f} % ({one['rr_percent_low']:.0f} to {one['rr_percent_high']:.0f})"
     quantity, unit = figure.rsplit("_", 1)
     panel.set_title(f"{one['class']}, {quantity.replace('_', ' ')}: {percent}", fontsize=9)
-    panel.set(xlabel="image", ylabel="°" if unit == "deg" else unit, xticks=range(len(order)))
+    others = "" if one["images"] == len(order) else f" ({one['images']} of {len(order)} judged)"
+    panel.set(xlabel=f"image{others}", ylabel="°" if unit == "deg" else unit, xticks=range(len(order)))
     panel.set_xticklabels([str(images.index(name) + 1) for name in order], fontsize=7)
     panel.spines[["top", "right"]].set_visible(False)
 
