@@ -6,7 +6,7 @@ import pytest
 import torch
 from lamella.engine.compiling import compile_networks
 from lamella.engine.experiment import check_experiment
-from lamella.engine.fit import _batches
+from lamella.engine.fit import training_batches
 from lamella.engine.flops import Flops
 from lamella.engine.session import prepare
 from lamella.engine.update import update
@@ -44,7 +44,7 @@ def learnt(name, folder, steps=3, **fit):
     session = prepare(check_experiment(tables, name=name, folder=folder, registry=current()), folder / "run")
     session.trainer.train()
     losses, flops = [], Flops(1)
-    for number, batches in _batches(session):
+    for number, batches in training_batches(session):
         with flops.step():
             losses.append(update(session, batches, number)[0]["loss"].item())
     return losses, {k: v.detach().clone() for k, v in session.trainer.state_dict().items()}, flops.per_step

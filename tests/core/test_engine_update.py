@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lamella.engine.experiment import read_experiment
-from lamella.engine.fit import _batches
+from lamella.engine.fit import training_batches
 from lamella.engine.meters import Meters
 from lamella.engine.session import prepare
 from lamella.engine.update import update
@@ -21,7 +21,7 @@ def test_no_host_sync_between_log_steps(tiny_file, tiny_registry, tmp_path, prec
         tiny_file, tiny_registry, tmp_path / "run", f"fit.precision={precision}",
         f"fit.optimizer.name={optimizer}", "fit.accumulate=2", "fit.ema=0.99", "fit.clip=1.0",
     )  # fmt: skip
-    meters, batches = Meters(one.accelerator.device), _batches(one)
+    meters, batches = Meters(one.accelerator.device), training_batches(one)
     number, first = next(batches)
     update(one, first, number)  # the optimizer makes its state at its first step
     for number, batch in [next(batches) for _ in range(3)]:
@@ -36,7 +36,7 @@ def test_an_update_that_is_not_finite_is_left_out_and_named(tiny_file, tiny_regi
     settings = (f"fit.optimizer.name={optimizer}", "trainer.bad_step=2")
     one = session(tiny_file, tiny_registry, tmp_path / "run", *settings)
     meters, before = Meters(one.accelerator.device), {}
-    for number, batch in _batches(one):
+    for number, batch in training_batches(one):
         if number == 2:
             before = {name: value.clone() for name, value in one.trainer.state_dict().items()}
             state = [{k: v.clone() for k, v in s.items()} for s in one.optimizer.state.values()]
@@ -62,7 +62,7 @@ def test_clipping_bounds_the_gradient(tiny_file, tiny_registry, tmp_path):
     for clip in ("0.001", "1000.0"):
         one = session(tiny_file, tiny_registry, tmp_path / clip, *sgd, f"fit.clip={clip}", "fit.optimizer.lr=1.0")
         before = torch.cat([p.detach().flatten().clone() for p in one.trainer.parameters()])
-        number, batch = next(iter(_batches(one)))
+        number, batch = next(iter(training_batches(one)))
         update(one, batch, number)
         after = torch.cat([p.detach().flatten() for p in one.trainer.parameters()])
         moved[clip] = float((after - before).norm())

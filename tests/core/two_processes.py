@@ -9,14 +9,14 @@ from lamella.engine.experiment import read_experiment
 from lamella.engine.session import prepare
 from lamella.engine.update import update
 
-from lamella.engine.fit import _batches  # isort: skip
+from lamella.engine.fit import training_batches  # isort: skip
 
 
 def main() -> None:
     file, run, *settings = sys.argv[1:]
     session = prepare(read_experiment(Path(file), settings), Path(run))
     session.trainer.train()
-    losses = [update(session, batches, number)[0]["loss"] for number, batches in _batches(session)]
+    losses = [update(session, batches, number)[0]["loss"] for number, batches in training_batches(session)]
     if session.main:
         facts = {"processes": session.accelerator.num_processes, "losses": torch.stack(losses).tolist()}
         torch.save({"weights": session.trainer.state_dict(), **facts}, Path(run) / "end.pt")

@@ -55,7 +55,7 @@ def _loop(session: Session, progress: Progress) -> None:
     meters, flops = Meters(session.accelerator.device), Flops(config.count_flops if session.flops is None else 0)
     session.trainer.train()
     with _interrupt() as interrupted:
-        for number, batches in _batches(session):
+        for number, batches in training_batches(session):
             with flops.step():
                 losses, finite = update(session, batches, number)
             meters.add(number, losses, finite, batches)
@@ -76,7 +76,7 @@ def _loop(session: Session, progress: Progress) -> None:
                 raise KeyboardInterrupt
 
 
-def _batches(session: Session) -> Iterator[tuple[int, dict[str, Any]]]:
+def training_batches(session: Session) -> Iterator[tuple[int, dict[str, Any]]]:
     """(step, batches by role on the device) for every step that is still to do."""
     config = session.experiment.fit
     steps = range(session.start, config.steps)

@@ -117,7 +117,7 @@ TRAINERS = {
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_every_trainer_trains_on_the_engine_without_host_sync(name, tmp_path):
-    from lamella.engine.fit import _batches
+    from lamella.engine.fit import training_batches
     from lamella.testing.no_sync import no_sync
 
     source = {"name": "synth-tem", "preset": "device-a", "count": 4, "size": 64}
@@ -134,7 +134,7 @@ def test_every_trainer_trains_on_the_engine_without_host_sync(name, tmp_path):
     experiment = check_experiment(tables, name=name, folder=tmp_path, registry=current())
     session = prepare(experiment, tmp_path / "run")
     session.trainer.train()
-    steps = _batches(session)
+    steps = training_batches(session)
     number, first = next(steps)
     update(session, first, number)
     number, second = next(steps)
