@@ -22,6 +22,7 @@ from lamella.engine.trust.calibration import (
     controlled,
     losses,
     read_rule,
+    reliability,
     temperature,
 )
 from lamella.errors import RunError
@@ -87,7 +88,8 @@ def test_a_likelier_temperature_that_makes_the_error_greater_is_not_taken():
 
 def test_the_calibration_error_is_torchmetrics():
     one = image(np.random.default_rng(2), 5000, sharp=2.0)
-    ours = calibration_error(confidence(one.likely).numpy(), (one.likely.argmax(0) == one.label).numpy())
+    bins = reliability(confidence(one.likely).numpy(), (one.likely.argmax(0) == one.label).numpy())
+    ours = calibration_error(bins)
     theirs = multiclass_calibration_error(one.likely.T, one.label, K, n_bins=15, norm="l1")
     assert ours == pytest.approx(theirs.item(), abs=1e-5)
 

@@ -84,12 +84,16 @@ def temperature(images: Sequence[Pixels]) -> float:
     return float(math.exp(best.x))
 
 
-def calibration_error(confident: np.ndarray, right: np.ndarray) -> float:
-    """Σ over `BINS` bins of confidence of |share that is right − mean confidence| times the bin's share of pixels."""
+def reliability(confident: np.ndarray, right: np.ndarray) -> list[list[float]]:
+    """[mean confidence, share that is right, share of pixels] of each of `BINS` bins of confidence that has any."""
     place = np.minimum((confident * BINS).astype(int), BINS - 1)
-    count = np.bincount(place, minlength=BINS)
-    gap = np.abs(np.bincount(place, right, BINS) - np.bincount(place, confident, BINS))
-    return float(gap.sum() / max(count.sum(), 1))
+    count, sure, hit = (np.bincount(place, weights, BINS) for weights in (None, confident, right))
+    return [[float(sure[b] / n), float(hit[b] / n), float(n / len(place))] for b, n in enumerate(count) if n]
+
+
+def calibration_error(bins: Sequence[Sequence[float]]) -> float:
+    """Σ over the bins of `reliability` of |share that is right − mean confidence| times the bin's share of pixels."""
+    return sum(abs(right - confident) * share for confident, right, share in bins)
 
 
 def losses(confident: Sequence[np.ndarray], right: Sequence[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
@@ -133,9 +137,9 @@ def calibrate(images: Sequence[Pixels], classes: Sequence[str], risk: float) -> 
     confident, right = _judged(images)
     rule = Abstention(temperature=temperature(images))
     scaled = [confidence(rule.calibrated(one.likely)).numpy() for one in images]
-    errors = [calibration_error(np.concatenate(each), np.concatenate(right)) for each in (confident, scaled)]
-    if errors[1] >= errors[0]:
-        rule, scaled, errors = Abstention(), confident, [errors[0]] * 2
+    bins = [reliability(np.concatenate(each), np.concatenate(right)) for each in (confident, scaled)]
+    if calibration_error(bins[1]) >= calibration_error(bins[0]):
+        rule, bins = Abstention(), [bins[0]] * 2
     wrong = np.concatenate([c[~ok] for c, ok in zip(confident, right)])
     # At 2 no pixel is given a class.
     grid = np.unique([0.0, *(np.quantile(wrong, np.linspace(0, 1, _GRID)) if len(wrong) else ()), 2.0])
@@ -143,11 +147,11 @@ def calibrate(images: Sequence[Pixels], classes: Sequence[str], risk: float) -> 
     threshold = float(grid[controlled(loss.sum(0), n, risk)])
     return {
         "images": n, "risk": risk, "temperature": rule.temperature, "threshold": threshold,
-        "calibration_error": {"before": errors[0], "after": errors[1]},
+        "calibration_error": {"before": calibration_error(bins[0]), "after": calibration_error(bins[1])},
         "before": _figures(confident, right, 0.0), "after": _figures(confident, right, threshold),
         "held_out": _held_out(loss, confident, grid, risk),
         "classes": _by_class(images, confident, right, classes, threshold),
-        "reliability": {"before": _reliability(confident, right), "after": _reliability(scaled, right)},
+        "reliability": {"before": bins[0], "after": bins[1]},
         "curve": _curve(confident, right),
     }  # fmt: skip
 
@@ -220,17 +224,6 @@ def _by_class(
             "given": float(kept.sum() / mine.sum()) if mine.any() else math.nan,
         }
     return found
-
-
-def _reliability(confident: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> list[list[float]]:
-    """[mean confidence, share that is right, share of pixels] of every bin that has any."""
-    c, ok = np.concatenate(confident), np.concatenate(right)
-    place = np.minimum((c * BINS).astype(int), BINS - 1)
-    return [
-        [float(c[place == b].mean()), float(ok[place == b].mean()), float((place == b).mean())]
-        for b in range(BINS)
-        if (place == b).any()
-    ]
 
 
 def _curve(confident: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> list[list[float]]:
