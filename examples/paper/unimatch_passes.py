@@ -109,17 +109,21 @@ def trained(run: Path, passes: str, labels: str, steps: int) -> list[dict[str, A
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--steps", type=int, default=200, help=f"of each training, a multiple of {EVERY}")
+    parser.add_argument("--steps", type=int, default=200, help=f"of each training, {EVERY} at least")
     parser.add_argument("--out", type=Path, default=Path("unimatch_passes.json"))
     given = parser.parse_args()
-    lines, each = [], {}
+    if given.steps < EVERY:
+        parser.error(f"--steps must be {EVERY} or more: the networks are asked every {EVERY} steps")
+    lines: list[list[str]] = []
+    each: dict[Path, list[dict[str, Any]]] = {}
     for run in given.runs:
-        each[str(run)] = [row for p in PASSES for q in PASSES for row in trained(run, p, q, given.steps)]
-        write_json(given.out, {"tau": 0.95, "each": list(each.values())})
+        each[run] = [row for p in PASSES for q in PASSES for row in trained(run, p, q, given.steps)]
+        seeds = [read_experiment(one / "experiment.toml").seed for one in each]
+        write_json(given.out, {"seeds": seeds, "each": list(each.values())})
     for run, rows in each.items():
-        for row in (row for row in rows if row["step"] == given.steps):
+        for row in (row for row in rows if row["step"] == given.steps // EVERY * EVERY):
             of = [f"{row[name][what]:.3f}" for name in ("B", "A") for what in ("right", "right of the sure")]
-            lines.append([run, row["passes"], row["labels"], *of])
+            lines.append([str(run), row["passes"], row["labels"], *of])
     print(table(["run", "passes", "labels of", "B right", "of the sure", "A right", "of the sure"], lines))
 
 

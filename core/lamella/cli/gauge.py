@@ -44,6 +44,7 @@ def gauge(
     from lamella.engine.session import make_accelerator
     from lamella.engine.trust.gauge import Measurer, Study, summary, trials
     from lamella.errors import RunError
+    from lamella.measure.columns import with_structures
     from lamella.measure.tables import parse_structures
 
     if (out / "gauge.csv").exists():
@@ -52,7 +53,7 @@ def gauge(
     if trainer.embeds or classifies(trainer):
         raise RunError(f"{run}: it makes no label maps, so there is nothing to measure in nm")
     classes: list[str] = header["data"]["class_names"]
-    known = {**{one: [one] for one in classes}, **parse_structures(structure or (), classes)}
+    known = with_structures(classes, parse_structures(structure or (), classes))
     parts = {one: known[one] for one in _judged(name or [], list(known))}
     chains = [experiment.registry.plan("chain", given, option).build() for given, option in
               ((setup, "--setup"), (repeat, "--repeat"))]  # fmt: skip

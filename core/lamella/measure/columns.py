@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -52,7 +52,7 @@ def columns(
     label: np.ndarray,
     classes: Sequence[str],
     pixel_nm: tuple[float, float],
-    structures: dict[str, Sequence[str]] | None = None,
+    structures: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Column]:
     """The upright structures of every class: chains of runs that lie over each other and neither fork nor join.
 
@@ -73,15 +73,23 @@ def columns(
     >>> first.cd_mid_nm, first.height_nm, first.sidewall_deg, first.pitch_nm, space.cd_mid_nm
     (4.0, 15.0, 90.0, 10.0, 6.0)
     """
-    found: list[Column] = []
-    for name, members in {**{name: [name] for name in classes}, **(structures or {})}.items():
-        found += upright(class_mask(label, classes, members), name, pixel_nm)
-    return found
+    masks = part_masks(label, classes, with_structures(classes, structures))
+    return [one for name, mask in masks for one in upright(mask, name, pixel_nm)]
 
 
-def class_mask(label: np.ndarray, classes: Sequence[str], members: Sequence[str]) -> np.ndarray:
-    """(H, W) where a label map is one of some classes."""
-    return np.isin(label, [classes.index(member) for member in members])
+def with_structures(
+    classes: Sequence[str], structures: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Sequence[str]]:
+    """All that is measured by its name, with the classes that it is made of: every class, then the structures."""
+    return {**{name: [name] for name in classes}, **(structures or {})}
+
+
+def part_masks(
+    label: np.ndarray, classes: Sequence[str], parts: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, mask (H, W)) of all of `with_structures`, or of some of it."""
+    for name, members in parts.items():
+        yield name, np.isin(label, [classes.index(member) for member in members])
 
 
 def upright(mask: np.ndarray, name: str, pixel_nm: tuple[float, float]) -> list[Column]:
@@ -92,11 +100,10 @@ def upright(mask: np.ndarray, name: str, pixel_nm: tuple[float, float]) -> list[
     for number, (chain, pitch) in enumerate(zip(chains, _pitches(chains, middles), strict=True), 1):
         x = float(middles[number - 1])
         found.append(_column(chain, mask.shape[0], name, number, x, pitch * pixel_nm[1], pixel_nm))
-    tall = [one for one, chain in zip(found, chains, strict=True) if _upright(chain, pixel_nm)]
-    return tall
+    return [one for one, chain in zip(found, chains, strict=True) if _taller_than_wide(chain, pixel_nm)]
 
 
-def _upright(chain: np.ndarray, pixel_nm: tuple[float, float]) -> bool:
+def _taller_than_wide(chain: np.ndarray, pixel_nm: tuple[float, float]) -> bool:
     shape = 1.0 if math.isnan(pixel_nm[0]) else pixel_nm[0] / pixel_nm[1]
     return len(chain) * shape >= float(np.median(chain[:, 2] - chain[:, 1]))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lamella.measure.columns import Column, class_mask, columns, upright
+from lamella.measure.columns import Column, part_masks, upright, with_structures
 from lamella.measure.instances import Instance, counted_instances
 from lamella.measure.thickness import thickness
 
@@ -48,17 +48,16 @@ def measure(
         pixel_nm: nm per pixel in y and x.
         structures: upright structures made of several classes, by name.
     """
-    structures = dict(structures or {})
+    parts = with_structures(classes, structures)
     objects, total = counted_instances(label, classes, pixel_nm)
-    standing = columns(label, classes, pixel_nm, structures)
-    rows = []
-    for name, members in {**{name: [name] for name in classes}, **structures}.items():
-        mask = class_mask(label, classes, members)
-        area = int(mask.sum())
+    rows: list[dict[str, Any]] = []
+    standing: list[Column] = []
+    for name, mask in part_masks(label, classes, parts):
+        found, area = upright(mask, name, pixel_nm), int(mask.sum())
+        standing += found
         rows.append({
             "class": name, "area_px": area, "share": area / label.size, "area_nm2": area * pixel_nm[0] * pixel_nm[1],
-            "objects": sum(total[member] for member in members),
-            **_lengths(mask, [one for one in standing if one.label == name], pixel_nm),
+            "objects": sum(total[member] for member in parts[name]), **_lengths(mask, found, pixel_nm),
         })  # fmt: skip
     return {
         "measurements": rows,
@@ -75,11 +74,10 @@ def measure_lengths(
     It looks at no object, which is most of what `measure` does. Arguments are those of `measure`; ``parts`` are the
     classes that each row is made of, by its name.
     """
-    found = []
-    for name, members in parts.items():
-        mask = class_mask(label, classes, members)
-        found.append({"class": name, **_lengths(mask, upright(mask, name, pixel_nm), pixel_nm)})
-    return found
+    return [
+        {"class": name, **_lengths(mask, upright(mask, name, pixel_nm), pixel_nm)}
+        for name, mask in part_masks(label, classes, parts)
+    ]
 
 
 def _renamed(name: str) -> str:

@@ -45,20 +45,20 @@ def _draw(panel: Any, one: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
     values = {name: [row[figure] for row in rows if row["image"] == name] for name in images}
     middles = {name: _middle(values[name]) for name in images}
     order = sorted((name for name in images if not math.isnan(middles[name])), key=lambda name: middles[name])
+    judged = {name for name in order if not any(map(math.isnan, values[name]))}
     setups = max(row["setup"] for row in rows) + 1
     for row in (row for row in rows if row["image"] in order):
-        place, setup = order.index(row["image"]), row["setup"]
-        whole = not any(map(math.isnan, values[row["image"]]))
+        place, setup, pale = order.index(row["image"]), row["setup"], row["image"] not in judged
         if setup < 0:
-            grey = "0.6" if whole else "0.85"
+            grey = "0.85" if pale else "0.6"
             panel.plot([place - 0.35, place + 0.35], [row[figure]] * 2, "-", lw=1.2, color=grey, zorder=0)
         else:
             shift = 0.5 * ((setup + 0.5) / setups - 0.5)
-            panel.plot(place + shift, row[figure], "o", ms=3.5, alpha=0.8 if whole else 0.2, color=f"C{setup % 10}")
+            panel.plot(place + shift, row[figure], "o", ms=3.5, alpha=0.2 if pale else 0.8, color=f"C{setup % 10}")
     percent = f"R&R {one['rr_percent']:.0f} % ({one['rr_percent_low']:.0f} to {one['rr_percent_high']:.0f})"
     quantity, unit = figure.rsplit("_", 1)
     panel.set_title(f"{one['class']}, {quantity.replace('_', ' ')}: {percent}", fontsize=9)
-    others = "" if one["images"] == len(order) else f" ({one['images']} of {len(order)} judged)"
+    others = "" if len(judged) == len(order) else f" ({len(judged)} of {len(order)} judged)"
     panel.set(xlabel=f"image{others}", ylabel="°" if unit == "deg" else unit, xticks=range(len(order)))
     panel.set_xticklabels([str(images.index(name) + 1) for name in order], fontsize=7)
     panel.spines[["top", "right"]].set_visible(False)
