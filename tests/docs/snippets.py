@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from lamella.cli.main import COMMANDS, main
+from lamella.cli.main import COMMANDS, as_app, main
 from lamella.engine.experiment import check_experiment
 from lamella.registry import registry as registry_module
 from lamella.registry.plugins import RegistryFile
@@ -159,10 +159,12 @@ def parse(words: list[str]) -> None:
     """Read the options of a command without running it."""
     name = words[0]
     target = COMMANDS[name][1] if name in COMMANDS else current().commands[name][1]
-    module, _, function = target.partition(":")
-    app = typer.Typer(add_completion=False)
-    app.command(name=name)(getattr(importlib.import_module(module), function))
-    typer.main.get_command(app).make_context(name, words[1:])
+    command = typer.main.get_command(as_app(name, target))
+    context = command.make_context(name, words[1:])
+    if isinstance(command, typer.core.TyperGroup):
+        step, chosen, rest = command.resolve_command(context, words[1:])
+        assert chosen is not None, words
+        chosen.make_context(step, rest, parent=context)
 
 
 def check_toml(text: str) -> None:

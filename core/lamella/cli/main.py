@@ -4,9 +4,13 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from lamella import __version__
 from lamella.errors import LamellaError
+
+if TYPE_CHECKING:
+    import typer
 
 COMMANDS = {
     "demo": ("20 labels of embedded devices, with and without unlabelled images", "lamella.cli.demo:demo"),
@@ -129,7 +133,13 @@ def _foreign(name: str) -> str:
 
 
 def _run(name: str, target: str, rest: list[str]) -> None:
-    """Hand the arguments to the command's function, whose typed signature typer reads, or to its subcommands."""
+    import typer
+
+    typer.main.get_command(as_app(name, target))(args=rest, prog_name=f"lamella {name}")
+
+
+def as_app(name: str, target: str) -> "typer.Typer":
+    """The command at ``target``: its subcommands, or one of the function's typed signature, which typer reads."""
     import typer
 
     module, _, function = target.partition(":")
@@ -137,8 +147,8 @@ def _run(name: str, target: str, rest: list[str]) -> None:
         command = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise LamellaError(f"the command {name!r} cannot be imported from {target!r}: {error}") from error
-    app = command
-    if not isinstance(command, typer.Typer):
-        app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        app.command(name=name)(command)
-    typer.main.get_command(app)(args=rest, prog_name=f"lamella {name}")
+    if isinstance(command, typer.Typer):
+        return command
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(name=name)(command)
+    return app

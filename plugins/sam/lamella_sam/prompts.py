@@ -100,7 +100,7 @@ def check_prompts(prompts: Prompts) -> None:
         empty = ~inside if prompts.with_mask is None else ~inside & prompts.with_mask
         if bool(empty.any()):
             b, q = (int(i) for i in empty.nonzero()[0])
-            raise DataError(f"prompt {q} of image {b}: its mask is empty; it marks no pixel of the object")
+            raise DataError(f"prompt {q} of image {b}: its mask is empty, or smaller than half a cell of the mask grid")
 
 
 def _check_boxes(prompts: Prompts) -> None:

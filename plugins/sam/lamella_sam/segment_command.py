@@ -10,6 +10,7 @@ from lamella.errors import ConfigError, LamellaError
 if TYPE_CHECKING:
     import torch
 
+    from lamella_sam.prompts import Prompts
     from lamella_sam.segment import Found
 
 
@@ -21,19 +22,34 @@ def segment(
     weights: Annotated[str | None, typer.Option(help="of the backbone; sam-nano has its own")] = None,
     point: Annotated[list[str] | None, typer.Option(help="x,y or x,y,0 (outside): clicks on one object")] = None,
     box: Annotated[list[str] | None, typer.Option(help="x0,y0,x1,y1: one object each")] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="file whose values above 0 mark a part of one object each; or a folder of such, named as the images"
+        ),
+    ] = None,
     grid: Annotated[int, typer.Option(min=1, max=128, help="without prompts: clicks along each side")] = 16,
     quality: Annotated[float, typer.Option(min=0, max=1, help="least expected IoU")] = 0.6,
     tile: Annotated[int, typer.Option(min=64, help="images above this side go in tiles (pixels)")] = 1024,
 ) -> None:
-    """Segment the objects that points or boxes ask for; without prompts every object there is."""
+    """Segment the objects that points, boxes or masks ask for; without prompts every object there is."""
     from lamella.engine.inputs import find_images
 
-    if point and box:
-        raise LamellaError("give --point or --box, not both")
+    from lamella_sam.segment import everything
+
+    given = [name for name, value in (("--point", point), ("--box", box), ("--mask", mask)) if value]
+    if len(given) > 1:
+        raise LamellaError(f"give {given[0]} or {given[1]}, not both")
+    points, boxes, files = _numbers(point or [], (2, 3)), _numbers(box or [], (4,)), find_images(images)
+    marks = {} if mask is None else _marks(mask, files)
     network, modality = _network(run, backbone, weights)
-    for name, path in find_images(images).items():
+    for name, path in files.items():
         image = _image(path, modality)
-        found = _found(network, image, _numbers(point or [], (2, 3)), _numbers(box or [], (4,)), grid, quality, tile)
+        prompts = _prompts(network, image, points, boxes, marks.get(name))
+        if prompts is None:
+            found = everything(network, image, grid=grid, quality=quality, tile=tile)
+        else:
+            found = _asked(network, image, prompts)
         _write(found, modality.picture(image[0]), out, name)
         print(f"{name}: {len(found.quality)} objects in {out / name}.instances.png")
 
@@ -42,15 +58,15 @@ def _network(run: Path | None, backbone: str, weights: str | None) -> tuple[Any,
     """The network in eval mode, and the modality that reads images for it."""
     import lamella
 
+    network: Any
     if run is None:
         settings = {} if weights is None else {"weights": weights}
-        return lamella.build("backbone", backbone, **settings).eval(), lamella.build(
-            "modality", "tem", intensity="image"
-        )
+        network = lamella.build("backbone", backbone, **settings).eval()
+        return network, lamella.build("modality", "tem", intensity="image")
     from lamella.engine.run import open_run
 
     _, trainer, modality, _ = open_run(run)
-    network: Any = getattr(trainer, "backbone", None)
+    network = getattr(trainer, "backbone", None)
     if not hasattr(network, "masks"):
         raise ConfigError(f"{run}: its trainer has no promptable network; use `lamella predict` for it")
     return network, modality
@@ -81,23 +97,62 @@ def _numbers(given: Sequence[str], counts: tuple[int, ...]) -> list[list[float]]
     return rows
 
 
-def _found(
-    network: Any, image: "torch.Tensor", points: list[list[float]], boxes: list[list[float]], grid: int, quality: float,
-    tile: int,
-) -> "Found":  # fmt: skip
+def _marks(given: Path, images: dict[str, Path]) -> dict[str, Path]:
+    """The file of marks for each image: one for all, or of a folder that of the same name."""
+    from lamella.engine.inputs import find_images
+
+    files = find_images([given])
+    if not given.is_dir():
+        return dict.fromkeys(images, given)
+    without = [name for name in images if name not in files]
+    if without:
+        raise LamellaError(f"{given}: there is no mask named {without[0]} ({len(without)} of {len(images)} lack one)")
+    return files
+
+
+def _prompts(
+    network: Any, image: "torch.Tensor", points: list[list[float]], boxes: list[list[float]], marks: Path | None
+) -> "Prompts | None":
+    """What is asked of an image; None asks for everything."""
     import torch
 
     from lamella_sam.prompts import box_prompts, point_prompts
-    from lamella_sam.segment import ask, everything
 
     size = (image.shape[-2], image.shape[-1])
     if points:
         labels = torch.tensor([[[int(row[2]) if len(row) == 3 else 1 for row in points]]])
-        prompts = point_prompts(torch.tensor([[[row[:2] for row in points]]]), labels, size)
-    elif boxes:
-        prompts = box_prompts(torch.tensor([boxes]), size)
-    else:
-        return everything(network, image, grid=grid, quality=quality, tile=tile)
+        return point_prompts(torch.tensor([[[row[:2] for row in points]]]), labels, size)
+    if boxes:
+        return box_prompts(torch.tensor([boxes]), size)
+    return None if marks is None else _mask_prompts(network, marks, size)
+
+
+def _mask_prompts(network: Any, marks: Path, size: tuple[int, int]) -> "Prompts":
+    """A prompt for each value above 0 of a file of marks, in the order of the values."""
+    import numpy as np
+    import torch
+    from lamella.data.formats.files import read_mask
+
+    from lamella_sam.prompting import mask_logits
+    from lamella_sam.prompts import mask_prompts
+
+    values = read_mask(marks)
+    if values.ndim != 2:
+        raise LamellaError(f"{marks}: marks are grey or palette values, one for each object; this file has colours")
+    if values.shape != size:
+        raise LamellaError(f"{marks}: {values.shape[0]}×{values.shape[1]} pixels, its image has {size[0]}×{size[1]}")
+    objects = [value for value in np.unique(values) if value > 0]
+    if not objects:
+        raise LamellaError(f"{marks}: it marks no pixel; every value above 0 is a part of one object")
+    masks = torch.stack([torch.from_numpy(values == value) for value in objects]).unsqueeze(0)
+    return mask_prompts(mask_logits(network.reduce(masks.to(torch.float32))), size)
+
+
+def _asked(network: Any, image: "torch.Tensor", prompts: "Prompts") -> "Found":
+    import torch
+
+    from lamella_sam.segment import ask
+
     with torch.no_grad():
         embedding = network.embed(image)
     return ask(network, embedding, prompts)

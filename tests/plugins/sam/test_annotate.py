@@ -348,12 +348,14 @@ def test_mistakes_end_in_a_sentence(folder, tmp_path, capsys):
         (["suggest", tmp_path / "none"], "this is no annotation folder"),
         (["suggest", folder.path], "no run is promoted yet"),
         (["init", folder.path, tmp_path / "given", "--classes", "a,b"], "is there already"),
-        (["init", tmp_path / "new", tmp_path / "given"], "needs --classes"),
+        (["init", tmp_path / "new", tmp_path / "given"], "Missing option '--classes'"),
         (["init", tmp_path / "new", tmp_path / "given", "--classes", "a"], "name two or more"),
         (["accept", folder.path], "name the images, or give --all"),
         (["accept", folder.path, "im9"], "there is no image 'im9'"),
-        (["retrain", folder.path], "needs --experiment"),
+        (["retrain", folder.path], "Missing option '--experiment'"),
         (["export", folder.path], "needs --coco FILE or --label-studio FILE"),
+        (["export", folder.path, "--coco", "a", "--label-studio", "b"], "one of the two"),
+        (["accept", folder.path, "--all", "--coco", "a"], "No such option"),
         (["import", folder.path, "--coco", tmp_path / "no.json"], "cannot be read"),
     ]:
         assert command(*words) == 2

@@ -5,7 +5,7 @@ import pytest
 import torch
 from lamella.cli.main import main
 from lamella.errors import ContractError, DataError
-from lamella_sam import segment
+from lamella_sam import segment, segment_command
 from lamella_sam.prompts import box_prompts, point_prompts
 from lamella_sam.segment import Found, ask, everything
 from PIL import Image
@@ -109,6 +109,58 @@ def test_the_command_writes_instances_and_an_overlay(photo, tmp_path, capsys):
     assert (tmp_path / "all" / "photo.overlay.png").is_file()
 
 
+def marks_of(path, dtype=np.uint8):
+    marks = np.zeros((64, 80), dtype)
+    marks[24:36, 36:54], marks[2:8, 2:10] = 7, 3
+    Image.fromarray(marks).save(path)
+    return marks
+
+
+def test_marks_become_a_mask_prompt_each_in_the_order_of_their_values(nano, tmp_path):
+    marks = marks_of(tmp_path / "marks.png", np.uint16)
+    prompts = segment_command._mask_prompts(nano, tmp_path / "marks.png", (64, 80))
+    assert prompts.number == 2 and (prompts.labels < 0).all()
+    marked = nano.enlarge(prompts.mask, (64, 80))[0] > 0
+    for got, value in zip(marked.numpy(), (3, 7)):
+        wanted = marks == value
+        assert (got & wanted).sum() > 0.8 * (got | wanted).sum()
+
+
+def test_the_command_takes_marks_of_a_file_or_a_folder(photo, tmp_path, capsys):
+    (tmp_path / "marks").mkdir()
+    marks_of(tmp_path / "marks" / "photo.png")
+    for given in (tmp_path / "marks", tmp_path / "marks" / "photo.png"):
+        assert command(photo, "--out", tmp_path / given.stem, "--mask", given) == 0
+        assert "photo: 2 objects" in capsys.readouterr().out
+    ids = [np.asarray(Image.open(tmp_path / name / "photo.instances.png")) for name in ("marks", "photo")]
+    assert np.array_equal(*ids)
+    truth = np.zeros((64, 80), bool)
+    truth[20:40, 30:60] = True
+    assert ((ids[0] == 2) & truth).sum() > 0.7 * ((ids[0] == 2) | truth).sum()  # the shipped network finds the rest
+
+
+@pytest.mark.parametrize(
+    ("marks", "message"),
+    [
+        (np.zeros((64, 80), np.uint8), "it marks no pixel"),
+        (np.ones((64, 81), np.uint8), "64×81 pixels, its image has 64×80"),
+        (np.ones((64, 80, 3), np.uint8), "this file has colours"),
+        (np.eye(64, 80, dtype=np.uint8) * (np.arange(80) == 0), "or smaller than half a cell"),
+    ],
+)
+def test_marks_that_cannot_be_used_end_in_a_sentence(photo, tmp_path, capsys, marks, message):
+    Image.fromarray(marks.astype(np.uint8)).save(tmp_path / "marks.png")
+    assert command(photo, "--out", tmp_path / "out", "--mask", tmp_path / "marks.png") == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_marks_needs_one_for_every_image(photo, tmp_path, capsys):
+    (tmp_path / "marks").mkdir()
+    marks_of(tmp_path / "marks" / "other.png")
+    assert command(photo, "--out", tmp_path / "out", "--mask", tmp_path / "marks") == 2
+    assert "there is no mask named photo (1 of 1 lack one)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -116,6 +168,8 @@ def test_the_command_writes_instances_and_an_overlay(photo, tmp_path, capsys):
         (["--box", "a,b,c,d"], "must be 4 numbers"),
         (["--point", "100,5"], "lies outside of the image of 64×80"),
         (["--point", "1,1", "--box", "0,0,2,2"], "not both"),
+        (["--box", "0,0,2,2", "--mask", "marks.png"], "give --box or --mask, not both"),
+        (["--mask", "nothing.png"], "there is no such file"),
         (["--backbone", "sam-vit-b", "--weights", "nothing.pth"], "there is no such file"),
     ],
 )

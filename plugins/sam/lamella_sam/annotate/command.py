@@ -1,4 +1,4 @@
-"""``lamella annotate``: the data engine, step by step."""
+"""``lamella annotate``: the data engine, a subcommand for each of its steps."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,55 +9,160 @@ from lamella.errors import ConfigError
 if TYPE_CHECKING:
     from lamella_sam.annotate.folder import AnnotationFolder
 
-Action = Literal["init", "suggest", "review", "accept", "retrain", "export", "import"]
+annotate = typer.Typer(
+    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
+    help="Label images in rounds: a model suggests, a person corrects and accepts, the model learns.\n\n"
+    "Masks are palette PNGs in FOLDER/masks: change them in any editor between `suggest` and `accept`.",
+)  # fmt: skip
+
+Folder = Annotated[Path, typer.Argument(help="the annotation folder")]
+Run = Annotated[Path | None, typer.Option(help="a run that labels; else the promoted one")]
+Coco = Annotated[Path | None, typer.Option(help="a COCO file")]
+LabelStudio = Annotated[Path | None, typer.Option(help="a file of Label Studio tasks (JSON)")]
 
 
-def annotate(
-    action: Annotated[Action, typer.Argument(help="init, suggest, review, accept, retrain, export or import")],
-    folder: Annotated[Path, typer.Argument(help="the annotation folder")],
-    names: Annotated[list[str] | None, typer.Argument(help="init: files or folders; accept, --rest: images")] = None,
-    classes: Annotated[str | None, typer.Option(help="init: names with commas between them")] = None,
-    run: Annotated[Path | None, typer.Option(help="suggest, review: a run that labels; else the promoted one")] = None,
-    clicks: Annotated[Path | None, typer.Option(help="review: JSON list of {name, x, y, class} to apply")] = None,
-    rest: Annotated[str | None, typer.Option(help="review: the class of all that is not labelled yet")] = None,
-    by: Annotated[str, typer.Option(help="review: what a click fills, superpixel or object; accept: who")] = "",
-    every: Annotated[bool, typer.Option("--all", help="accept: every image that has a mask")] = False,
-    lock: Annotated[bool, typer.Option("--lock", help="accept: keep apart, to measure on")] = False,
-    experiment: Annotated[Path | None, typer.Option(help="retrain: experiment file; its data are replaced")] = None,
-    zero_shot: Annotated[Path | None, typer.Option(help="retrain: the run to beat first; else grey level")] = None,
-    coco: Annotated[Path | None, typer.Option(help="export, import: a COCO file")] = None,
-    label_studio: Annotated[Path | None, typer.Option(help="export, import: Label Studio tasks (JSON)")] = None,
+@annotate.command(name="init")
+def init(
+    folder: Folder,
+    images: Annotated[list[Path], typer.Argument(help="files or folders to take in; the originals stay as they are")],
+    classes: Annotated[str, typer.Option(help="names with commas between them, in the order of their numbers")],
 ) -> None:
-    """Label images in rounds: a model suggests, a person corrects and accepts, the model learns.
+    """Make an annotation folder of images."""
+    from lamella_sam.annotate.folder import AnnotationFolder
 
-    Masks are palette PNGs in FOLDER/masks: change them in any editor between `suggest` and `accept`.
+    made = AnnotationFolder.create(folder, images, [name.strip() for name in classes.split(",")])
+    print(f"{folder}: {len(made.entries)} images, classes {', '.join(made.classes)}")
+
+
+@annotate.command(name="suggest")
+def suggest(folder: Folder, run: Run = None) -> None:
+    """Label what nobody has accepted, and list it.
+
+    The least coherent come first: coherence is the agreement of the model with itself on mirrored and lighter views.
+    Masks changed by hand stay.
+    """
+    from lamella_sam.annotate.folder import AnnotationFolder
+    from lamella_sam.annotate.suggest import suggest_all
+
+    opened = AnnotationFolder(folder)
+    for entry in suggest_all(opened, _labelling_run(opened, run), print):
+        print(f"{entry.name}: coherence {_score(entry.score)}")
+
+
+@annotate.command(name="review")
+def review(
+    folder: Folder,
+    images: Annotated[list[str] | None, typer.Argument(help="with --rest: only these; else all that wait")] = None,
+    clicks: Annotated[Path | None, typer.Option(help="JSON list of {name, x, y, class} to apply")] = None,
+    by: Annotated[
+        Literal["superpixel", "object"], typer.Option(help="what a click fills; an object is what a network sees there")
+    ] = "superpixel",
+    rest: Annotated[str | None, typer.Option(help="the class of all that is not labelled yet")] = None,
+    run: Annotated[Path | None, typer.Option(help="with --by object: whose network; else the promoted run's")] = None,
+) -> None:
+    """Apply corrections, and draw what waits.
+
+    The least coherent come first, each with its superpixels in FOLDER/review.
+    """
+    from lamella_sam.annotate.folder import AnnotationFolder
+    from lamella_sam.annotate.review import apply_clicks, draw, label_rest
+
+    opened = AnnotationFolder(folder)
+    if images and rest is None:
+        raise ConfigError("annotate review shows all that waits; images are named for --rest CLASS alone")
+    if clicks is not None:
+        network_run = _labelling_run(opened, run) if by == "object" else None
+        for name, changed in apply_clicks(opened, clicks, by, network_run).items():
+            print(f"{name}: {changed} pixels changed")
+    if rest is not None:
+        for name, changed in label_rest(opened, images or [], rest).items():
+            print(f"{name}: {changed} pixels became {rest}")
+    for entry in opened.queue():
+        picture = draw(opened, entry.name)
+        print(f"{entry.name}: {entry.status}, coherence {_score(entry.score)}, {picture}")
+
+
+@annotate.command(name="accept")
+def accept(
+    folder: Folder,
+    images: Annotated[list[str] | None, typer.Argument(help="names as `review` lists them")] = None,
+    every: Annotated[bool, typer.Option("--all", help="every image that has a mask")] = False,
+    lock: Annotated[bool, typer.Option("--lock", help="keep them apart, to measure on")] = False,
+    by: Annotated[str, typer.Option(help="who looked at them")] = "person",
+) -> None:
+    """Take masks as true.
+
+    Says how many pixels of the suggestion were corrected. At least one image has to be locked before `retrain`.
     """
     from lamella_sam.annotate.folder import AnnotationFolder
 
-    if action == "init":
-        made = AnnotationFolder.create(folder, [Path(n) for n in names or []], _classes(classes))
-        print(f"{folder}: {len(made.entries)} images, classes {', '.join(made.classes)}")
-        return
     opened = AnnotationFolder(folder)
-    if action == "suggest":
-        _suggest(opened, run)
-    elif action == "review":
-        _review(opened, names or [], run=run, clicks=clicks, rest=rest, by=by)
-    elif action == "accept":
-        _accept(opened, names or [], every=every, lock=lock, by=by)
-    elif action == "retrain":
-        _retrain(opened, experiment, zero_shot)
-    else:
-        _exchange(opened, action, coco, label_studio)
+    if every == bool(images):
+        raise ConfigError("annotate accept: name the images, or give --all")
+    chosen = images or [e.name for e in opened.of("suggested", "new") if opened.mask_path(e.name).is_file()]
+    for name in chosen:
+        entry = opened.accept(name, by=by, locked=lock)
+        changed = "" if entry.changed is None else f", {entry.changed} pixels corrected"
+        print(f"{name}: {entry.status}{changed}")
 
 
-def _classes(text: str | None) -> list[str]:
-    if not text:
-        raise ConfigError("annotate init needs --classes NAME,NAME,… in the order of their numbers")
-    return [name.strip() for name in text.split(",")]
+@annotate.command(name="retrain")
+def retrain(
+    folder: Folder,
+    experiment: Annotated[Path, typer.Option(help="which trainer, and how long; its data are replaced")],
+    zero_shot: Annotated[Path | None, typer.Option(help="the run to beat first; else grey level")] = None,
+) -> None:
+    """Train on what was accepted; promote or refuse.
+
+    A run is promoted if it is better on the locked images than zero-shot and the run before, and loses no class.
+    """
+    from lamella_sam.annotate.folder import AnnotationFolder
+    from lamella_sam.annotate.retrain import retrain as train_again
+
+    run, verdict = train_again(AnnotationFolder(folder), experiment, zero_shot=zero_shot)
+    print(f"{run.name}: {'promoted' if verdict.promoted else 'not promoted'} ({run})")
+    for reason in verdict.reasons:
+        print(f"  {reason}")
 
 
-def _run(folder: "AnnotationFolder", run: Path | None) -> Path:
+@annotate.command(name="export")
+def export(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None) -> None:
+    """Write the masks for another tool.
+
+    COCO run lengths, or Label Studio brush masks.
+    """
+    from lamella_sam.annotate import exchange
+    from lamella_sam.annotate.folder import AnnotationFolder
+
+    write = {"COCO": exchange.write_coco, "Label Studio": exchange.write_label_studio}
+    kind, file = _one_of(coco, label_studio)
+    print(f"{write[kind](AnnotationFolder(folder), file)} images in {file}")
+
+
+@annotate.command(name="import")
+def import_(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None) -> None:
+    """Take masks in from another tool.
+
+    COCO run lengths or polygons, or Label Studio brush masks.
+    """
+    from lamella_sam.annotate import exchange
+    from lamella_sam.annotate.folder import AnnotationFolder
+
+    read = {"COCO": exchange.read_coco, "Label Studio": exchange.read_label_studio}
+    kind, file = _one_of(coco, label_studio)
+    taken = read[kind](AnnotationFolder(folder), file)
+    print(f"masks of {len(taken)} images taken in; accept them when you have looked at them")
+
+
+def _one_of(coco: Path | None, label_studio: Path | None) -> tuple[str, Path]:
+    """Which format was asked for, and its file."""
+    given = [(kind, file) for kind, file in (("COCO", coco), ("Label Studio", label_studio)) if file is not None]
+    if len(given) != 1:
+        raise ConfigError("annotate needs --coco FILE or --label-studio FILE, one of the two")
+    return given[0]
+
+
+def _labelling_run(folder: "AnnotationFolder", run: Path | None) -> Path:
     if run is None and "promoted" not in folder.facts:
         raise ConfigError(
             f"{folder.path}: no run is promoted yet; name one with --run RUN, or begin without: label a few images "
@@ -66,65 +171,5 @@ def _run(folder: "AnnotationFolder", run: Path | None) -> Path:
     return Path(folder.facts["promoted"]) if run is None else run
 
 
-def _suggest(folder: "AnnotationFolder", run: Path | None) -> None:
-    from lamella_sam.annotate.suggest import suggest_all
-
-    for entry in suggest_all(folder, _run(folder, run), print):
-        print(f"{entry.name}: coherence {'–' if entry.score is None else f'{entry.score:.3f}'}")
-
-
-def _review(
-    folder: "AnnotationFolder", names: list[str], *, run: Path | None, clicks: Path | None, rest: str | None, by: str
-) -> None:
-    """Apply clicks, label the rest, if asked for, and show what waits with a picture of each."""
-    from lamella_sam.annotate.review import apply_clicks, draw, label_rest
-
-    if names and rest is None:
-        raise ConfigError("annotate review shows all that waits; images are named for --rest CLASS alone")
-    if clicks is not None:
-        network_run = _run(folder, run) if by == "object" else None
-        for name, changed in apply_clicks(folder, clicks, by or "superpixel", network_run).items():
-            print(f"{name}: {changed} pixels changed")
-    if rest is not None:
-        for name, changed in label_rest(folder, names, rest).items():
-            print(f"{name}: {changed} pixels became {rest}")
-    for entry in folder.queue():
-        picture = draw(folder, entry.name)
-        print(
-            f"{entry.name}: {entry.status}, coherence {'–' if entry.score is None else f'{entry.score:.3f}'}, {picture}"
-        )
-
-
-def _accept(folder: "AnnotationFolder", names: list[str], *, every: bool, lock: bool, by: str) -> None:
-    if every == bool(names):
-        raise ConfigError("annotate accept: name the images, or give --all")
-    chosen = names or [e.name for e in folder.of("suggested", "new") if folder.mask_path(e.name).is_file()]
-    for name in chosen:
-        entry = folder.accept(name, by=by or "person", locked=lock)
-        changed = "" if entry.changed is None else f", {entry.changed} pixels corrected"
-        print(f"{name}: {entry.status}{changed}")
-
-
-def _retrain(folder: "AnnotationFolder", experiment: Path | None, zero_shot: Path | None) -> None:
-    from lamella_sam.annotate.retrain import retrain
-
-    if experiment is None:
-        raise ConfigError("annotate retrain needs --experiment FILE: which trainer, and how long")
-    run, verdict = retrain(folder, experiment, zero_shot=zero_shot)
-    print(f"{run.name}: {'promoted' if verdict.promoted else 'not promoted'} ({run})")
-    for reason in verdict.reasons:
-        print(f"  {reason}")
-
-
-def _exchange(folder: "AnnotationFolder", action: str, coco: Path | None, label_studio: Path | None) -> None:
-    from lamella_sam.annotate import exchange
-
-    if (coco is None) == (label_studio is None):
-        raise ConfigError(f"annotate {action} needs --coco FILE or --label-studio FILE")
-    if action == "export":
-        file = coco or label_studio
-        count = exchange.write_coco(folder, coco) if coco else exchange.write_label_studio(folder, label_studio)  # type: ignore[arg-type]
-        print(f"{count} images in {file}")
-        return
-    taken = exchange.read_coco(folder, coco) if coco else exchange.read_label_studio(folder, label_studio)  # type: ignore[arg-type]
-    print(f"masks of {len(taken)} images taken in; accept them when you have looked at them")
+def _score(score: float | None) -> str:
+    return "–" if score is None else f"{score:.3f}"
