@@ -20,6 +20,9 @@ def segment(
     run: Annotated[Path | None, typer.Option(help="a sesami run; else --backbone as it is")] = None,
     backbone: Annotated[str, typer.Option(help="sam-nano, sam-vit-b, sam-vit-l or sam-vit-h")] = "sam-nano",
     weights: Annotated[str | None, typer.Option(help="of the backbone; sam-nano has its own")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=16, help="longer side images are scaled to; else as the network was trained")
+    ] = None,
     point: Annotated[list[str] | None, typer.Option(help="x,y or x,y,0 (outside): clicks on one object")] = None,
     box: Annotated[list[str] | None, typer.Option(help="x0,y0,x1,y1: one object each")] = None,
     mask: Annotated[
@@ -42,7 +45,7 @@ def segment(
         raise LamellaError(f"give {given[0]} or {given[1]}, not both")
     points, boxes, files = _numbers(point or [], (2, 3)), _numbers(box or [], (4,)), find_images(images)
     marks = {} if mask is None else _marks(mask, files)
-    network, modality = _network(run, backbone, weights)
+    network, modality = _network(run, backbone, weights, size)
     for name, path in files.items():
         image = _image(path, modality)
         prompts = _prompts(network, image, points, boxes, marks.get(name))
@@ -54,13 +57,23 @@ def segment(
         print(f"{name}: {len(found.quality)} objects in {out / name}.instances.png")
 
 
-def _network(run: Path | None, backbone: str, weights: str | None) -> tuple[Any, Any]:
-    """The network in eval mode, and the modality that reads images for it."""
+def _network(run: Path | None, backbone: str, weights: str | None, size: int | None) -> tuple[Any, Any]:
+    """The network in eval mode, and the modality that reads images for it.
+
+    Left to itself sam-nano takes an image in its own scale. Of one much larger than the scenes it was trained on it
+    answers clicks and masks badly: mean IoU on EMPS, 512², .14 and .37, in its trained size .36 and .46.
+    """
     import lamella
 
+    from lamella_sam.nano.network import SIDE
+
     network: Any
+    if run is not None and size is not None:
+        raise LamellaError("--size is for --backbone; a run has the size of its experiment")
     if run is None:
-        settings = {} if weights is None else {"weights": weights}
+        settings: dict[str, Any] = {} if weights is None else {"weights": weights}
+        if size is not None or backbone == "sam-nano":
+            settings["size"] = size or SIDE
         network = lamella.build("backbone", backbone, **settings).eval()
         return network, lamella.build("modality", "tem", intensity="image")
     from lamella.engine.run import open_run

@@ -150,7 +150,7 @@ def test_the_command_takes_marks_of_a_file_or_a_folder(photo, tmp_path, capsys):
 )
 def test_marks_that_cannot_be_used_end_in_a_sentence(photo, tmp_path, capsys, marks, message):
     Image.fromarray(marks.astype(np.uint8)).save(tmp_path / "marks.png")
-    assert command(photo, "--out", tmp_path / "out", "--mask", tmp_path / "marks.png") == 2
+    assert command(photo, "--out", tmp_path / "out", "--size", 80, "--mask", tmp_path / "marks.png") == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
@@ -159,6 +159,11 @@ def test_a_folder_of_marks_needs_one_for_every_image(photo, tmp_path, capsys):
     marks_of(tmp_path / "marks" / "other.png")
     assert command(photo, "--out", tmp_path / "out", "--mask", tmp_path / "marks") == 2
     assert "there is no mask named photo (1 of 1 lack one)" in capsys.readouterr().err
+
+
+def test_sam_nano_is_asked_in_its_trained_size_unless_another_is_given():
+    sizes = [segment_command._network(None, "sam-nano", "none", size)[0].size for size in (None, 64)]
+    assert sizes == [128, 64]
 
 
 @pytest.mark.parametrize(
@@ -170,6 +175,8 @@ def test_a_folder_of_marks_needs_one_for_every_image(photo, tmp_path, capsys):
         (["--point", "1,1", "--box", "0,0,2,2"], "not both"),
         (["--box", "0,0,2,2", "--mask", "marks.png"], "give --box or --mask, not both"),
         (["--mask", "nothing.png"], "there is no such file"),
+        (["--size", "50", "--point", "1,1"], "50"),
+        (["--size", "64", "--run", "runs/one"], "a run has the size of its experiment"),
         (["--backbone", "sam-vit-b", "--weights", "nothing.pth"], "there is no such file"),
     ],
 )
