@@ -9,6 +9,7 @@ import time
 from statistics import median
 
 import torch
+from lamella_sam.encoder import FoldedAttention
 from lamella_sam.lora import add_lora
 from lamella_sam.nano.network import sam_nano
 from lamella_sam.prefix_cache import PrefixCache
@@ -90,6 +91,23 @@ def attention_step(size):
     return ratio(step(theirs), step(ours), 7)
 
 
+def attention_layer(grid):
+    """Target 7, one attention of ViT-B over grid² tokens, forward and backward: original / folded, equal gradients."""
+    plain = Attention(768, 12, use_rel_pos=True, input_size=(grid, grid)).requires_grad_(False)
+    for table in (plain.rel_pos_h, plain.rel_pos_w):
+        torch.nn.init.normal_(table, std=0.05)
+    x = torch.randn(1, grid, grid, 768, requires_grad=True)
+
+    def step(layer):
+        x.grad = None
+        layer(x).square().sum().backward()
+        return x.grad
+
+    folded = FoldedAttention(plain)
+    assert torch.allclose(step(plain), step(folded), atol=1e-6)
+    return ratio(lambda: step(plain), lambda: step(folded), 9)
+
+
 def cached_step(backbone, image, late, rank):
     """A LoRA step on the last blocks of images that come again, uncached / cached, at equal gradients."""
     add_lora(backbone, rank=rank, alpha=float(rank), late=late)
@@ -127,3 +145,5 @@ if __name__ == "__main__":
     vit = cached_step(build(VIT_B, "none", 256, table=256), torch.rand(1, 3, 256, 256), 4, 4)
     print(f"cached prefix, encoder's LoRA step on the last 4 of 12 blocks of ViT-B, 256²: {vit:.2f}")
     print(f"target 7 on a CPU, LoRA step of ViT-B at 256²: original / folded {attention_step(256):.2f}")
+    for grid in (16, 32, 64):
+        print(f"target 7 on a CPU, one attention over {grid}² tokens: original / folded {attention_layer(grid):.2f}")
