@@ -175,7 +175,7 @@ def test_sam_nano_is_asked_in_its_trained_size_unless_another_is_given():
         (["--point", "1,1", "--box", "0,0,2,2"], "not both"),
         (["--box", "0,0,2,2", "--mask", "marks.png"], "give --box or --mask, not both"),
         (["--mask", "nothing.png"], "there is no such file"),
-        (["--size", "50", "--point", "1,1"], "50"),
+        (["--size", "50", "--point", "1,1"], "must be a multiple of the patch, 8 pixels"),
         (["--size", "64", "--run", "runs/one"], "a run has the size of its experiment"),
         (["--backbone", "sam-vit-b", "--weights", "nothing.pth"], "there is no such file"),
     ],

@@ -41,10 +41,9 @@ def suggest(folder: Folder, run: Run = None) -> None:
     The least coherent come first: coherence is the agreement of the model with itself on mirrored and lighter views.
     Masks changed by hand stay.
     """
-    from lamella_sam.annotate.folder import AnnotationFolder
     from lamella_sam.annotate.suggest import suggest_all
 
-    opened = AnnotationFolder(folder)
+    opened = _opened(folder)
     for entry in suggest_all(opened, _labelling_run(opened, run), print):
         print(f"{entry.name}: coherence {_score(entry.score)}")
 
@@ -64,10 +63,9 @@ def review(
 
     The least coherent come first, each with its superpixels in FOLDER/review.
     """
-    from lamella_sam.annotate.folder import AnnotationFolder
     from lamella_sam.annotate.review import apply_clicks, draw, label_rest
 
-    opened = AnnotationFolder(folder)
+    opened = _opened(folder)
     if images and rest is None:
         raise ConfigError("annotate review shows all that waits; images are named for --rest CLASS alone")
     if clicks is not None:
@@ -94,9 +92,7 @@ def accept(
 
     Says how many pixels of the suggestion were corrected. At least one image has to be locked before `retrain`.
     """
-    from lamella_sam.annotate.folder import AnnotationFolder
-
-    opened = AnnotationFolder(folder)
+    opened = _opened(folder)
     if every == bool(images):
         raise ConfigError("annotate accept: name the images, or give --all")
     chosen = images or [e.name for e in opened.of("suggested", "new") if opened.mask_path(e.name).is_file()]
@@ -116,10 +112,9 @@ def retrain(
 
     A run is promoted if it is better on the locked images than zero-shot and the run before, and loses no class.
     """
-    from lamella_sam.annotate.folder import AnnotationFolder
     from lamella_sam.annotate.retrain import retrain as train_again
 
-    run, verdict = train_again(AnnotationFolder(folder), experiment, zero_shot=zero_shot)
+    run, verdict = train_again(_opened(folder), experiment, zero_shot=zero_shot)
     print(f"{run.name}: {'promoted' if verdict.promoted else 'not promoted'} ({run})")
     for reason in verdict.reasons:
         print(f"  {reason}")
@@ -132,11 +127,10 @@ def export(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None) 
     COCO run lengths, or Label Studio brush masks.
     """
     from lamella_sam.annotate import exchange
-    from lamella_sam.annotate.folder import AnnotationFolder
 
     write = {"COCO": exchange.write_coco, "Label Studio": exchange.write_label_studio}
     kind, file = _one_of(coco, label_studio)
-    print(f"{write[kind](AnnotationFolder(folder), file)} images in {file}")
+    print(f"{write[kind](_opened(folder), file)} images in {file}")
 
 
 @annotate.command(name="import")
@@ -146,12 +140,17 @@ def import_(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None)
     COCO run lengths or polygons, or Label Studio brush masks.
     """
     from lamella_sam.annotate import exchange
-    from lamella_sam.annotate.folder import AnnotationFolder
 
     read = {"COCO": exchange.read_coco, "Label Studio": exchange.read_label_studio}
     kind, file = _one_of(coco, label_studio)
-    taken = read[kind](AnnotationFolder(folder), file)
+    taken = read[kind](_opened(folder), file)
     print(f"masks of {len(taken)} images taken in; accept them when you have looked at them")
+
+
+def _opened(folder: Path) -> "AnnotationFolder":
+    from lamella_sam.annotate.folder import AnnotationFolder
+
+    return AnnotationFolder(folder)
 
 
 def _one_of(coco: Path | None, label_studio: Path | None) -> tuple[str, Path]:
