@@ -44,7 +44,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=500)
     told = parser.parse_args()
     experiment, trainer, modality, header = open_run(told.run)
-    measurer = Measurer(trainer, modality, torch.device("cpu"), header["data"]["class_names"], {}, experiment.fit.tile)
+    tile = experiment.fit.tile_for(trainer)
+    measurer = Measurer(trainer, modality, torch.device("cpu"), header["data"]["class_names"], {}, tile)
 
     def sample(index: int, exposure: int) -> Sample:
         shot = render(preset(told.preset), seed=told.seed, index=index, size=told.size, exposure=exposure)

@@ -131,9 +131,8 @@ def test_an_opened_run_reproduces_its_evaluation(finished, tiny_registry, role):
     run, results = finished
     experiment, trainer, modality, header = open_run(run, registry=tiny_registry)
     assert not trainer.training
-    figures = evaluate(
-        trainer, experiment.open(role), modality, device=torch.device("cpu"), batch_size=2, tile=experiment.fit.tile
-    )
+    tile = experiment.fit.tile_for(trainer)
+    figures = evaluate(trainer, experiment.open(role), modality, device=torch.device("cpu"), batch_size=2, tile=tile)
     expected = results["sets"][role]
     assert figures["confusion"] == expected["confusion"]
     assert figures["miou_per_image"] == pytest.approx(expected["miou_per_image"], abs=1e-12)

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lamella import Sample
 from lamella.data.formats.files import read_mask, read_micrograph
+from lamella.engine import experiment, predictor
 from lamella.engine import predict as module
-from lamella.engine import predictor
 from lamella.engine.evaluate import predict_whole
 from lamella.engine.inputs import find_images
 from lamella.engine.large import predict_large
@@ -178,12 +179,16 @@ def test_strips_blend_as_the_tiles_of_a_whole_image_do(trainer, height, width):
 
 def test_large_images_go_through_strips_and_come_out_whole(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr(predictor, "LARGE", 64)
+    monkeypatch.setattr(experiment, "_TILE", 64)
     monkeypatch.setattr(predictor, "_OVERLAY_SIDE", 50)
+    strips = Mock(side_effect=predict_large)
+    monkeypatch.setattr(predictor, "predict_large", strips)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (100, 70), np.uint8)).save(tmp_path / "big.png")
     assert predict(tiny_run, [tmp_path / "big.png"], tmp_path / "out")["done"] == ["big"]
     with Image.open(tmp_path / "out" / "big.label.png") as label, Image.open(tmp_path / "out" / "big.overlay.png") as o:
         assert (label.size, o.size) == ((70, 100), (35, 50))
         assert (np.asarray(label) == expected(tiny_run, tmp_path / "big.png")).mean() > 0.98
+    strips.assert_called_once()
 
 
 # Pixel sizes, measurements, stacks and bars

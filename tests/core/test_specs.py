@@ -70,9 +70,19 @@ def test_ready_objects_pass_through(small_registry):
 def test_a_plan_turns_into_a_spec_with_everything_expanded(small_registry):
     spec = small_registry.plan("trainer", LEARNER, "here").spec()
     assert spec["name"] == "mine:learner" and spec["backbone"] == {"name": "mine:net", "width": 3}
-    assert spec["weak"] == [{"name": "mine:blur", "sigma": [1.0, 1.0]}]
-    assert spec["strong"][1] == [{"name": "mine:blur"}, {"name": "mine:flip"}]
+    assert spec["weak"] == [{"name": "mine:blur", "sigma": [1.0, 1.0], "border": "mirror", "p": 1.0}]
+    assert [one["name"] for one in spec["strong"][1]] == ["mine:blur", "mine:flip"]
     assert small_registry.plan("trainer", spec, "here").spec() == spec
+
+
+def test_a_spec_outlives_a_change_of_defaults(small_registry):
+    spec = small_registry.plan("backbone", "net", "here").spec()
+    assert spec == {"name": "mine:net", "width": 2}
+    assert "extra" not in small_registry.plan("trainer", LEARNER, "here").spec(), "no file holds None"
+    sys.modules["mine_parts"].Net.__init__.__kwdefaults__["width"] = 5
+    assert small_registry.plan("backbone", "net", "here").spec()["width"] == 5
+    net = small_registry.plan("backbone", spec, "here").build(data={"channels": 1, "classes": 2})
+    assert net.conv.out_channels == 2
 
 
 # Seeds

@@ -157,6 +157,21 @@ def test_a_changed_row_is_refused_a_new_one_is_not(read, tmp_path):
     run_study(read(STUDY.replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=1, tell=lambda line: None)
 
 
+def test_a_study_begun_before_a_setting_was_known_goes_on(read, tmp_path):
+    run_study(read(), tmp_path, limit=1, tell=lambda line: None)
+    note = tmp_path / "study.json"
+    known = json.loads(note.read_text(encoding="utf-8"))
+    name = "plain · two"
+    assert "stretch = false" in known["rows"][name]
+    older = known["rows"][name].replace("stretch = false\n", "")
+    note.write_text(json.dumps({**known, "rows": {**known["rows"], name: older}}), encoding="utf-8")
+    run_study(read(), tmp_path, limit=0, tell=lambda line: None)
+    for other in (older.replace("[modality]\n", "[modality]\nstretch = true\n"), older + "\n[forgotten]\n"):
+        note.write_text(json.dumps({**known, "rows": {**known["rows"], name: other}}), encoding="utf-8")
+        with pytest.raises(RunError, match="plain · two was begun with other settings"):
+            run_study(read(), tmp_path, limit=0)
+
+
 BEFORE = STUDY.replace('title = "Plain"', 'title = "{start} in a title is left alone"').replace(
     "set = { trainer.backbone.width = 12 }", 'set = { data.test.source = "{start}/images", data.test.images = "*" }'
 )

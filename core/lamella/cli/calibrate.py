@@ -51,7 +51,7 @@ def calibrate(
     trainer.to(accelerator.device)
 
     def pixels(name: str) -> "list[Pixels]":
-        seen, tile = Collected(), experiment.fit.tile
+        seen, tile = Collected(), experiment.fit.tile_for(trainer)
         with accelerator.autocast():
             evaluate(trainer, experiment.open(name), modality, device=accelerator.device, tile=tile, watch=seen)
         return seen.images

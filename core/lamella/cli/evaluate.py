@@ -27,11 +27,10 @@ def evaluate(
     roles = experiment.tests()
     if not roles:
         raise RunError(f"{run}: its experiment names no test set; add [data.test] to {run / 'experiment.toml'}")
+    tile = experiment.fit.tile_for(trainer)
     with accelerator.autocast():
         sets = {
-            role: measure(
-                trainer, experiment.open(role), modality, device=accelerator.device, tile=experiment.fit.tile,
-            )
+            role: measure(trainer, experiment.open(role), modality, device=accelerator.device, tile=tile)
             for role in roles
-        }  # fmt: skip
+        }
     print(json_text(sets) if as_json else results_table({"sets": sets}))

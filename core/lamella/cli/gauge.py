@@ -61,7 +61,7 @@ def gauge(
     accelerator = make_accelerator(experiment.fit.precision)
     trainer.to(accelerator.device)
     study = Study(chains[0], chains[1], setups, repeats, seed)
-    measurer = Measurer(trainer, modality, accelerator.device, classes, parts, experiment.fit.tile)
+    measurer = Measurer(trainer, modality, accelerator.device, classes, parts, experiment.fit.tile_for(trainer))
     with Progress("measuring", len(samples), every=1) as progress, torch.inference_mode(), accelerator.autocast():
         rows = trials(study, measurer, samples, lambda done: progress.at(done, {}))
     found = summary(rows, study, tolerance_nm)

@@ -138,6 +138,10 @@ class Trainer(nn.Module):
     embeds: ClassVar[bool] = False
     """Whether it learns without classes: ``predict`` gives embeddings (B, …, D) instead of probabilities."""
 
+    rescales: bool = False
+    """Whether it scales any image to one size of its own, so that what is evaluated has to show as much as what was
+    trained on: whole images, or crops."""
+
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """Named scalar losses, with the one to minimise under ``"loss"``.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +18,10 @@ from lamella.errors import ConfigError
 from lamella.registry.registry import Plan, Registry, current
 from lamella.registry.tomlfile import read_toml
 
+if TYPE_CHECKING:
+    from lamella.contracts.model import Trainer
+
+_TILE = 1024
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -58,10 +63,19 @@ class FitConfig(BaseModel):
     ema: Annotated[float | None, Field(gt=0, lt=1, description="decay of averaged weights, used to evaluate")] = None
     compile: Annotated[bool, Field(description="torch.compile the networks; needs a C++ compiler")] = False
     precision: Annotated[Literal["no", "bf16"], Field(description="mixed precision")] = "no"
-    tile: Annotated[int, Field(ge=64, description="side in pixels above which evaluation tiles an image")] = 1024
+    tile: Annotated[
+        int | None,
+        Field(ge=64, description="side in pixels above which evaluation tiles an image; 1024, or what was trained on"),
+    ] = None
     cache: Annotated[bool, Field(description="decode a training set once into a memory-mapped file")] = True
     workers: Annotated[int, Field(ge=0, description="loader processes")] = 0
     count_flops: Annotated[int, Field(ge=0, description="steps whose floating-point operations are counted")] = 0
+
+    def tile_for(self, trainer: Trainer) -> int:
+        """The side in pixels above which evaluation tiles an image for a trainer."""
+        if self.tile is not None:
+            return self.tile
+        return (self.crop or sys.maxsize) if trainer.rescales else _TILE
 
     def batch_of(self, role: str) -> int:
         """The global batch size of a role; raises `ConfigError` where a table of sizes lacks it."""
@@ -122,13 +136,15 @@ class Experiment:
         return open_source(self.file.data[role], self.registry, f"[data.{role}]", folder=self.folder)
 
     def resolved(self) -> str:
-        """The experiment as TOML, with every name and set expanded: what a run folder keeps."""
+        """The experiment as TOML, with every name, set and default written out: what a run folder keeps."""
         tables = self.file.model_dump(exclude_none=True)
         tables["modality"], tables["trainer"] = self.modality.spec(), self.trainer.spec()
         registered = self.registry.names("dataset")
-        for source in [one for role in tables["data"].values() for one in (role, *role["more"])]:
+        for role, source in [(role, one) for role, data in tables["data"].items() for one in (data, *data["more"])]:
             named = source["source"]
-            if isinstance(named, str) and named not in registered and (self.folder / named).exists():
+            if isinstance(named, dict) or named in registered:
+                source["source"] = self.registry.plan("dataset", named, f"[data.{role}]").spec()
+            elif (self.folder / named).exists():
                 source["source"] = str((self.folder / named).resolve())
         return tomli_w.dumps(tables)
 

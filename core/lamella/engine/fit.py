@@ -145,7 +145,7 @@ def measure(session: Session, table: SampleTable, *watchers: Gallery | ImageCoun
             table,
             session.modality,
             device=session.accelerator.device,
-            tile=session.experiment.fit.tile,
+            tile=session.experiment.fit.tile_for(session.trainer),
             watch=watch,
         )
 

@@ -81,7 +81,7 @@ def predict(
     trainer.to(accelerator.device)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, run, checkpoint, wanted, rule)
-    tile = experiment.fit.tile
+    tile = experiment.fit.tile_for(trainer)
     predictor = Predictor(trainer, modality, accelerator, names, tile, out, reading, wanted, structures, rule)
     known = {name for name, entry in entries(out).items() if "pixels" in entry and predictor.label_path(name).is_file()}
     mine = _share([name for name in files if name not in known], accelerator)

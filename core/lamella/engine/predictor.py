@@ -94,7 +94,8 @@ class Predictor:
         sample = read_sample(name, image, self.reading, self.wanted.pixel_nm)
         pixel = sample.pixel_nm
         with torch.inference_mode(), self.accelerator.autocast():
-            label, grey = self._large(sample) if max(sample.image.shape[:2]) > LARGE else self._whole(sample)
+            large = max(sample.image.shape[:2]) > max(LARGE, self.tile)
+            label, grey = self._large(sample) if large else self._whole(sample)
         save_label(label, self.label_path(name), self.classes, pixel)
         # Row by row: bincount makes 64-bit integers of what it is given, eight times a large label map.
         counts = sum(np.bincount(line, minlength=IGNORE + 1) for line in label).tolist()  # type: ignore[union-attr]

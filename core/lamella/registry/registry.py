@@ -61,8 +61,20 @@ class Plan:
         return (marked - self.parameters.keys()).union(*(_needs(value) for value in self.parameters.values()))
 
     def spec(self) -> dict[str, Any]:
-        """The plan as a spec again, with every nested name and set expanded."""
-        return {"name": self.component.full_name, **{k: _spec(v) for k, v in self.parameters.items()}}
+        """The plan as a spec again: nested names and sets expanded, defaults written out.
+
+        So it means the same to a later version with other defaults. A default of None, and one that no file can
+        hold, stays unsaid.
+        """
+        defaults = {
+            parameter.name: parameter.default
+            for parameter in self.component.parameters()
+            if not parameter.from_data and _in_files(parameter.default)
+        }
+        return {
+            "name": self.component.full_name,
+            **{name: _spec(value) for name, value in {**defaults, **self.parameters}.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,15 @@ def _built(value: Any, seed: int, data: Mapping[str, Any] | None, path: str, ope
     if isinstance(value, dict):
         return {key: _built(item, seed, data, f"{path}/{key}", opened) for key, item in value.items()}
     return value
+
+
+def _in_files(value: Any) -> bool:
+    """Whether TOML has such a value."""
+    if isinstance(value, list | tuple):
+        return all(_in_files(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _in_files(item) for key, item in value.items())
+    return isinstance(value, str | bool | int | float)
 
 
 def _needs(value: Any) -> set[str]:

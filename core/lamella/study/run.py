@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lamella.engine.checkpoint import Checkpoints, write_json
-from lamella.engine.experiment import Experiment
+from lamella.engine.experiment import Experiment, check_experiment
 from lamella.engine.fit import fit
-from lamella.errors import ConfigError, RunError
+from lamella.errors import ConfigError, LamellaError, RunError
 from lamella.study.share import taken
 from lamella.study.study import Cell, Study
 
@@ -112,18 +113,28 @@ def _claim(study: Study, out: Path) -> None:
     """
     note = out / "study.json"
     rows = {
-        f"{cell.row} · {cell.column}": study.experiment(cell, {name: out for name in study.needs(cell)}).resolved()
+        f"{cell.row} · {cell.column}": study.experiment(cell, {name: out for name in study.needs(cell)})
         for cell in study.cells()
         if cell.seed == study.file.seeds[0]
     }
     known = json.loads(note.read_text(encoding="utf-8"))["rows"] if note.is_file() else {}
-    changed = [name for name, text in rows.items() if known.get(name, text) != text and _started(out, name)]
+    changed = [name for name in known.keys() & rows.keys() if _started(out, name) and not _is(known[name], rows[name])]
     if changed:
         raise RunError(
-            f"{out}: {changed[0]} was begun with other settings; choose another --out, or remove its runs there"
+            f"{out}: {min(changed)} was begun with other settings; choose another --out, or remove its runs there"
         )
     out.mkdir(parents=True, exist_ok=True)
-    write_json(note, {"study": study.name, "size": study.size, "rows": {**known, **rows}})
+    texts = {name: experiment.resolved() for name, experiment in rows.items()}
+    write_json(note, {"study": study.name, "size": study.size, "rows": {**known, **texts}})
+
+
+def _is(known: str, experiment: Experiment) -> bool:
+    """Whether a file says what an experiment does; a setting that it does not know has its default."""
+    try:
+        read = check_experiment(tomllib.loads(known), name="", folder=Path(), registry=experiment.registry)
+    except LamellaError:
+        return False
+    return read.resolved() == experiment.resolved()
 
 
 def _started(out: Path, name: str) -> bool:

@@ -58,22 +58,15 @@ def segment(
 
 
 def _network(run: Path | None, backbone: str, weights: str | None, size: int | None) -> tuple[Any, Any]:
-    """The network in eval mode, and the modality that reads images for it.
-
-    Left to itself sam-nano takes an image in its own scale. Of one much larger than the scenes it was trained on it
-    answers clicks and masks badly: mean IoU on EMPS, 512², .14 and .37, in its trained size .36 and .46.
-    """
+    """The network in eval mode, and the modality that reads images for it."""
     network: Any
     if run is not None and size is not None:
         raise LamellaError("--size is for --backbone; a run has the size of its experiment")
     if run is None:
         import lamella
 
-        from lamella_sam.nano.network import SIDE
-
-        settings: dict[str, Any] = {} if weights is None else {"weights": weights}
-        if size is not None or backbone == "sam-nano":
-            settings["size"] = size or SIDE
+        given = {"weights": weights, "size": size}
+        settings = {name: value for name, value in given.items() if value is not None}
         network = lamella.build("backbone", backbone, **settings).eval()
         return network, lamella.build("modality", "tem", intensity="image")
     from lamella.engine.run import open_run

@@ -97,6 +97,7 @@ class Sesami(Trainer):
     ):
         super().__init__()
         self.backbone: Any = _whole(backbone)
+        self.rescales = getattr(backbone, "size", None) is not None
         self.adapt, self.augment, self.prompts, self.corrections = adapt, augment, prompts, corrections
         self.objects, self.answer, self.class_names, self.evenness = objects, answer, class_names, evenness
         self.background, self.decoder_rate = _number_of(background, class_names), decoder_rate

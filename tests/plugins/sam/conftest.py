@@ -11,7 +11,7 @@ def nano():
     from lamella_sam.nano.network import sam_nano
 
     torch.manual_seed(0)
-    backbone = sam_nano(weights="none")
+    backbone = sam_nano(weights="none", size="native")
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
             if "rel_pos" in name or "pos_embed" in name:

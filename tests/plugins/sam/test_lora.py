@@ -28,7 +28,7 @@ IMAGE = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def twin(backbone):
-    other = sam_nano(weights="none")
+    other = sam_nano(weights="none", size="native")
     other.load_state_dict(backbone.state_dict())
     return other.eval()
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from lamella.cli.main import main
 from lamella.errors import ContractError, DataError
+from lamella.registry.registry import current
 from lamella_sam import segment, segment_command
 from lamella_sam.prompts import box_prompts, point_prompts
 from lamella_sam.segment import Found, ask, everything
@@ -164,6 +165,15 @@ def test_a_folder_of_marks_needs_one_for_every_image(photo, tmp_path, capsys):
 def test_sam_nano_is_asked_in_its_trained_size_unless_another_is_given():
     sizes = [segment_command._network(None, "sam-nano", "none", size)[0].size for size in (None, 64)]
     assert sizes == [128, 64]
+
+
+@pytest.mark.parametrize(("size", "rescales"), [(128, True), ("native", False)])
+def test_a_network_that_scales_images_says_so_to_who_evaluates(size, rescales):
+    settings = {"name": "sesami", "backbone": {"name": "sam-nano", "weights": "none", "size": size}}
+    trainer = current().plan("trainer", settings, "here").build(data={"class_names": ["a", "b"]})
+    assert trainer.rescales is rescales
+    image = torch.rand(1, 1, 300, 200)
+    assert trainer.backbone.embed(image).shape[-1] == (16 if rescales else -(-300 // 8))
 
 
 @pytest.mark.parametrize(

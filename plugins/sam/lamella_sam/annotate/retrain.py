@@ -73,7 +73,7 @@ def locked_figures(folder: AnnotationFolder, run: Path) -> dict[str, Any]:
     table = check_experiment(tables, name="locked", folder=folder.path).open("labelled")
     accelerator = make_accelerator(experiment.fit.precision)
     trainer.to(accelerator.device)
-    figures = evaluate(trainer, table, modality, device=accelerator.device, tile=experiment.fit.tile)
+    figures = evaluate(trainer, table, modality, device=accelerator.device, tile=experiment.fit.tile_for(trainer))
     return json.loads(json_text(figures))
 
 

@@ -28,7 +28,7 @@ class Suggester:
 
     def __init__(self, run: Path, classes: list[str]):
         experiment, self.trainer, self.modality, header = open_run(run)
-        self.run, self.tile = run, experiment.fit.tile
+        self.run, self.tile = run, experiment.fit.tile_for(self.trainer)
         known = header["data"]["class_names"]
         if known != classes:
             raise ConfigError(f"{run} tells the classes {', '.join(known)}, the folder has {', '.join(classes)}")

@@ -58,13 +58,14 @@ def sam_nano(
     ] = "scenes",
     size: Annotated[
         int | Literal["native"], Field(description="longer side an image is scaled to, pixels; or its own scale")
-    ] = "native",
+    ] = SIDE,
 ) -> SamBackbone:
     """A promptable network of 2 million parameters, trained on procedural scenes that are no semiconductors.
 
     A ViT of 8 blocks, 128 wide, on patches of 8 pixels by convolutions (every other block global, the rest in
-    windows of 8), and ``segment_anything``'s own prompt encoder and mask decoder, 96 wide. It is not SAM: its
-    zero-shot quality is in docs/sam.md.
+    windows of 8), and ``segment_anything``'s own prompt encoder and mask decoder, 96 wide. Images are scaled to the
+    128 pixels that it was trained at; ``"native"`` takes them as they are, for crops of about that side. It is not
+    SAM: its zero-shot quality is in docs/sam.md.
 
     Raises:
         ConfigError: a file that is no such network, or a size that 8 does not divide.
