@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from lamella.data.reading import Reading
 from lamella.engine.checkpoint import write_json
 from lamella.engine.experiment import Experiment
 from lamella.engine.export import write_coco, write_table
-from lamella.engine.inputs import as_trained, find_images, with_frames
+from lamella.engine.inputs import Input, as_trained, find_images, with_frames
 from lamella.engine.journal import Journal, entries, measured
 from lamella.engine.predict_classes import (
     Patterns,
@@ -84,18 +84,7 @@ def predict(
     tile = experiment.fit.tile_for(trainer)
     predictor = Predictor(trainer, modality, accelerator, names, tile, out, reading, wanted, structures, rule)
     known = {name for name, entry in entries(out).items() if "pixels" in entry and predictor.label_path(name).is_file()}
-    mine = _share([name for name in files if name not in known], accelerator)
-    with (
-        Progress("predicting", len(mine), quiet=not accelerator.is_main_process) as progress,
-        Journal(out, accelerator.process_index) as journal,
-    ):
-        for number, name in enumerate(mine):
-            try:
-                journal.note(*predictor.predict(name, files[name]))
-            except DataError as error:
-                journal.note({"name": name, "failed": str(error)})
-                progress.say(f"not read: {error}")
-            progress.at(number + 1, {})
+    _each(predictor, {name: files[name] for name in _share([name for name in files if name not in known], accelerator)})
     accelerator.wait_for_everyone()
     noted = {name: entry for name, entry in entries(out).items() if name in files}
     failed = {name: entry["failed"] for name, entry in noted.items() if "failed" in entry}
@@ -105,6 +94,22 @@ def predict(
         _conclude(predictor, predicted, failed, doubts)
     done = [name for name in files if name not in failed and name not in known]
     return {"done": done, "skipped": sorted(known & set(files)), "failed": failed, "unlike": doubts}
+
+
+def _each(predictor: Predictor, files: Mapping[str, Input]) -> None:
+    """Predict files, each with an entry in the journal; one that cannot be read is told and noted."""
+    accelerator = predictor.accelerator
+    with (
+        Progress("predicting", len(files), quiet=not accelerator.is_main_process) as progress,
+        Journal(predictor.out, accelerator.process_index) as journal,
+    ):
+        for number, (name, file) in enumerate(files.items()):
+            try:
+                journal.note(*predictor.predict(name, file))
+            except DataError as error:
+                journal.note({"name": name, "failed": str(error)})
+                progress.say(f"not read: {error}")
+            progress.at(number + 1, {})
 
 
 def _rule(run: Path, checkpoint: str | None, wanted: Wanted) -> Abstention:
