@@ -115,7 +115,7 @@ def read(path: Path, variant: str) -> dict[str, Tensor]:
         else:
             found = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # zip, pickle and safetensors raise a dozen kinds on damaged files
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]  # torch's is a page long
         raise ConfigError(
             f"{variant}: {path} cannot be read as weights; it may be damaged or cut short ({reason})"
         ) from error
