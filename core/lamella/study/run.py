@@ -12,6 +12,7 @@ from lamella.engine.checkpoint import Checkpoints, write_json
 from lamella.engine.experiment import Experiment, check_experiment
 from lamella.engine.fit import fit
 from lamella.errors import ConfigError, LamellaError, RunError
+from lamella.registry.registry import Registry
 from lamella.study.share import taken
 from lamella.study.study import Cell, Study
 
@@ -117,24 +118,29 @@ def _claim(study: Study, out: Path) -> None:
         for cell in study.cells()
         if cell.seed == study.file.seeds[0]
     }
+    texts = {name: experiment.resolved() for name, experiment in rows.items()}
     known = json.loads(note.read_text(encoding="utf-8"))["rows"] if note.is_file() else {}
-    changed = [name for name in known.keys() & rows.keys() if _started(out, name) and not _is(known[name], rows[name])]
+    changed = [
+        name
+        for name in known.keys() & rows.keys()
+        if _started(out, name) and not _is(known[name], texts[name], rows[name].registry)
+    ]
     if changed:
         raise RunError(
             f"{out}: {min(changed)} was begun with other settings; choose another --out, or remove its runs there"
         )
     out.mkdir(parents=True, exist_ok=True)
-    texts = {name: experiment.resolved() for name, experiment in rows.items()}
     write_json(note, {"study": study.name, "size": study.size, "rows": {**known, **texts}})
 
 
-def _is(known: str, experiment: Experiment) -> bool:
-    """Whether a file says what an experiment does; a setting that it does not know has its default."""
+def _is(known: str, text: str, registry: Registry) -> bool:
+    """Whether two experiments are one; a setting that the known one does not say has its default."""
+    if known == text:
+        return True
     try:
-        read = check_experiment(tomllib.loads(known), name="", folder=Path(), registry=experiment.registry)
+        return check_experiment(tomllib.loads(known), name="", folder=Path(), registry=registry).resolved() == text
     except LamellaError:
         return False
-    return read.resolved() == experiment.resolved()
 
 
 def _started(out: Path, name: str) -> bool:
