@@ -282,6 +282,15 @@ def test_a_size_leaves_roles_alone_that_a_training_before_does_without(read, tin
     assert set(study.experiment_before("start", wide, {}).file.data) == {"labelled"}
 
 
+def test_a_size_leaves_roles_alone_that_the_study_itself_does_without(read):
+    sized = STUDY.replace("[sizes.small.fit]", "[sizes.small.data.unlabelled.source]\ncount = 3\n[sizes.small.fit]")
+    given = 'set.data.unlabelled.source = { name = "tiny" }\n'
+    study = read(sized.replace('[rows.plain]\n', "[rows.plain]\n" + given))
+    has = {cell.row: study.experiment(cell, {}).file.data.get("unlabelled") for cell in study.cells()}
+    assert has["wide"] is None
+    assert has["plain"] is not None and has["plain"].source == {"name": "tiny", "count": 3}
+
+
 @pytest.mark.parametrize(
     "change, said",
     [

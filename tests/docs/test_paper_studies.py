@@ -1,4 +1,4 @@
-"""The studies of the paper's tables: each can be read in each size, and starts from what PROTOCOL.md says."""
+"""The studies of the paper's tables: each can be begun in each size, and starts from what PROTOCOL.md says."""
 
 import tomllib
 from pathlib import Path
@@ -11,9 +11,16 @@ STUDIES = {path.stem: path for path in sorted(PAPER.glob("*.toml")) if "rows" in
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_size_of_a_study_can_be_read(name):
-    sizes = tomllib.loads(STUDIES[name].read_text()).get("sizes", {"": {}})
-    assert all(read_study(STUDIES[name], size or None).cells() for size in sizes)
+def test_every_size_of_a_study_can_be_begun(name):
+    """Each of its experiments is whole: its text, which a run keeps, names every component."""
+    for size in tomllib.loads(STUDIES[name].read_text()).get("sizes", {"": {}}):
+        study = read_study(STUDIES[name], size or None)
+        assert study.cells()
+        for cell in study.cells():
+            if cell.seed == study.file.seeds[0]:
+                runs = {before: PAPER for before in study.needs(cell)}
+                assert study.experiment(cell, runs).resolved()
+                assert all(study.experiment_before(before, cell, runs).resolved() for before in runs)
 
 
 @pytest.mark.parametrize("name", [name for name, path in STUDIES.items() if 'base = "start.toml"' in path.read_text()])

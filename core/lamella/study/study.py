@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,8 +122,9 @@ class Study:
     ) -> Experiment:
         path = self.folder / (base or self.file.base)
         tables = read_toml(path, "base experiment file")
-        size = self.file.sizes.get(self.size, {})
-        for change in [*self._own_set(base), size if base is None else _of_its_roles(size, tables), *changes]:
+        own, size = self._own_set(base), self.file.sizes.get(self.size, {})
+        roles = {role for table in (tables, *own, *changes) for role in table.get("data", {})}
+        for change in [*own, _of_roles(size, roles), *changes]:
             tables = merged(tables, change)
         for key in self.file.seeded:
             _assign(tables, key, seed)
@@ -170,14 +171,13 @@ def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> Tables:
     return out
 
 
-def _of_its_roles(size: Tables, base: Tables) -> Tables:
-    """A size's changes less those to ``[data]`` roles that another experiment than the study's own does without.
+def _of_roles(size: Tables, roles: Collection[str]) -> Tables:
+    """A size's changes less those to ``[data]`` roles that an experiment of the study does without.
 
-    >>> _of_its_roles({"fit": {}, "data": {"test": 1, "labelled": 2}}, {"data": {"labelled": 0}})
+    >>> _of_roles({"fit": {}, "data": {"test": 1, "labelled": 2}}, {"labelled"})
     {'fit': {}, 'data': {'labelled': 2}}
     """
-    roles = {role: change for role, change in size.get("data", {}).items() if role in base.get("data", {})}
-    return {**size, "data": roles} if "data" in size else size
+    return {**size, "data": {r: c for r, c in size["data"].items() if r in roles}} if "data" in size else size
 
 
 def _assign(tables: Tables, key: str, value: Any) -> None:
