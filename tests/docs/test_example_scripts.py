@@ -1,0 +1,53 @@
+"""The scripts of examples/: each can be imported, and its options are those that the pages and it itself name."""
+
+import argparse
+import re
+import shlex
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).parents[2]
+SCRIPTS = sorted(path for path in (HOME / "examples").rglob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
+TEXTS = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md")), *SCRIPTS]
+COMMAND = re.compile(r"(`)?python (examples/[\w/]+\.py)((?(1)[^`]*|(?:\\\n|[^\n#])*))")
+COMMANDS = [
+    pytest.param(script, options, id=f"{text.stem}: {Path(script).stem} {number}")
+    for text in TEXTS
+    for number, (_, script, options) in enumerate(COMMAND.findall(text.read_text(encoding="utf-8")))
+]
+
+
+class Parsed(Exception):
+    """The options were understood."""
+
+
+def _loaded(path: Path):
+    spec = spec_from_file_location(f"script_{path.stem}", path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_can_be_imported_and_says_how_it_is_called(path):
+    assert f"python {path.relative_to(HOME)}" in _loaded(path).__doc__
+
+
+@pytest.mark.parametrize("script, options", COMMANDS)
+def test_a_command_that_is_written_down_has_options_that_exist(script, options, monkeypatch):
+    module, parse = _loaded(HOME / script), argparse.ArgumentParser.parse_args
+
+    def understood(parser):
+        parse(parser)
+        raise Parsed
+
+    if "argparse" not in vars(module):
+        return
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", understood)
+    words = re.sub(r"[\[\]]", "", options).replace("\\\n", " ")
+    monkeypatch.setattr(sys, "argv", [script, *shlex.split(words)])
+    with pytest.raises(Parsed):
+        module.main()
