@@ -14,7 +14,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, with the figures of every class")] = False,
 ) -> None:
     """Measure a trained run on the test sets its experiment names."""
-    
+
     from lamella.engine.checkpoint import json_text
     from lamella.engine.evaluate import evaluate as measure
     from lamella.engine.run import open_run
