@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 import torch
 from lamella import Batch, Chain, FromData, Loss, SegmentationBackbone, Step, Trainer
 from lamella.contracts.model import Metric
+from lamella.errors import ConfigError
 from pydantic import Field
 from torch import Tensor, nn
 
+from lamella_tem.between import logits_between
 from lamella_tem.consistency import (
     counted,
     drop_channels,
@@ -43,7 +45,8 @@ class WeakToStrong(Trainer):
     the ``top_k`` hardest. ``"all"`` is the sum as it stands, ``"mean"`` its mean, ``"random"`` one set by chance.
 
     With noise alone nothing keeps a network on unlabelled images as they are: on another device its teacher, an average
-    of itself, may drift away. ``anchor`` leaves some of them without noise, and ``ema = 1`` never moves the teacher.
+    of itself, may drift away. ``anchor`` leaves some of them without noise, and ``ema = 1`` never moves the teacher;
+    ``teacher_share`` then predicts with weights between those that the training began with and those that it reached.
     For rare classes ``paste`` puts labelled objects under the strong views, ``doubt`` withdraws trust where one of
     them may have been overlooked, and ``cap`` takes no more pixels for one than its share allows. All these are ours.
 
@@ -95,6 +98,10 @@ class WeakToStrong(Trainer):
         ema: Annotated[
             float | None, Field(gt=0, le=1, description="decay of a teacher, 1 keeps it as it began; else the student")
         ] = None,
+        teacher_share: Annotated[
+            float | None,
+            Field(ge=0, le=1, description="share of the teacher in the weights that predict; else 1 of one that moves"),
+        ] = None,
         losses: Annotated[dict[str, Loss] | None, Field(description="of the labelled images, as `supervised`")] = None,
         class_names: Annotated[list[str], FromData],
     ):
@@ -113,6 +120,9 @@ class WeakToStrong(Trainer):
         self.teacher: Any = None
         if ema is not None:
             self.teacher = copy.deepcopy(self._network()).requires_grad_(False).eval()
+        elif teacher_share is not None:
+            raise ConfigError("weak-to-strong: teacher_share needs a teacher; give ema, 1 for one that never moves")
+        self.teacher_share = float(ema is not None and ema < 1.0) if teacher_share is None else teacher_share
         self.register_load_state_dict_pre_hook(_present_names)
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
@@ -255,11 +265,12 @@ class WeakToStrong(Trainer):
         return self
 
     def predict(self, batch: Batch) -> Tensor:
-        """Class probabilities (B, K, H, W): the teacher's where one learns."""
-        if self.teacher is None or self.decay == 1.0:
-            return self.student.predict(batch)
-        size = (batch.image.shape[-2], batch.image.shape[-1])
-        return self.teacher.decode(self.teacher.encode(batch.image), size).float().softmax(1)
+        """Class probabilities (B, K, H, W): by weights of which ``teacher_share`` is the teacher's."""
+        if self.teacher_share in (0.0, 1.0):
+            network: Any = self.teacher if self.teacher_share else self.student.backbone
+            size = (batch.image.shape[-2], batch.image.shape[-1])
+            return network.decode(network.encode(batch.image), size).float().softmax(1)
+        return logits_between(self._network(), self.teacher, self.teacher_share, batch.image).float().softmax(1)
 
     def metrics(self) -> list[Metric]:
         """The student's figures."""

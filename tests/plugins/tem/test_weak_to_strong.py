@@ -153,6 +153,31 @@ def test_a_teacher_that_stays_gives_the_labels_and_not_the_answer():
     assert torch.equal(one._weak_pass(one._weakened(data["unlabelled"], Step(0, 10, 0)))[0], logits.softmax(1))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_the_answer_comes_from_weights_between_those_of_student_and_teacher(share):
+    one, data = trainer(ema=1.0, teacher_share=share), batches()
+    with torch.no_grad():
+        for parameter in one.student.parameters():
+            parameter += torch.rand_like(parameter)
+        one.train().student.logits(data["unlabelled"].image)  # moves the running statistics
+    one.eval()
+    kept = {name: value.clone() for name, value in one.state_dict().items()}
+    literal, theirs = Net().eval(), one.teacher.state_dict()
+    literal.load_state_dict(
+        {name: (1 - share) * value + share * theirs[name] for name, value in one.student.backbone.state_dict().items()}
+    )
+    wanted = literal.decode(literal.encode(data["unlabelled"].image), (12, 12)).softmax(1)
+    assert torch.allclose(one.predict(data["unlabelled"]), wanted, atol=1e-6)
+    assert all(torch.equal(value, kept[name]) for name, value in one.state_dict().items())
+    if 0 < share < 1:
+        assert not torch.allclose(wanted, one.student.predict(data["unlabelled"]), atol=1e-3)
+
+
+def test_a_share_of_a_teacher_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="teacher_share needs a teacher; give ema"):
+        trainer(teacher_share=0.5)
+
+
 def test_anchored_images_are_their_weak_view_and_the_others_are_noised(monkeypatch):
     seen = []
     keep = WeakToStrong._loss_of

@@ -1,0 +1,35 @@
+"""Predicting with weights that lie between those of two networks."""
+
+import torch
+from lamella import SegmentationBackbone
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+def logits_between(one: nn.Module, other: nn.Module, share: float, image: Tensor) -> Tensor:
+    """Logits (B, K, H, W) of the network with weights (1 − share)·w_one + share·w_other; neither is changed.
+
+    Both are networks of one shape, the one a fine-tuned form of the other: between networks that have nothing in common
+    lies none that knows anything. Running statistics are averaged like weights, counters are those of ``one``.
+
+    Source: WiSE-FT (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022), whose α is 1 − share.
+    """
+    theirs = other.state_dict()
+    weights = {
+        f"network.{name}": torch.lerp(value, theirs[name], share) if value.is_floating_point() else value
+        for name, value in one.state_dict().items()
+    }
+    return functional_call(_Whole(one), weights, (image,))  # type: ignore[no-any-return]
+
+
+class _Whole(nn.Module):
+    """A segmentation network as one call."""
+
+    network: SegmentationBackbone
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network  # type: ignore[assignment]
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network.decode(self.network.encode(image), (image.shape[-2], image.shape[-1]))
