@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import max_pool2d, pad
 
 from lamella.contracts.batch import IGNORE, Batch
 from lamella.errors import ContractError
@@ -33,16 +33,20 @@ def iou_of(counts: Tensor) -> Tensor:
     return hit / torch.where(union > 0, union, torch.nan)
 
 
-def boundary(mask: Tensor, width: int) -> Tensor:
-    """The inner rim of a mask (B, 1, H, W) bool: its pixels within ``width`` of its outside.
+def boundary(classes: Tensor, width: int) -> Tensor:
+    """The inner rims of all classes in (B, H, W): the pixels within ``width`` of one of another class, bool.
 
     Source: Cheng et al., "Boundary IoU", CVPR 2021, with their square structuring element; the image's border
-    counts as outside.
+    counts as another class.
     """
-    outside = torch.nn.functional.pad((~mask).to(torch.float32), [width] * 4, value=1.0)
+    values = pad(classes.to(torch.float32).unsqueeze(1), [width] * 4, value=-1.0)
+    return (_highest(values, width) != -_highest(-values, width)).squeeze(1)
+
+
+def _highest(values: Tensor, width: int) -> Tensor:
+    """The greatest value within ``width`` of each pixel, along rows and columns."""
     side = 2 * width + 1
-    eroded = max_pool2d(max_pool2d(outside, (side, 1), stride=1), (1, side), stride=1) < 0.5
-    return mask & ~eroded
+    return max_pool2d(max_pool2d(values, (side, 1), stride=1), (1, side), stride=1)
 
 
 class SegmentationMetrics:
@@ -96,13 +100,16 @@ class SegmentationMetrics:
         """(2, K) pixels in the intersection and the union of the rims."""
         height, width = label.shape[1:]
         rim = max(1, round(self.boundary_share * (height**2 + width**2) ** 0.5))
-        counted = (label != IGNORE).unsqueeze(1)
-        sums = []
-        for number in range(len(self.classes)):
-            ours = boundary((predicted == number).unsqueeze(1), rim) & counted
-            theirs = boundary((label == number).unsqueeze(1), rim) & counted
-            sums.append(torch.stack([(ours & theirs).sum(), (ours | theirs).sum()]))
-        return torch.stack(sums, 1)
+        ours, theirs = boundary(predicted, rim), boundary(label, rim)
+        both = self._of_each(label, ours & theirs & (predicted == label))
+        either = self._of_each(predicted, ours & (label != IGNORE)) + self._of_each(label, theirs) - both
+        return torch.stack([both, either])
+
+    def _of_each(self, label: Tensor, mask: Tensor) -> Tensor:
+        """(K,) how many pixels of a mask are of each class."""
+        inside = mask & (label < len(self.classes))
+        counts = torch.zeros(len(self.classes), dtype=torch.int64, device=label.device)
+        return counts.scatter_add_(0, torch.where(inside, label, 0).flatten(), inside.to(torch.int64).flatten())
 
     def compute(self) -> dict[str, Any]:
         """The figures, nan where nothing was there to count; raises `ContractError` before the first batch."""
