@@ -17,6 +17,9 @@ def anchored(
         list[str] | None, Field(description="rare classes: pasted into every image, and learned from labels alone")
     ] = None,
     tau: Annotated[float, Field(ge=0, le=1, description="threshold τ of the pseudo-label")] = 0.95,
+    teacher_share: Annotated[
+        float, Field(ge=0, le=1, description="share of the first network in the weights that predict")
+    ] = 0.0,
     losses: Annotated[dict[str, Loss] | None, Field(description="of the labelled images, as `supervised`")] = None,
     class_names: Annotated[list[str], FromData],
 ) -> WeakToStrong:
@@ -30,6 +33,6 @@ def anchored(
     """
     return WeakToStrong(
         backbone=backbone, sets=sets, weak=weak, probe_scale=0.5, tau=tau, class_tau=True, lam=1.0, ema=1.0, anchor=0.5,
-        dice=True, paste=paste, doubt=16.0 if paste else 0.0, cap=0.0 if paste else None, losses=losses,
-        class_names=class_names,
+        dice=True, paste=paste, doubt=16.0 if paste else 0.0, cap=0.0 if paste else None, teacher_share=teacher_share,
+        losses=losses, class_names=class_names,
     )  # fmt: skip
