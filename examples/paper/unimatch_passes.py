@@ -47,15 +47,16 @@ def passed(trainer: WeakToStrong, image: Tensor, weak: Tensor, how: str) -> tupl
 
 def first_pass(
     trainer: WeakToStrong, passes: str, labels: str, labelled: Batch, weak: Batch, step: Step
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """In place of the trainer's own: L_s, p^w and the features of the weak view."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """In place of the trainer's own: L_s, p^w and the logits of the weak view under dropped features."""
     batch, label, weight = trainer.student.mixed(labelled, step)
     logits, of_weak, features = passed(trainer, batch.image, weak.image, passes)
     if labels != passes:
         with torch.no_grad(), statistics_left_alone(trainer._network()):
             of_weak = passed(trainer, batch.image, weak.image, labels)[1]
     supervised = trainer.student.judged(logits, label, weight, step)["loss"]
-    return supervised, of_weak.detach().float().softmax(1), features
+    perturbed = trainer._perturbed(features, (weak.image.shape[-2], weak.image.shape[-1]))
+    return supervised, of_weak.detach().float().softmax(1), perturbed
 
 
 def asked(trainer: WeakToStrong, images: list[Batch], tau: float) -> dict[str, float]:

@@ -23,9 +23,9 @@ ROUNDS, SIZE, IMAGES, TAU = 9, 128, 4, 0.95
 SMALL, PAPER = "tu-mobilenetv3_small_100", "resnet50"
 
 
-def network(seed=0, encoder=SMALL):
+def network(seed=0, encoder=SMALL, norm="group"):
     torch.manual_seed(seed)
-    return DeepLabV3Plus(encoder=encoder, norm="group", dropout=0.0, channels=1, classes=len(CLASSES))
+    return DeepLabV3Plus(encoder=encoder, norm=norm, dropout=0.0, channels=1, classes=len(CLASSES))
 
 
 def ours(sets, net, **options):
@@ -112,10 +112,11 @@ def stepped(trainer, found, number=0):
     return run
 
 
-def test_our_step_against_the_published_body():
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_our_step_against_the_published_body(norm, monkeypatch):
+    """Where features are dropped batch norm sees unlabelled images alone in ours, labelled ones too in theirs."""
     found, mixed, none = batches(), batches(1)["unlabelled"].image, torch.zeros(IMAGES, SIZE, SIZE)
-    net, twin = network(), network()
-    trainer = ours([Chain([]), Chain([])], net, statistics="all")
+    net, twin = network(norm=norm), network(norm=norm)
 
     def theirs():
         loss = published(twin, found, mixed, box)
@@ -124,13 +125,15 @@ def test_our_step_against_the_published_body():
         return loss.detach()
 
     box = none
-    same = stepped(trainer, found)(), theirs()
-    assert torch.allclose(*same, rtol=1e-4), f"they do not compute the same: {same}"
+    with monkeypatch.context() as everything_confident:
+        everything_confident.setitem(globals(), "TAU", 0.0)
+        same = stepped(ours([Chain([]), Chain([])], net, statistics="all"), found)(), theirs()
+    assert torch.allclose(*same, rtol={"group": 1e-5, "batch": 2e-3}[norm]), f"they do not compute the same: {same}"
     box = none.clone()
     box[:, 20:70, 30:90] = 1.0
     mixing = ours([Chain([]), Chain([])], net, mix=0.5, statistics="all")
     gain, fast, slow = ratio(stepped(mixing, found), theirs)
-    print(f"\nsemi-supervised step over UniMatch's published body: {gain:.2f}× ({fast:.3f} against {slow:.3f} s)")
+    print(f"\nstep over UniMatch's published body, {norm} norm: {gain:.2f}× ({fast:.3f} against {slow:.3f} s)")
 
 
 def test_what_a_step_of_anchored_costs_beside_the_published_body():

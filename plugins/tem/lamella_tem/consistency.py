@@ -108,7 +108,7 @@ def drop_channels(features: Sequence[Tensor], rate: float) -> list[Tensor]:
 @contextmanager
 def statistics_left_alone(module: nn.Module) -> Iterator[None]:
     """Within it batch norms use the statistics of the batch and record nothing: for probes without gradient."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [norm for norm in _batch_norms(module) if norm.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -116,3 +116,12 @@ def statistics_left_alone(module: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+def looks_across_images(module: nn.Module) -> bool:
+    """Whether what a network in train mode says of an image depends on the others of its batch."""
+    return len(_batch_norms(module)) > 0
+
+
+def _batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]

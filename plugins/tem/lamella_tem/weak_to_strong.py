@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from lamella_tem.consistency import (
     counted,
     drop_channels,
     gather_views,
+    looks_across_images,
     mean_consistency,
     mean_overlap,
     statistics_left_alone,
@@ -134,11 +135,13 @@ class WeakToStrong(Trainer):
         """
         labelled = self.student.augmented(batches, step)
         weak = self._weakened(batches["unlabelled"], step)
-        supervised, p_w, features = self._first_pass(labelled, weak, step)
+        supervised, p_w, perturbed = self._first_pass(labelled, weak, step)
         target = self.pseudo_labels(weak, p_w, batches["labelled"])
-        with statistics_left_alone(self._network()) if self.statistics == "weak" else nullcontext():
+        with self._recording():
             strong = self._strong(self._pasted(target, labelled, step), step)
-            feature = self._feature(features, target, step) if self.lam < 1.0 else supervised.new_zeros(())
+        feature = supervised.new_zeros(())
+        if perturbed is not None:  # (1 − λ)'s factor in equation 6
+            feature = step.mean(mean_consistency(perturbed, target), "feature")
         unsupervised = self.lam * strong + (1.0 - self.lam) * feature
         assert target.weight is not None
         logged = {**self.choice.shares(), **self._rare(batches["labelled"], p_w)}
@@ -160,27 +163,51 @@ class WeakToStrong(Trainer):
         shares = {"labelled": labelled.label, "predicted": p_w.argmax(1)}
         return {f"rare/{name}": torch.isin(label, rare).float().mean() for name, label in shares.items()}
 
-    def _feature(self, features: list[Tensor], target: Batch, step: Step) -> Tensor:
-        """(1 − λ)'s factor in equation 6: the loss under the feature perturbation."""
-        size = (target.image.shape[-2], target.image.shape[-1])
-        perturbed = self.student.backbone.decode(drop_channels(features, self.drop), size)
-        return step.mean(mean_consistency(perturbed, target), "feature")
+    def _recording(self) -> AbstractContextManager[None]:
+        """A context in which batch norm records what ``statistics`` says of strong views and dropped features."""
+        return statistics_left_alone(self._network()) if self.statistics == "weak" else nullcontext()
 
-    def _first_pass(self, labelled: Batch, weak: Batch, step: Step) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """L_s, p^w without gradient, and the student's features of the weak view.
+    def _perturbed(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """The logits under the feature perturbation, p^fp before its softmax."""
+        with self._recording():
+            return self.student.backbone.decode(drop_channels(features, self.drop), size)
+
+    def _first_pass(self, labelled: Batch, weak: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor | None]:
+        """L_s, p^w without gradient, and the logits under the feature perturbation where λ < 1.
 
         With ``statistics = "all"`` labelled images and weak views of one size pass together, as in UniMatch's code.
         """
         batch, label, weight = self.student.mixed(labelled, step)
-        alike = batch.image.shape[1:] == weak.image.shape[1:]
-        if self.statistics == "all" and self.teacher is None and alike:
-            count, size = len(batch.image), (weak.image.shape[-2], weak.image.shape[-1])
-            both = self.student.backbone.encode(torch.cat([batch.image, weak.image]))
-            logits = self.student.backbone.decode(both, size)
-            supervised = self.student.judged(logits[:count], label, weight, step)["loss"]
-            return supervised, logits[count:].detach().float().softmax(1), [feature[count:] for feature in both]
-        supervised = self.student.judged(self.student.logits(batch.image), label, weight, step)["loss"]
-        return supervised, *self._weak_pass(weak)
+        size = (weak.image.shape[-2], weak.image.shape[-1])
+        perturbed: Tensor | None = None
+        if self.statistics == "all" and self.teacher is None and batch.image.shape[1:] == weak.image.shape[1:]:
+            logits, p_w, perturbed = self._joint_pass(batch.image, weak.image, size)
+        else:
+            logits = self.student.logits(batch.image)
+            p_w, features = self._weak_pass(weak)
+            if self.lam < 1.0:
+                perturbed = self._perturbed(features, size)
+        return self.student.judged(logits, label, weight, step)["loss"], p_w, perturbed
+
+    def _joint_pass(self, image: Tensor, weak: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits of labelled images, p^w and perturbed logits of weak views, labelled and weak passing together.
+
+        In a network that takes each image by itself pseudo-labels need no part in the pass with a gradient.
+        """
+        network, count, perturbed = self.student.backbone, len(image), None
+        both = network.encode(torch.cat([image, weak]))
+        ours, theirs = [feature[:count] for feature in both], [feature[count:] for feature in both]
+        if looks_across_images(self._network()):
+            logits, of_weak = network.decode(both, size).tensor_split([count])
+            if self.lam < 1.0:
+                perturbed = self._perturbed(theirs, size)
+        else:
+            with torch.no_grad():
+                of_weak = network.decode(theirs, size)
+            learned = [ours, drop_channels(theirs, self.drop)] if self.lam < 1.0 else [ours]
+            logits, *rest = network.decode([torch.cat(maps) for maps in zip(*learned)], size).tensor_split([count])
+            perturbed = rest[0] if self.lam < 1.0 else None
+        return logits, of_weak.detach().float().softmax(1), perturbed
 
     def _weak_pass(self, weak: Batch) -> tuple[Tensor, list[Tensor]]:
         """p^w without gradient, the teacher's where there is one, and the student's features where they are used."""

@@ -12,6 +12,7 @@ from lamella_tem.baselines import cutmix_supervised
 from lamella_tem.consistency import mean_consistency, mean_overlap, pseudo_label
 from lamella_tem.weak_to_strong import WeakToStrong
 from tem_small_trainer import NAMES, Net, batches, literal_ce, trainer
+from torch import nn
 
 ANCHORED = {"ema": 1.0, "anchor": 0.5, "dice": True, "paste": ["c"], "doubt": 2.0, "cap": 0.0, "lam": 1.0}
 test_contract = trainer_contract(lambda: trainer(losses=None, tau=0.0), batches)
@@ -60,20 +61,24 @@ def literal_loss(one, data, step):
 
 
 @pytest.mark.parametrize("select", ["all", "mean", "max-loss"])
-@pytest.mark.parametrize("lam", [0.5, 0.2])
+@pytest.mark.parametrize("lam", [0.5, 0.2, 1.0])
 @pytest.mark.parametrize("statistics", ["weak", "all"])
-def test_the_loss_is_equations_3_to_6_gradients_too(select, lam, statistics):
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_the_loss_is_equations_3_to_6_gradients_too(select, lam, statistics, norm):
     data, step = batches(images=2, size=6), Step(0, 10, 0)
     options = {"select": select, "lam": lam, "statistics": statistics}
     for mode in (True, False):
         one, other = trainer(**options).train(mode), trainer(**options).train(mode)
+        if norm == "group":
+            for each in (one, other):
+                each.student.backbone.first[1] = nn.GroupNorm(2, 4)
         found, expected = one(data, step)["loss"], literal_loss(other, data, step)
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
         found.backward()
         expected.backward()
         for ours, theirs in zip(one.parameters(), other.parameters()):
             assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
-        if (statistics, select) == ("all", "mean"):  # max-loss tries its sets without a trace
+        if (statistics, select, norm) == ("all", "mean", "batch"):  # max-loss tries its sets without a trace
             norms = [each.student.backbone.first[1] for each in (one, other)]
             assert torch.allclose(norms[0].running_mean, norms[1].running_mean)
 
