@@ -180,7 +180,8 @@ class WeakToStrong(Trainer):
         batch, label, weight = self.student.mixed(labelled, step)
         size = (weak.image.shape[-2], weak.image.shape[-1])
         perturbed: Tensor | None = None
-        if self.statistics == "all" and self.teacher is None and batch.image.shape[1:] == weak.image.shape[1:]:
+        joint = self.statistics == "all" and self.teacher is None and batch.image.shape[1:] == weak.image.shape[1:]
+        if joint and (self.lam < 1.0 or looks_across_images(self._network())):
             logits, p_w, perturbed = self._joint_pass(batch.image, weak.image, size)
         else:
             logits = self.student.logits(batch.image)
@@ -192,21 +193,19 @@ class WeakToStrong(Trainer):
     def _joint_pass(self, image: Tensor, weak: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits of labelled images, p^w and perturbed logits of weak views, labelled and weak passing together.
 
-        In a network that takes each image by itself pseudo-labels need no part in the pass with a gradient.
+        In a network that takes each image by itself pseudo-labels have no part in the pass with a gradient.
         """
-        network, count, perturbed = self.student.backbone, len(image), None
+        network, count = self.student.backbone, len(image)
         both = network.encode(torch.cat([image, weak]))
         ours, theirs = [feature[:count] for feature in both], [feature[count:] for feature in both]
         if looks_across_images(self._network()):
             logits, of_weak = network.decode(both, size).tensor_split([count])
-            if self.lam < 1.0:
-                perturbed = self._perturbed(theirs, size)
+            perturbed = self._perturbed(theirs, size) if self.lam < 1.0 else None
         else:
             with torch.no_grad():
                 of_weak = network.decode(theirs, size)
-            learned = [ours, drop_channels(theirs, self.drop)] if self.lam < 1.0 else [ours]
-            logits, *rest = network.decode([torch.cat(maps) for maps in zip(*learned)], size).tensor_split([count])
-            perturbed = rest[0] if self.lam < 1.0 else None
+            learned = [torch.cat(maps) for maps in zip(ours, drop_channels(theirs, self.drop))]
+            logits, perturbed = network.decode(learned, size).tensor_split([count])
         return logits, of_weak.detach().float().softmax(1), perturbed
 
     def _weak_pass(self, weak: Batch) -> tuple[Tensor, list[Tensor]]:
