@@ -13,10 +13,12 @@ HOME = Path(__file__).parents[2]
 SCRIPTS = sorted(path for path in (HOME / "examples").rglob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
 TEXTS = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md")), *SCRIPTS]
 COMMAND = re.compile(r"(`)?python (examples/[\w/]+\.py)((?(1)[^`]*|(?:\\\n|[^\n#])*))")
+PARSING = {path for path in SCRIPTS if "argparse" in path.read_text(encoding="utf-8")}
 COMMANDS = [
     pytest.param(script, options, id=f"{text.stem}: {Path(script).stem} {number}")
     for text in TEXTS
     for number, (_, script, options) in enumerate(COMMAND.findall(text.read_text(encoding="utf-8")))
+    if HOME / script in PARSING or not (HOME / script).is_file()
 ]
 
 
@@ -44,8 +46,6 @@ def test_a_command_that_is_written_down_has_options_that_exist(script, options, 
         parse(parser)
         raise Parsed
 
-    if "argparse" not in vars(module):
-        return
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", understood)
     words = re.sub(r"[\[\]]", "", options).replace("\\\n", " ")
     monkeypatch.setattr(sys, "argv", [script, *shlex.split(words)])
