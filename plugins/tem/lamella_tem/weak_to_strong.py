@@ -181,8 +181,9 @@ class WeakToStrong(Trainer):
         size = (weak.image.shape[-2], weak.image.shape[-1])
         perturbed: Tensor | None = None
         joint = self.statistics == "all" and self.teacher is None and batch.image.shape[1:] == weak.image.shape[1:]
-        if joint and (self.lam < 1.0 or looks_across_images(self._network())):
-            logits, p_w, perturbed = self._joint_pass(batch.image, weak.image, size)
+        tied = joint and looks_across_images(self._network())
+        if tied or (joint and self.lam < 1.0):
+            logits, p_w, perturbed = self._joint_pass(batch.image, weak.image, size, tied=tied)
         else:
             logits = self.student.logits(batch.image)
             p_w, features = self._weak_pass(weak)
@@ -190,15 +191,18 @@ class WeakToStrong(Trainer):
                 perturbed = self._perturbed(features, size)
         return self.student.judged(logits, label, weight, step)["loss"], p_w, perturbed
 
-    def _joint_pass(self, image: Tensor, weak: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _joint_pass(
+        self, image: Tensor, weak: Tensor, size: tuple[int, int], *, tied: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits of labelled images, p^w and perturbed logits of weak views, labelled and weak passing together.
 
-        In a network that takes each image by itself pseudo-labels have no part in the pass with a gradient.
+        Where the network's statistics do not tie images to each other, pseudo-labels have no part in the pass with a
+        gradient.
         """
         network, count = self.student.backbone, len(image)
         both = network.encode(torch.cat([image, weak]))
         ours, theirs = [feature[:count] for feature in both], [feature[count:] for feature in both]
-        if looks_across_images(self._network()):
+        if tied:
             logits, of_weak = network.decode(both, size).tensor_split([count])
             perturbed = self._perturbed(theirs, size) if self.lam < 1.0 else None
         else:
