@@ -34,6 +34,7 @@ _HOME = {
     "SegmentationBackbone": "lamella.contracts.model",
     "Step": "lamella.contracts.model",
     "Trainer": "lamella.contracts.model",
+    "logits_of": "lamella.contracts.model",
     "build": "lamella.registry.registry",
     "names": "lamella.registry.registry",
     "ClassificationMetrics": "lamella.engine.classification",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         SegmentationBackbone,
         Step,
         Trainer,
+        logits_of,
     )
     from lamella.contracts.parameters import About, Range, per_image, within
     from lamella.contracts.perturbation import Perturbation

@@ -15,6 +15,7 @@ from lamella.cli.tables import table
 from lamella.data.loaders import evaluation_batches
 from lamella.engine.run import open_run
 from lamella_tem.consistency import pseudo_label
+from lamella_tem.passes import weak_pass
 from lamella_tem.weak_to_strong import WeakToStrong
 
 CHEAP = {
@@ -47,7 +48,7 @@ def main() -> None:
             step = Step(number, given.batches, 0)
             with torch.no_grad():
                 weak = trainer._weakened(batch, step)
-                p_w, _ = trainer._weak_pass(weak)
+                p_w, _ = weak_pass(trainer.student.backbone, weak.image, teacher=trainer.teacher)
                 target = pseudo_label(weak, p_w, trainer.pseudo_labels.threshold(p_w))
                 views = trainer.choice.views(target, step)
                 whole = chosen(trainer, views)

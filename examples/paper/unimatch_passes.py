@@ -26,7 +26,7 @@ from lamella.engine.experiment import read_experiment
 from lamella.engine.fit import training_batches
 from lamella.engine.session import Session, prepare
 from lamella.engine.update import update
-from lamella_tem.consistency import statistics_left_alone
+from lamella_tem.passes import drop_channels, statistics_left_alone
 from lamella_tem.weak_to_strong import WeakToStrong
 from torch import Tensor
 
@@ -55,7 +55,8 @@ def first_pass(
         with torch.no_grad(), statistics_left_alone(trainer._network()):
             of_weak = passed(trainer, batch.image, weak.image, labels)[1]
     supervised = trainer.student.judged(logits, label, weight, step)["loss"]
-    perturbed = trainer._perturbed(features, (weak.image.shape[-2], weak.image.shape[-1]))
+    size = (weak.image.shape[-2], weak.image.shape[-1])
+    perturbed = trainer.student.backbone.decode(drop_channels(features, trainer.drop), size)
     return supervised, of_weak.detach().float().softmax(1), perturbed
 
 

@@ -36,6 +36,11 @@ class SegmentationBackbone(Protocol):
         """Logits (B, K, H, W) for ``size`` = (H, W)."""
 
 
+def logits_of(network: SegmentationBackbone, image: Tensor) -> Tensor:
+    """Logits (B, K, H, W) of images (B, C, H, W): the two halves of a network, one after the other."""
+    return network.decode(network.encode(image), (image.shape[-2], image.shape[-1]))
+
+
 @runtime_checkable
 class PatchEncoder(Protocol):
     """A transformer over patches: a timm ``VisionTransformer`` or like-shaped."""

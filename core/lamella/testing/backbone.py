@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lamella.contracts.model import SegmentationBackbone
+from lamella.contracts.model import SegmentationBackbone, logits_of
 from lamella.testing.apart import apart
 from lamella.testing.promise import BrokenPromise, difference, name_of
 
@@ -54,10 +54,6 @@ def backbone_contract(
     return test
 
 
-def _logits(backbone: Any, image: Tensor) -> Tensor:
-    return backbone.decode(backbone.encode(image), (image.shape[-2], image.shape[-1]))
-
-
 def takes_any_size(name: str, backbone: Any, channels: int, classes: int, tolerance: float) -> None:
     """Logits have the size asked for, whatever it is."""
     backbone.eval()
@@ -102,7 +98,7 @@ def everything_learns(name: str, backbone: Any, channels: int, classes: int, tol
     """Every trainable parameter receives a finite gradient in training."""
     backbone.train()
     backbone.zero_grad()
-    logits = _logits(backbone, torch.rand(2, channels, 64, 64))
+    logits = logits_of(backbone, torch.rand(2, channels, 64, 64))
     (logits * torch.randn(logits.shape)).sum().backward()
     for parameter_name, parameter in backbone.named_parameters():
         if not parameter.requires_grad:
@@ -120,7 +116,7 @@ def images_are_alone(name: str, backbone: Any, channels: int, classes: int, tole
     backbone.eval()
     image = torch.rand(2, channels, 64, 64)
     with torch.no_grad():
-        both, again, alone = _logits(backbone, image), _logits(backbone, image), _logits(backbone, image[:1])
+        both, again, alone = logits_of(backbone, image), logits_of(backbone, image), logits_of(backbone, image[:1])
     if gap := difference(again, both):
         raise BrokenPromise(name, "give the same logits again in eval mode", gap)
     if gap := difference(alone, both[:1], tolerance=tolerance):

@@ -4,7 +4,19 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
-from lamella import IGNORE, Batch, Chain, FromData, Loss, Mean, SegmentationBackbone, SegmentationMetrics, Step, Trainer
+from lamella import (
+    IGNORE,
+    Batch,
+    Chain,
+    FromData,
+    Loss,
+    Mean,
+    SegmentationBackbone,
+    SegmentationMetrics,
+    Step,
+    Trainer,
+    logits_of,
+)
 from lamella.contracts.model import Metric
 from lamella.errors import ConfigError, DataError
 from pydantic import Field
@@ -103,8 +115,7 @@ class PromptedSupervised(Trainer):
         return batch if self.augment is None else self.augment(batch, step.streams(batch, "weak"))
 
     def _logits(self, image: Tensor, drawn: Tensor) -> Tensor:
-        size = (image.shape[-2], image.shape[-1])
-        return self.backbone.decode(self.backbone.encode(torch.cat([image, drawn], 1)), size)
+        return logits_of(self.backbone, torch.cat([image, drawn], 1))
 
     def identity(self, batch: Batch) -> Tensor:
         """(B, H, W) the objects that are asked for."""

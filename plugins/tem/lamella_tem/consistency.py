@@ -4,12 +4,11 @@ Symbols as in the paper (section 2.2): p^w and p^s are the probabilities of the 
 threshold, H the cross-entropy, s_i the i-th perturbation set.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from lamella import IGNORE, Batch, Mean
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lamella_tem.losses import dice_by_class
@@ -92,36 +91,3 @@ def gather_views(views: Sequence[Batch], chosen: Tensor) -> Batch:
     image = pick("image")
     assert image is not None
     return views[0]._replace(image=image, label=pick("label"), weight=pick("weight"), instance=pick("instance"))
-
-
-def drop_channels(features: Sequence[Tensor], rate: float) -> list[Tensor]:
-    """Feature perturbation: whole channels of every feature map dropped, the rest scaled by 1/(1 − rate).
-
-    The first map is the image itself and stays.
-
-    Source: UniMatch (Yang et al., CVPR 2023), Dropout2d on the encoder's features.
-    """
-    first, *rest = features
-    return [first, *(nn.functional.dropout2d(feature, rate, training=True) for feature in rest)]
-
-
-@contextmanager
-def statistics_left_alone(module: nn.Module) -> Iterator[None]:
-    """Within it batch norms use the statistics of the batch and record nothing: for probes without gradient."""
-    norms = [norm for norm in _batch_norms(module) if norm.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
-
-
-def looks_across_images(module: nn.Module) -> bool:
-    """Whether what a network in train mode says of an image depends on the others of its batch."""
-    return len(_batch_norms(module)) > 0
-
-
-def _batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]

@@ -10,8 +10,9 @@ from lamella.errors import ConfigError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from lamella_tem.consistency import consistency, gather_views, hardest, statistics_left_alone
+from lamella_tem.consistency import consistency, gather_views, hardest
 from lamella_tem.cutmix import cutmix
+from lamella_tem.passes import statistics_left_alone
 from lamella_tem.supervised import Supervised
 
 Select = Literal["max-loss", "random", "mean", "all"]

@@ -4,7 +4,18 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import torch
-from lamella import Batch, Chain, FromData, Loss, Mean, SegmentationBackbone, SegmentationMetrics, Step, Trainer
+from lamella import (
+    Batch,
+    Chain,
+    FromData,
+    Loss,
+    Mean,
+    SegmentationBackbone,
+    SegmentationMetrics,
+    Step,
+    Trainer,
+    logits_of,
+)
 from lamella.contracts.model import Metric
 from lamella.errors import ConfigError
 from pydantic import Field
@@ -87,7 +98,7 @@ class Supervised(Trainer):
 
     def logits(self, image: Tensor) -> Tensor:
         """(B, K, H, W) of (B, C, H, W)."""
-        return self.backbone.decode(self.backbone.encode(image), (image.shape[-2], image.shape[-1]))
+        return logits_of(self.backbone, image)
 
     def predict(self, batch: Batch) -> Tensor:
         """Class probabilities (B, K, H, W)."""

@@ -3,26 +3,18 @@
 import copy
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
-from lamella import Batch, Chain, FromData, Loss, SegmentationBackbone, Step, Trainer
+from lamella import Batch, Chain, FromData, Loss, SegmentationBackbone, Step, Trainer, logits_of
 from lamella.contracts.model import Metric
 from lamella.errors import ConfigError
 from pydantic import Field
 from torch import Tensor, nn
 
 from lamella_tem.between import logits_between
-from lamella_tem.consistency import (
-    counted,
-    drop_channels,
-    gather_views,
-    looks_across_images,
-    mean_consistency,
-    mean_overlap,
-    statistics_left_alone,
-)
+from lamella_tem.consistency import counted, gather_views, mean_consistency, mean_overlap
+from lamella_tem.passes import Statistics, first_pass, recording
 from lamella_tem.paste import paste_objects
 from lamella_tem.pseudo_labels import PseudoLabels
 from lamella_tem.set_choice import Per, Select, SetChoice
@@ -94,7 +86,7 @@ class WeakToStrong(Trainer):
         ] = 0.0,
         dice: Annotated[bool, Field(description="strong views have Dice beside cross-entropy")] = False,
         statistics: Annotated[
-            Literal["all", "weak"], Field(description="views that batch norm follows; with all they pass together")
+            Statistics, Field(description="views that batch norm follows; with all they pass together")
         ] = "weak",
         ema: Annotated[
             float | None, Field(gt=0, le=1, description="decay of a teacher, 1 keeps it as it began; else the student")
@@ -137,7 +129,7 @@ class WeakToStrong(Trainer):
         weak = self._weakened(batches["unlabelled"], step)
         supervised, p_w, perturbed = self._first_pass(labelled, weak, step)
         target = self.pseudo_labels(weak, p_w, batches["labelled"])
-        with self._recording():
+        with recording(self._network(), self.statistics):
             strong = self._strong(self._pasted(target, labelled, step), step)
         feature = supervised.new_zeros(())
         if perturbed is not None:  # (1 − λ)'s factor in equation 6
@@ -163,68 +155,14 @@ class WeakToStrong(Trainer):
         shares = {"labelled": labelled.label, "predicted": p_w.argmax(1)}
         return {f"rare/{name}": torch.isin(label, rare).float().mean() for name, label in shares.items()}
 
-    def _recording(self) -> AbstractContextManager[None]:
-        """A context in which batch norm records what ``statistics`` says of strong views and dropped features."""
-        return statistics_left_alone(self._network()) if self.statistics == "weak" else nullcontext()
-
-    def _perturbed(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """The logits under the feature perturbation, p^fp before its softmax."""
-        with self._recording():
-            return self.student.backbone.decode(drop_channels(features, self.drop), size)
-
     def _first_pass(self, labelled: Batch, weak: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor | None]:
-        """L_s, p^w without gradient, and the logits under the feature perturbation where λ < 1.
-
-        With ``statistics = "all"`` labelled images and weak views of one size pass together, as in UniMatch's code.
-        """
+        """L_s, p^w without gradient, and the logits under the feature perturbation where λ < 1."""
         batch, label, weight = self.student.mixed(labelled, step)
-        size = (weak.image.shape[-2], weak.image.shape[-1])
-        perturbed: Tensor | None = None
-        joint = self.statistics == "all" and self.teacher is None and batch.image.shape[1:] == weak.image.shape[1:]
-        tied = joint and looks_across_images(self._network())
-        if tied or (joint and self.lam < 1.0):
-            logits, p_w, perturbed = self._joint_pass(batch.image, weak.image, size, tied=tied)
-        else:
-            logits = self.student.logits(batch.image)
-            p_w, features = self._weak_pass(weak)
-            if self.lam < 1.0:
-                perturbed = self._perturbed(features, size)
-        return self.student.judged(logits, label, weight, step)["loss"], p_w, perturbed
-
-    def _joint_pass(
-        self, image: Tensor, weak: Tensor, size: tuple[int, int], *, tied: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits of labelled images, p^w and perturbed logits of weak views, labelled and weak passing together.
-
-        Where the network's statistics do not tie images to each other, pseudo-labels have no part in the pass with a
-        gradient.
-        """
-        network, count = self.student.backbone, len(image)
-        both = network.encode(torch.cat([image, weak]))
-        ours, theirs = [feature[:count] for feature in both], [feature[count:] for feature in both]
-        if tied:
-            logits, of_weak = network.decode(both, size).tensor_split([count])
-            perturbed = self._perturbed(theirs, size) if self.lam < 1.0 else None
-        else:
-            with torch.no_grad():
-                of_weak = network.decode(theirs, size)
-            learned = [torch.cat(maps) for maps in zip(ours, drop_channels(theirs, self.drop))]
-            logits, perturbed = network.decode(learned, size).tensor_split([count])
-        return logits, of_weak.detach().float().softmax(1), perturbed
-
-    def _weak_pass(self, weak: Batch) -> tuple[Tensor, list[Tensor]]:
-        """p^w without gradient, the teacher's where there is one, and the student's features where they are used."""
-        size = (weak.image.shape[-2], weak.image.shape[-1])
-        features: list[Tensor] = []
-        with torch.set_grad_enabled(self.lam < 1.0 and torch.is_grad_enabled()):
-            if self.lam < 1.0 or self.teacher is None:
-                features = self.student.backbone.encode(weak.image)
-        with torch.no_grad():
-            if self.teacher is not None:
-                logits = self.teacher.decode(self.teacher.encode(weak.image), size)
-            else:
-                logits = self.student.backbone.decode(features, size)
-        return logits.float().softmax(1).detach(), features
+        passed = first_pass(
+            self.student.backbone, batch.image, weak.image,
+            drop=self.drop if self.lam < 1.0 else None, statistics=self.statistics, teacher=self.teacher,
+        )  # fmt: skip
+        return self.student.judged(passed.logits, label, weight, step)["loss"], passed.p_w, passed.perturbed
 
     def _weakened(self, unlabelled: Batch, step: Step) -> Batch:
         """The weak view; its label is 0 inside the image and ``IGNORE`` where the view reaches outside."""
@@ -297,9 +235,8 @@ class WeakToStrong(Trainer):
     def predict(self, batch: Batch) -> Tensor:
         """Class probabilities (B, K, H, W): by weights of which ``teacher_share`` is the teacher's."""
         if self.teacher_share in (0.0, 1.0):
-            network: Any = self.teacher if self.teacher_share else self.student.backbone
-            size = (batch.image.shape[-2], batch.image.shape[-1])
-            return network.decode(network.encode(batch.image), size).float().softmax(1)
+            network = self.teacher if self.teacher_share else self.student.backbone
+            return logits_of(network, batch.image).float().softmax(1)
         return logits_between(self._network(), self.teacher, self.teacher_share, batch.image).float().softmax(1)
 
     def metrics(self) -> list[Metric]:

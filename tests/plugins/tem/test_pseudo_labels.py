@@ -5,6 +5,7 @@ import torch
 from lamella import IGNORE, Chain, Step
 from lamella.errors import ConfigError
 from lamella_tem.consistency import consistency, pseudo_label
+from lamella_tem.passes import weak_pass
 from lamella_tem.rare import doubted
 from tem_small_trainer import Shift, batches, trainer
 
@@ -12,7 +13,7 @@ from tem_small_trainer import Shift, batches, trainer
 def test_the_pseudo_label_and_its_trust_follow_a_warp():
     one, data, step = trainer(weak=Chain([Shift()])), batches(), Step(0, 10, 0)
     weak = one._weakened(data["unlabelled"], step)
-    p_w, _ = one._weak_pass(weak)
+    p_w, _ = weak_pass(one.student.backbone, weak.image)
     assert torch.equal(weak.image[:, :, :-2], data["unlabelled"].image[:, :, 2:])
     target = pseudo_label(weak, p_w, 0.0)
     assert (target.label[:, -2:] == IGNORE).all() and (target.weight[:, -2:] == 0).all()

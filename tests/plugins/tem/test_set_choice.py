@@ -5,6 +5,7 @@ import torch
 from lamella import Step
 from lamella.errors import ConfigError
 from lamella_tem.consistency import gather_views, hardest, pseudo_label
+from lamella_tem.passes import weak_pass
 from tem_small_trainer import batches, trainer
 
 
@@ -17,7 +18,7 @@ def test_the_hardest_set_is_engaged():
 def test_each_image_can_have_its_own_hardest_set():
     one, data, step = trainer(0.4, 0.4, 0.4, per="image"), batches(8), Step(0, 10, 0)
     weak = one._weakened(data["unlabelled"], step)
-    p_w, _ = one._weak_pass(weak)
+    p_w, _ = weak_pass(one.student.backbone, weak.image)
     views = one.choice.views(pseudo_label(weak, p_w, one.pseudo_labels.tau), step)
     chosen = one.choice.engage(views, one.student, step)[0]
     losses = one.choice.probe(views, one.student)
@@ -72,7 +73,7 @@ def test_where_no_set_is_chosen_none_is_logged_as_engaged():
 def test_random_selection_per_image_takes_several_sets():
     one, data = trainer(0.1, 0.2, 0.3, select="random", per="image"), batches(8)
     weak = one._weakened(data["unlabelled"], Step(0, 10, 0))
-    p_w, _ = one._weak_pass(weak)
+    p_w, _ = weak_pass(one.student.backbone, weak.image)
     target = pseudo_label(weak, p_w, one.pseudo_labels.tau)
     views = one.choice.views(target, Step(0, 10, 0))
     seen = []
@@ -86,7 +87,7 @@ def test_a_few_images_of_every_set_are_tried_in_one_batch():
     one, data, step = trainer(0.1, 0.2, 0.3), batches(), Step(0, 10, 0)
     one.eval()  # the batch norm of a network in training would see another batch
     weak = one._weakened(data["unlabelled"], step)
-    p_w, _ = one._weak_pass(weak)
+    p_w, _ = weak_pass(one.student.backbone, weak.image)
     views = one.choice.views(pseudo_label(weak, p_w, one.pseudo_labels.tau), step)
     whole = one.choice.probe(views, one.student)
     one.choice.probe_images = 2
@@ -101,7 +102,7 @@ def test_a_few_images_of_every_set_are_tried_in_one_batch():
 def test_probes_leave_gradients_and_batch_norm_alone():
     one, data, step = trainer(), batches(), Step(0, 10, 0)
     weak = one._weakened(data["unlabelled"], step)
-    p_w, _ = one._weak_pass(weak)
+    p_w, _ = weak_pass(one.student.backbone, weak.image)
     views = one.choice.views(pseudo_label(weak, p_w, one.pseudo_labels.tau), step)
     before = {name: value.clone() for name, value in one.student.backbone.state_dict().items()}
     one.choice.probe(views, one.student)
