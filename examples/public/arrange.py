@@ -2,8 +2,9 @@
 
     python examples/public/arrange.py SET FOLDER [OUT]
 
-SET is carinthia, miic, nffa, boiko or minitem; FOLDER is what was unpacked; OUT is ./SET unless given. Every fifth
-image of a class (of an area, of a frame) goes into test/, the others into train/, where the publisher has no split.
+SET is carinthia, miic, nffa, boiko, minitem, loops or superalloy; FOLDER is what was unpacked; OUT is ./SET unless
+given. Every fifth image of a class (of an area, of a frame) goes into test/, the others into train/, where the
+publisher has no split.
 """
 
 import csv
@@ -78,12 +79,48 @@ def minitem(folder: Path, out: Path) -> None:
             put(image.crop((0, 0, image.width // 16 * 16, image.height // 16 * 16)), out / part / view / name)
 
 
+def loops(folder: Path, out: Path) -> None:
+    """data/ds25s of github.com/ai-atoms/creme: fov200nm/imgs and masks1, 1.png to 16.png, and the frame test/*/3.png.
+
+    The 16 crops are the upper quarter of the frame, enlarged four times, so they are put back to its scale. Only its
+    other three quarters, in twelve tiles of 256 × 256, are a test.
+    """
+    for kind, target in (("imgs", "images"), ("masks1", "masks")):
+        for path in sorted((folder / "fov200nm" / kind).glob("*.png")):
+            put(halves(Image.open(path).convert("L").reduce(4), kind == "masks1"), out / "train" / target / path.name)
+        frame = halves(Image.open(folder / "test" / kind / "3.png").convert("L"), kind == "masks1")
+        for row, column in ((row, column) for row in range(256, 1024, 256) for column in range(0, 1024, 256)):
+            tile = frame.crop((column, row, column + 256, row + 256))
+            put(tile, out / "test" / target / f"{row}-{column}.png")
+
+
+def halves(image: Image.Image, mask: bool) -> Image.Image:
+    """A mask whose greys become 0 or 255; an image as it is."""
+    return image.point(lambda grey: 255 if grey > 127 else 0) if mask else image
+
+
+def superalloy(folder: Path, out: Path) -> None:
+    """Super1 of github.com/nasa/pretrained-microscopy-models, 256 × 256: spots 3 to 7 to train on, 1 and 2 to test.
+
+    A mask is its image with pure blue and pure red over it, and each square of four pixels keeps one of them.
+    """
+    for part, target in (("train", "train"), ("val", "test"), ("test", "test")):
+        for path in sorted((folder / part).glob("*.*")):
+            mask = next((folder / f"{part}_annot").glob(f"{path.stem}_mask.*"))
+            small = Image.open(path).convert("L").reduce(2)
+            put(small, out / target / "images" / f"{path.stem}.png")
+            colours = Image.open(mask).convert("RGB").resize(small.size, Image.Resampling.NEAREST)
+            put(colours, out / target / "masks" / f"{path.stem}.png")
+
+
 def first(folder: Path) -> Path:
     found: Iterator[Path] = iter(sorted(folder.glob("*.tif")))
     return next(found)
 
 
-SETS: dict[str, Callable[[Path, Path], None]] = {f.__name__: f for f in (carinthia, miic, nffa, boiko, minitem)}
+SETS: dict[str, Callable[[Path, Path], None]] = {
+    f.__name__: f for f in (carinthia, miic, nffa, boiko, minitem, loops, superalloy)
+}
 
 if __name__ == "__main__":
     if len(sys.argv) not in (3, 4) or sys.argv[1] not in SETS:
