@@ -113,13 +113,14 @@ def _claim(study: Study, out: Path) -> None:
     Seeds, rows and columns may be added to a study; what a row is may not change under its results.
     """
     note = out / "study.json"
-    rows = {
-        f"{cell.row} · {cell.column}": study.experiment(cell, {name: out for name in study.needs(cell)})
-        for cell in study.cells()
-        if cell.seed == study.file.seeds[0]
-    }
-    texts = {name: experiment.resolved() for name, experiment in rows.items()}
     known = json.loads(note.read_text(encoding="utf-8"))["rows"] if note.is_file() else {}
+    rows = {}
+    for cell in study.cells():
+        if cell.seed == study.file.seeds[0]:
+            name = f"{cell.row} · {cell.column}"
+            noted = cell._replace(seed=_noted_seed(known, name, study))
+            rows[name] = study.experiment(noted, {before: out for before in study.needs(cell)})
+    texts = {name: experiment.resolved() for name, experiment in rows.items()}
     changed = [
         name
         for name in known.keys() & rows.keys()
@@ -131,6 +132,12 @@ def _claim(study: Study, out: Path) -> None:
         )
     out.mkdir(parents=True, exist_ok=True)
     write_json(note, {"study": study.name, "size": study.size, "rows": {**known, **texts}})
+
+
+def _noted_seed(known: dict[str, str], name: str, study: Study) -> int:
+    """The seed that a row's note was written for, which need not be the first of the study any more."""
+    first = study.file.seeds[0]
+    return int(tomllib.loads(known[name])["seed"]) if name in known and "seed" in study.file.seeded else first
 
 
 def _is(known: str, text: str, registry: Registry) -> bool:
