@@ -134,6 +134,21 @@ def test_suggestions_of_any_run_queue_by_coherence_and_hands_are_respected(folde
     assert (folder.path / "review" / "im3.png").is_file()
 
 
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_labelled(folder, run, capsys):
+    spoiled = folder.path / folder.entry("im3").original
+    spoiled.write_bytes(b"no image")
+    assert command("suggest", folder.path, "--run", run) == 0
+    assert f"{spoiled}: " in capsys.readouterr().out
+    again = AnnotationFolder(folder.path)
+    assert [e.name for e in again.of("suggested")] == ["im2", "im4", "im5"] and again.entry("im3").status == "new"
+    mask = again.mask_path("im2").read_bytes()
+    for name in ("im2", "im4", "im5"):
+        (folder.path / folder.entry(name).original).write_bytes(b"no image")
+    assert command("suggest", folder.path, "--run", run) != 0
+    assert "can read none of the images that wait" in capsys.readouterr().err
+    assert again.mask_path("im2").read_bytes() == mask
+
+
 def test_accepting_counts_what_was_corrected(folder, run, capsys):
     assert command("suggest", folder.path, "--run", run) == 0
     again = AnnotationFolder(folder.path)
@@ -379,7 +394,7 @@ def test_the_coherence_of_a_model_that_says_the_same_is_one(folder, run, monkeyp
     )
     pixels = picture(0)
     pixels[:] = np.where(truth(0) == 2, 250, 5)
-    label, score = suggester.suggest(pixels)
+    label, score = suggester.suggest(pixels, "im0")
     assert score == pytest.approx(1.0) and np.array_equal(label == 2, truth(0) == 2)
     with pytest.raises(ConfigError, match="tells the classes"):
         Suggester(run, ["a", "b"])

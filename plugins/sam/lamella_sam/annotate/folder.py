@@ -111,9 +111,9 @@ class AnnotationFolder:
         return self.path / "images" / f"{name}.png"
 
     def size(self, name: str) -> tuple[int, int]:
-        """Height and width of an image."""
-        with Image.open(self.preview(name)) as opened:
-            return opened.height, opened.width
+        """Height and width of an image; raises `DataError`."""
+        height, width = read_image(self.preview(name)).shape[:2]
+        return height, width
 
     def mask_path(self, name: str) -> Path:
         """Where the mask is, or will be."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from lamella import IGNORE
+from lamella.data.formats.files import read_image
 from lamella.engine.labelmap import save_image
 from lamella.engine.pictures import overlay_picture
 from lamella.errors import ConfigError, DataError
@@ -16,9 +17,12 @@ from lamella_sam.annotate.suggest import Suggester, promptable
 
 
 def draw(folder: AnnotationFolder, name: str) -> Path:
-    """Write ``review/NAME.png``: the image, with its mask over it, with superpixel borders; returns the path."""
-    with Image.open(folder.preview(name)) as opened:
-        image = np.asarray(opened.convert("RGB"))
+    """Write ``review/NAME.png``: the image, with its mask over it, with superpixel borders; returns the path.
+
+    Raises `DataError` for an image or a mask that cannot be read.
+    """
+    image = read_image(folder.preview(name))
+    image = np.stack([image] * 3, -1) if image.ndim == 2 else image
     panels = [image]
     if folder.mask_path(name).is_file():
         panels.append(overlay_picture(image, folder.mask(name), folder.classes))
@@ -97,4 +101,4 @@ def _object(suggester: Suggester | None, network: Any, pixels: np.ndarray, click
     if not inside:
         return np.zeros(pixels.shape[:2], np.int64)  # fill says what is wrong
     assert suggester is not None
-    return object_at(network, suggester.batch(pixels).image, click).astype(np.int64)
+    return object_at(network, suggester.batch(pixels, click.name).image, click).astype(np.int64)

@@ -10,7 +10,7 @@ from lamella import Batch, Sample
 from lamella.engine.evaluate import predict_whole
 from lamella.engine.metrics import confusion, iou_of
 from lamella.engine.run import open_run
-from lamella.errors import ConfigError
+from lamella.errors import ConfigError, DataError
 from torch import Tensor
 
 from lamella_sam.annotate.folder import AnnotationFolder, Entry
@@ -33,9 +33,9 @@ class Suggester:
         if known != classes:
             raise ConfigError(f"{run} tells the classes {', '.join(known)}, the folder has {', '.join(classes)}")
 
-    def batch(self, pixels: np.ndarray) -> Batch:
-        """One image as the run's modality reads it."""
-        sample = Sample(pixels, None, None, 0, 0, (float("nan"), float("nan")), {}, "image")
+    def batch(self, pixels: np.ndarray, name: str) -> Batch:
+        """One image as the run's modality reads it; what it cannot read is called ``name`` in the error."""
+        sample = Sample(pixels, None, None, 0, 0, (float("nan"), float("nan")), {}, name)
         made = self.modality.collate([sample])
         assert isinstance(made, Batch)
         return made
@@ -45,14 +45,14 @@ class Suggester:
         """(1, H, W) int64 classes."""
         return predict_whole(self.trainer, batch, self.tile).argmax(1)
 
-    def suggest(self, pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    def suggest(self, pixels: np.ndarray, name: str) -> tuple[np.ndarray, float]:
         """The label (H, W) uint8 of an image, and its coherence.
 
         Coherence is the mean over views (mirrored twice, lighter) of the mIoU between the label of the image and
         that of the view, turned back: 1 where the model always says the same. It needs no truth and is no
         accuracy; it only orders the queue.
         """
-        batch = self.batch(pixels)
+        batch = self.batch(pixels, name)
         label = self.label(batch)
         scores = []
         for there, back in VIEWS:
@@ -65,18 +65,27 @@ class Suggester:
 def suggest_all(folder: AnnotationFolder, run: Path, tell: Callable[[str], None]) -> list[Entry]:
     """Label every image that nobody has accepted; returns the queue, least coherent first.
 
-    A mask that a person has begun to change since the last suggestion is left alone.
+    A mask that a person has begun to change since the last suggestion is left alone. What is wrong with an image that
+    the run cannot read is told, and the others are labelled; raises `DataError` where there are no others.
     """
-    suggester = Suggester(run, folder.classes)
+    suggester, labelled, failed = Suggester(run, folder.classes), 0, 0
     for entry in folder.of("new", "suggested"):
-        if _touched(folder, entry):
-            tell(f"{entry.name}: its mask was changed by hand and is left alone")
+        try:
+            if _touched(folder, entry):
+                tell(f"{entry.name}: its mask was changed by hand and is left alone")
+                continue
+            label, entry.score = suggester.suggest(folder.image(entry.name), entry.name)
+        except DataError as error:
+            tell(f"{error}; it is left as it is")
+            failed += 1
             continue
-        label, entry.score = suggester.suggest(folder.image(entry.name))
+        labelled += 1
         folder.write_mask(entry.name, label, suggested=True)
         entry.status = "suggested"
         entry.provenance.append({"suggested": str(run), "score": entry.score})
         folder.save()
+    if failed and not labelled:
+        raise DataError(f"{folder.path}: {run} can read none of the images that wait")
     return folder.queue()
 
 
