@@ -42,8 +42,7 @@ def miic(folder: Path, out: Path) -> None:
     for name in ("normal_img", "abnormal_img"):
         shutil.copytree(top / name, out / name, dirs_exist_ok=True)
     for path in sorted((top / "abnormal_mask").glob("*.jpg")):
-        mask = Image.open(path).convert("L").point(lambda grey: 255 if grey > 127 else 0)
-        put(mask, out / "masks" / f"{path.stem}.png")
+        put(black_and_white(Image.open(path).convert("L")), out / "masks" / f"{path.stem}.png")
 
 
 def nffa(folder: Path, out: Path) -> None:
@@ -86,17 +85,20 @@ def loops(folder: Path, out: Path) -> None:
     other three quarters, in twelve tiles of 256 × 256, are a test.
     """
     for kind, target in (("imgs", "images"), ("masks1", "masks")):
-        for path in sorted((folder / "fov200nm" / kind).glob("*.png")):
-            put(halves(Image.open(path).convert("L").reduce(4), kind == "masks1"), out / "train" / target / path.name)
-        frame = halves(Image.open(folder / "test" / kind / "3.png").convert("L"), kind == "masks1")
+        crops = {p.name: Image.open(p).convert("L").reduce(4) for p in (folder / "fov200nm" / kind).glob("*.png")}
+        frame = Image.open(folder / "test" / kind / "3.png").convert("L")
+        if target == "masks":
+            crops, frame = {name: black_and_white(crop) for name, crop in crops.items()}, black_and_white(frame)
+        for name, crop in crops.items():
+            put(crop, out / "train" / target / name)
         for row, column in ((row, column) for row in range(256, 1024, 256) for column in range(0, 1024, 256)):
             tile = frame.crop((column, row, column + 256, row + 256))
             put(tile, out / "test" / target / f"{row}-{column}.png")
 
 
-def halves(image: Image.Image, mask: bool) -> Image.Image:
-    """A mask whose greys become 0 or 255; an image as it is."""
-    return image.point(lambda grey: 255 if grey > 127 else 0) if mask else image
+def black_and_white(mask: Image.Image) -> Image.Image:
+    """A mask whose greys become 0 or 255."""
+    return mask.point(lambda grey: 255 if grey > 127 else 0)
 
 
 def superalloy(folder: Path, out: Path) -> None:
