@@ -64,6 +64,13 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert 82 <= covered <= 99  # percentile intervals of 12 groups are a little short
 
 
+def test_a_class_that_one_lot_alone_has_does_not_shift_the_interval():
+    """Left out of the resamples that lack its lot, it would lift all of them by a third here."""
+    common, rare = np.diag([90, 80, 0]), np.array([[90, 0, 10], [0, 80, 0], [20, 0, 1]])
+    found = estimate([{"lot 0": rare, "lot 1": common, "lot 2": common}], figure("miou", CLASSES))
+    assert found.low <= found.mean <= found.high < found.mean + 0.1
+
+
 def test_a_paired_difference_is_sharper_than_its_parts():
     random = np.random.default_rng(1)
     ours, theirs = [], []

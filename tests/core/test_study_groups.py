@@ -44,6 +44,16 @@ def miou(counts):
     return np.nanmean([iou(counts, place) for place in range(3)])
 
 
+def test_a_class_that_one_lot_alone_has_does_not_shift_the_interval(tmp_path):
+    common, rare = np.diag([90, 80, 0]), np.array([[90, 0, 10], [0, 80, 0], [20, 0, 1]])
+    kept = {"classes": CLASSES, "names": list("abc"), "groups": {"device": ["fin"] * 3, "lot": list("123")}}
+    confusion = [counts.ravel().tolist() for counts in (rare, common, common)]
+    (tmp_path / "test.json").write_text(json.dumps({**kept, "confusion": confusion}))
+    asked = group_figure("mean of miou by device")
+    found = estimate_groups([(read_groups(tmp_path / "test.json", asked, "lot"),)], asked.score())
+    assert found.low <= found.mean <= found.high < found.mean + 0.1
+
+
 @pytest.mark.parametrize("statistic", ["mean", "max", "min", "std"])
 @pytest.mark.parametrize("each", ["", " per image"])
 @pytest.mark.parametrize("name, one", [("miou", miou), ("iou:defect", lambda counts: iou(counts, 2))])

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lamella.errors import ConfigError, RunError
-from lamella.study.figures import RESAMPLES, Estimate, figure, interval
+from lamella.study.figures import FAINT, RESAMPLES, Estimate, figure, interval
 
 _TEXT = re.compile(
     r"(?P<statistic>\w+) of (?P<figure>\S+)(?P<each> per image)? by (?P<column>[\w-]+)"
@@ -186,7 +186,7 @@ def estimate_groups(seeds: Sequence[tuple[Groups, ...]], score: Score, seed: int
     for _ in range(RESAMPLES):
         drawn = rng.integers(len(seeds), size=len(seeds))
         times = {
-            name: np.bincount(rng.integers(len(those), size=len(those)), minlength=len(those))
+            name: np.bincount(rng.integers(len(those), size=len(those)), minlength=len(those)) + FAINT
             for name, those in units.items()
         }
         scores = {int(i): score(*(groups.values(times) for groups in seeds[i])) for i in set(drawn.tolist())}
