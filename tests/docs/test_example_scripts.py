@@ -11,7 +11,7 @@ import pytest
 
 HOME = Path(__file__).parents[2]
 SCRIPTS = sorted(path for path in (HOME / "examples").rglob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
-TEXTS = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md")), *SCRIPTS]
+TEXTS = [HOME / "README.md", *sorted((HOME / "docs").rglob("*.md")), *SCRIPTS]
 COMMAND = re.compile(r"(`)?python (examples/[\w/]+\.py)((?(1)[^`]*|(?:\\\n|[^\n#])*))")
 PARSING = {path for path in SCRIPTS if "argparse" in path.read_text(encoding="utf-8")}
 COMMANDS = [
