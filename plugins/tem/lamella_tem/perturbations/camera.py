@@ -1,15 +1,30 @@
 """Camera: shot noise, gain, dark current and readout of one detector in one kernel."""
 
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from lamella import About, Perturbation, Range, Streams, within
-from pydantic import Field
+from lamella import About, Perturbation, Streams
 from torch import Tensor
 
 from lamella_tem.perturbations.compiled import Compiled, Kernel, gpu_kernels, noise_source, uniform_pair
 from lamella_tem.perturbations.dark_current import hot_pixels, hot_threshold
+from lamella_tem.perturbations.detector import (
+    Bits,
+    ColumnGain,
+    ColumnOffset,
+    DarkCount,
+    DarkReference,
+    DarkSpread,
+    Detector,
+    Dose,
+    HotShare,
+    Pedestal,
+    PixelGain,
+    QuadrantGain,
+    ReadNoise,
+    RowNoise,
+)
 from lamella_tem.perturbations.fixed_pattern import (
     SIDE,
     column_pattern,
@@ -19,7 +34,7 @@ from lamella_tem.perturbations.fixed_pattern import (
     shifted_columns,
     unpacked,
 )
-from lamella_tem.perturbations.parameters import Chance, Detector, exponential, log_range
+from lamella_tem.perturbations.parameters import Chance, exponential, log_range
 from lamella_tem.perturbations.poisson import SPLIT, Counts, normal_quantile, poisson, poisson_of_many
 from lamella_tem.perturbations.readout import EXACT_BITS, whole
 
@@ -61,43 +76,19 @@ class Camera(Perturbation):
     def __init__(
         self,
         *,
-        dose: Annotated[
-            Range, within(1e-3, float("inf")), Field(description="electrons per pixel at white, D (e⁻/px)")
-        ] = (10.0, 500.0),
-        pedestal: Annotated[
-            Range, within(0.0, 0.95), Field(description="share of the dose that black receives, b (0 to 1)")
-        ] = (0.0, 0.6),
-        gain: Annotated[
-            Range, within(0.0, 0.5), Field(description="standard deviation of the pixels' gain (relative)")
-        ] = (0.003, 0.03),
-        column_gain: Annotated[
-            Range, within(0.0, 0.3), Field(description="standard deviation of the columns' gain (relative)")
-        ] = (0.0, 0.01),
-        quadrant_gain: Annotated[
-            Range, within(0.0, 0.5), Field(description="largest deviation of a quadrant's gain (relative)")
-        ] = (0.0, 0.02),
-        dark: Annotated[
-            Range, within(0.0, 1e4), Field(description="mean dark count, d (e⁻/px)")
-        ] = (0.0, 10.0),
-        spread: Annotated[
-            Range, within(0.0, 1.0), Field(description="spread of the dark count, DSNU (relative)")
-        ] = (0.02, 0.2),
-        reference: Annotated[
-            Range, within(0.0, 2.0), Field(description="share the dark reference takes away, ρ")
-        ] = (0.8, 1.2),
-        hot: Annotated[Range, within(0.0, 0.1), Field(description="share of hot pixels")] = (1e-5, 1e-3),
-        column: Annotated[
-            Range, within(0.0, 1e3), Field(description="standard deviation of the column offsets, c (e⁻)")
-        ] = (0.0, 2.0),
-        read: Annotated[
-            Range, within(0.0, 1e4), Field(description="noise of reading a pixel, σ_r (e⁻)")
-        ] = (1.0, 10.0),
-        row: Annotated[
-            Range, within(0.0, 1e4), Field(description="noise common to a row, σ_row (e⁻)")
-        ] = (0.0, 1.0),
-        bits: Annotated[
-            Range, within(1.0, 24.0), Field(description="bits of the converter, rounded; 24 = not quantised")
-        ] = (6.0, 8.0),
+        dose: Dose = (10.0, 500.0),
+        pedestal: Pedestal = (0.0, 0.6),
+        gain: PixelGain = (0.003, 0.03),
+        column_gain: ColumnGain = (0.0, 0.01),
+        quadrant_gain: QuadrantGain = (0.0, 0.02),
+        dark: DarkCount = (0.0, 10.0),
+        spread: DarkSpread = (0.02, 0.2),
+        reference: DarkReference = (0.8, 1.2),
+        hot: HotShare = (1e-5, 1e-3),
+        column: ColumnOffset = (0.0, 2.0),
+        read: ReadNoise = (1.0, 10.0),
+        row: RowNoise = (0.0, 1.0),
+        bits: Bits = (6.0, 8.0),
         detector: Detector = 0,
         kernel: Kernel = "auto",
         p: Chance = 1.0,

@@ -1,14 +1,22 @@
 """Dark current: electrons that no beam brought, hot pixels, column offsets."""
 
 import math
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from lamella import About, Perturbation, Range, Streams, within
+from lamella import About, Perturbation, Streams
 from lamella.contracts.parameters import per_image
-from pydantic import Field
 from torch import Tensor
 
+from lamella_tem.perturbations.detector import (
+    ColumnOffset,
+    DarkCount,
+    DarkReference,
+    DarkSpread,
+    Detector,
+    FiniteDose,
+    HotShare,
+)
 from lamella_tem.perturbations.fixed_pattern import (
     column_pattern,
     offsets,
@@ -16,7 +24,7 @@ from lamella_tem.perturbations.fixed_pattern import (
     shifted,
     shifted_columns,
 )
-from lamella_tem.perturbations.parameters import Chance, Detector, log_uniform
+from lamella_tem.perturbations.parameters import Chance, log_uniform
 from lamella_tem.perturbations.poisson import poisson
 
 
@@ -45,22 +53,12 @@ class DarkCurrent(Perturbation):
     def __init__(
         self,
         *,
-        dark: Annotated[
-            Range, within(0.0, 1e4), Field(description="mean dark count, d (e⁻/px)")
-        ] = (0.0, 10.0),
-        spread: Annotated[
-            Range, within(0.0, 1.0), Field(description="spread of the dark count, DSNU (relative)")
-        ] = (0.02, 0.2),
-        reference: Annotated[
-            Range, within(0.0, 2.0), Field(description="share the dark reference takes away, ρ")
-        ] = (0.8, 1.2),
-        hot: Annotated[Range, within(0.0, 0.1), Field(description="share of hot pixels, h")] = (1e-5, 1e-3),
-        column: Annotated[
-            Range, within(0.0, 1e3), Field(description="standard deviation of the column offsets, c (e⁻)")
-        ] = (0.0, 2.0),
-        dose: Annotated[
-            Range, within(1e-3, 1e7), Field(description="electrons per pixel at white, D (e⁻/px)")
-        ] = (50.0, 500.0),
+        dark: DarkCount = (0.0, 10.0),
+        spread: DarkSpread = (0.02, 0.2),
+        reference: DarkReference = (0.8, 1.2),
+        hot: HotShare = (1e-5, 1e-3),
+        column: ColumnOffset = (0.0, 2.0),
+        dose: FiniteDose = (50.0, 500.0),
         detector: Detector = 0,
         p: Chance = 1.0,
     ):

@@ -1,13 +1,13 @@
 """Gain noise: pixels, columns and quadrants of a detector do not amplify alike."""
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from lamella import About, Perturbation, Range, Streams, within
+from lamella import About, Perturbation, Streams
 from lamella.contracts.parameters import per_image
-from pydantic import Field
 from torch import Tensor
 
+from lamella_tem.perturbations.detector import ColumnGain, Detector, PixelGain, QuadrantGain
 from lamella_tem.perturbations.fixed_pattern import (
     column_pattern,
     offsets,
@@ -15,7 +15,7 @@ from lamella_tem.perturbations.fixed_pattern import (
     shifted,
     shifted_columns,
 )
-from lamella_tem.perturbations.parameters import Chance, Detector
+from lamella_tem.perturbations.parameters import Chance
 
 
 class GainNoise(Perturbation):
@@ -42,15 +42,9 @@ class GainNoise(Perturbation):
     def __init__(
         self,
         *,
-        pixel: Annotated[
-            Range, within(0.0, 0.5), Field(description="standard deviation of the pixels' gain, k (relative)")
-        ] = (0.003, 0.03),
-        column: Annotated[
-            Range, within(0.0, 0.3), Field(description="standard deviation of the columns' gain (relative)")
-        ] = (0.0, 0.01),
-        quadrant: Annotated[
-            Range, within(0.0, 0.5), Field(description="largest deviation of a quadrant's gain (relative)")
-        ] = (0.0, 0.02),
+        pixel: PixelGain = (0.003, 0.03),
+        column: ColumnGain = (0.0, 0.01),
+        quadrant: QuadrantGain = (0.0, 0.02),
         detector: Detector = 0,
         p: Chance = 1.0,
     ):

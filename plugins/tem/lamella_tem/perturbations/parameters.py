@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor
 
 Chance = Annotated[float, within(0.0, 1.0), Field(description="chance that an image is perturbed")]
-Detector = Annotated[int, Field(description="number of the detector whose fixed pattern is used")]
 
 
 def log_uniform(streams: Streams, low: float, high: float) -> Tensor:

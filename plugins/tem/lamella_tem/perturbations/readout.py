@@ -1,13 +1,13 @@
 """Readout: the amplifier's noise, and the converter's few bits."""
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from lamella import About, Perturbation, Range, Streams, within
+from lamella import About, Perturbation, Streams
 from lamella.contracts.parameters import per_image
-from pydantic import Field
 from torch import Tensor
 
+from lamella_tem.perturbations.detector import Bits, FiniteDose, ReadNoise, RowNoise
 from lamella_tem.perturbations.parameters import Chance, log_uniform
 
 EXACT_BITS = 24
@@ -37,20 +37,10 @@ class Readout(Perturbation):
     def __init__(
         self,
         *,
-        read: Annotated[Range, within(0.0, 1e4), Field(description="noise of reading a pixel, σ_r (e⁻)")] = (
-            1.0,
-            10.0,
-        ),
-        row: Annotated[Range, within(0.0, 1e4), Field(description="noise common to a row, σ_row (e⁻)")] = (
-            0.0,
-            1.0,
-        ),
-        bits: Annotated[
-            Range, within(1.0, 24.0), Field(description="bits of the converter, rounded; 24 = not quantised")
-        ] = (6.0, 8.0),
-        dose: Annotated[
-            Range, within(1e-3, 1e7), Field(description="electrons per pixel at white, D (e⁻/px)")
-        ] = (50.0, 500.0),
+        read: ReadNoise = (1.0, 10.0),
+        row: RowNoise = (0.0, 1.0),
+        bits: Bits = (6.0, 8.0),
+        dose: FiniteDose = (50.0, 500.0),
         p: Chance = 1.0,
     ):
         super().__init__(p=p)

@@ -1,14 +1,14 @@
 """Shot noise: electrons arrive one by one."""
 
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from lamella import About, Perturbation, Range, Streams, within
-from pydantic import Field
+from lamella import About, Perturbation, Streams
 from torch import Tensor
 
 from lamella_tem.perturbations.compiled import Compiled, Kernel, gpu_kernels, noise_source, uniform
+from lamella_tem.perturbations.detector import Dose, Pedestal
 from lamella_tem.perturbations.parameters import Chance, log_uniform
 from lamella_tem.perturbations.poisson import SPLIT, Counts, poisson, poisson_of_many
 
@@ -42,12 +42,8 @@ class ShotNoise(Perturbation):
     def __init__(
         self,
         *,
-        dose: Annotated[
-            Range, within(1e-3, float("inf")), Field(description="electrons per pixel at white, D (e⁻/px)")
-        ] = (10.0, 500.0),
-        pedestal: Annotated[
-            Range, within(0.0, 0.95), Field(description="share of the dose that black receives, b (0 to 1)")
-        ] = (0.0, 0.6),
+        dose: Dose = (10.0, 500.0),
+        pedestal: Pedestal = (0.0, 0.6),
         kernel: Kernel = "auto",
         p: Chance = 1.0,
     ):
