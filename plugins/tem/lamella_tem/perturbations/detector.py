@@ -11,7 +11,9 @@ Dose = Annotated[Range, within(1e-3, float("inf")), Field(description="electrons
 FiniteDose = Annotated[Range, within(1e-3, 1e7), Field(description="electrons per pixel at white, D (e⁻/px)")]
 Pedestal = Annotated[Range, within(0.0, 0.95), Field(description="share of the dose that black receives, b (0 to 1)")]
 
-PixelGain = Annotated[Range, within(0.0, 0.5), Field(description="standard deviation of the pixels' gain (relative)")]
+PixelGain = Annotated[
+    Range, within(0.0, 0.5), Field(description="standard deviation of the pixels' gain, k (relative)")
+]
 ColumnGain = Annotated[
     Range, within(0.0, 0.3), Field(description="standard deviation of the columns' gain (relative)")
 ]
