@@ -21,6 +21,15 @@ from lamella.engine.fit import fit
 from lamella_sam.classical import classical_figures
 
 KINDS = ("point", "box", "mask")
+OPTIONS = {
+    "few": (8, "images to adapt on; every seed takes the next ones"),
+    "steps": (150, "steps of SeSAMI"),
+    "size": (256, "pixels of the longer side that sam-nano sees"),
+    "seed": (0, "of the trainings, and which images they have"),
+    "skip": (0, "test images left out, so that a later row is tested on others"),
+    "tests": (99, "most images to test on"),
+    "crop": (256, "pixels of a training crop"),
+}
 
 
 def pairs(which: str, folder: Path) -> dict[str, tuple[str, str, str]]:
@@ -35,11 +44,13 @@ def pairs(which: str, folder: Path) -> dict[str, tuple[str, str, str]]:
     return {n: (n.partition("_")[0], f"{p}/{file}", f"{p}_annot/{file}") for n, (p, file) in sorted(sides.items())}
 
 
-def sources(which: str, folder: Path, few: int, most: int) -> dict[str, dict]:
-    """The first ``few`` images to adapt on, and all of other groups to test on."""
+def sources(which: str, folder: Path, given: argparse.Namespace) -> dict[str, dict]:
+    """``few`` images to adapt on, others for every seed, and those of other groups to test on."""
     known = pairs(which, folder)
-    seen = {group for group, _, _ in list(known.values())[:few]}
-    chosen = {"labelled": list(known)[:few], "test": [n for n in known if known[n][0] not in seen][:most]}
+    few = list(known)[given.seed * given.few :][: given.few]
+    seen = {known[name][0] for name in few}
+    others = [name for name in known if known[name][0] not in seen]
+    chosen = {"labelled": few, "test": others[given.skip :][: given.tests]}
     classes = {"background": 0, "particle": "rest"} if which == "emps" else ["background", "layer", "crack"]
     out = {}
     for role, names in chosen.items():
@@ -55,29 +66,29 @@ def main() -> None:
     parser.add_argument("which", choices=["emps", "ebc1"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/sam-real"))
-    for name, value in {"few": 8, "steps": 150, "size": 256, "seed": 0, "tests": 99, "crop": 256}.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
+    for name, (value, text) in OPTIONS.items():
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} [{value}]")
     given = parser.parse_args()
     asked = {"objects": "instance"} if given.which == "emps" else {"background": "background"}
     trainer = {"name": "sesami", "backbone": {"name": "sam-nano", "size": given.size}, **asked}
     common = {"seed": given.seed, "modality": {"name": "tem", "intensity": "image"}}
-    common["data"] = sources(given.which, given.folder, given.few, given.tests)
+    common["data"] = sources(given.which, given.folder, given)
     fitting = {"batch_size": 2, "crop": given.crop, "warmup": 10, "optimizer": {"lr": 1e-3}}
-    zero = {
-        **common,
-        "trainer": {**trainer, "adapt": "nothing", "semantic": "exemplars"},
-        "fit": {**fitting, "steps": 8},
-    }
     ways = {
-        "sam-nano zero-shot": zero,
-        "SeSAMI": {**common, "trainer": trainer, "fit": {**fitting, "steps": given.steps}},
+        "sam-nano zero-shot": ("nothing", {"adapt": "nothing", "semantic": "exemplars"}, 8),
+        "SeSAMI": ("lora", {}, given.steps),
+        "SeSAMI, decoder learning": ("decoder", {"decoder": "train", "decoder_rate": 3.0}, given.steps),
     }
-    test = check_experiment(zero, name="test", folder=given.folder).open("test")
+    experiments = {
+        name: (folder, {**common, "trainer": {**trainer, **options}, "fit": {**fitting, "steps": steps}})
+        for name, (folder, options, steps) in ways.items()
+    }
+    test = check_experiment(experiments["SeSAMI"][1], name="test", folder=given.folder).open("test")
     modality = lamella.build("modality", "tem", intensity="image")
     background = 0 if given.which == "ebc1" else None
     rows = classical_figures(test, modality, objects=asked.get("objects", "region"), background=background)
-    for name, tables in ways.items():
-        run = given.out / f"{given.which}-{tables['trainer'].get('adapt', 'lora')}-{given.seed}"
+    for name, (folder, tables) in experiments.items():
+        run = given.out / f"{given.which}-{folder}-{given.seed}"
         if not (run / "results.json").exists():
             fit(check_experiment(tables, name=name, folder=given.folder), run)
         figures = json.loads((run / "results.json").read_text(encoding="utf-8"))["sets"]["test"]
@@ -86,7 +97,7 @@ def main() -> None:
     print(table(["answered by", *(f"mIoU {kind}" for kind in KINDS), "classes, no prompt (pooled)"], shown))
     write_json(
         given.out / f"{given.which}-{given.seed}.json",
-        {"settings": {k: getattr(given, k) for k in ("few", "steps", "size", "seed", "tests", "crop")}, "rows": rows},
+        {"settings": {name: getattr(given, name) for name in OPTIONS}, "rows": rows},
     )
 
 
