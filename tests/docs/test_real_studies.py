@@ -96,3 +96,14 @@ def test_spots_of_the_superalloy_are_in_one_part_alone(arranged):
     assert {Path(unlabelled.read(i).name).name[:5] for i in range(6)} == {"spot3", "spot4", "spot5"}
     label = test.read(0).label
     assert label.shape == (32, 32) and np.bincount(label.ravel(), minlength=3).tolist() == [1024 - 104, 100, 4]
+
+
+@pytest.mark.parametrize("arranged", [superalloy], indirect=True)
+def test_the_study_of_starts_reads_the_same_folders(arranged):
+    folder, _ = arranged
+    study = read_study(folder / "examples" / "real" / "start.toml")
+    experiments = {(cell.column, cell.row): experiment for cell, experiment in begun(study, folder)}
+    assert len(experiments) == 6 and len(list(study.cells())) == 18
+    assert len(experiments["superalloy", "random"].open("labelled")) == 4
+    starts = {row: e.file.trainer["backbone"].get("start") for (column, row), e in experiments.items()}
+    assert starts == {"start": "gaa", "random": None, "random-fast": None}

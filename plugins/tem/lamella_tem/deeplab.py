@@ -11,6 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from lamella_tem.starts import shipped
+
 
 class DeepLabV3Plus(nn.Module):
     """DeepLabV3+ on any encoder of segmentation-models-pytorch or timm, for any image size.
@@ -40,7 +42,9 @@ class DeepLabV3Plus(nn.Module):
         dropout: Annotated[float, Field(ge=0, lt=1, description="after the atrous pyramid")] = 0.1,
         norm: Annotated[Literal["batch", "group"], Field(description="normalisation layers")] = "batch",
         start: Annotated[
-            str | None, AtStart, Field(description="run to start from; classes it does not know stay random")
+            str | None,
+            AtStart,
+            Field(description="run to start from, or 'gaa' for what is shipped; classes it does not know stay random"),
         ] = None,
         channels: Annotated[int, FromData],
         classes: Annotated[int, FromData],
@@ -75,16 +79,13 @@ class DeepLabV3Plus(nn.Module):
         if start is not None:
             self._begin_with(start, list(class_names))
 
-    def _begin_with(self, run: str, names: list[str]) -> None:
-        """Load the network of a run; of its head, the classes that both know by name."""
-        from lamella.engine.run import read_header, run_weights
-
-        where = f"deeplabv3plus: start = {run!r}"
+    def _begin_with(self, start: str, names: list[str]) -> None:
+        """Load the network of a run, or a shipped one; of its head, the classes that both know by name."""
+        where = f"deeplabv3plus: start = {start!r}"
         try:
-            state, theirs = run_weights(Path(run)), read_header(Path(run))["data"]["class_names"]
+            found, theirs = shipped.read_start(start) if start in shipped.names() else _of_run(Path(start))
         except LamellaError as error:
             raise ContractError(f"{where}: {error}") from error
-        found = {name.split("backbone.", 1)[1]: value for name, value in state.items() if "backbone.net." in name}
         wanted = self.state_dict()
         for name in found.keys() & wanted.keys():
             if name.startswith("net.segmentation_head."):
@@ -111,6 +112,15 @@ class DeepLabV3Plus(nn.Module):
         """Logits (B, K, H, W) for ``size`` = (H, W)."""
         logits = self.net.segmentation_head(self.net.decoder(features))
         return logits[..., : size[0], : size[1]]
+
+
+def _of_run(run: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The state of a run's network and its classes; raises `RunError`."""
+    from lamella.engine.run import read_header, run_weights
+
+    state = run_weights(run)
+    found = {name.split("backbone.", 1)[1]: value for name, value in state.items() if "backbone.net." in name}
+    return found, read_header(run)["data"]["class_names"]
 
 
 def _to_group_norm(module: nn.Module) -> None:

@@ -53,10 +53,11 @@ def lamella_perturbations() -> dict[str, Any]:
 
 @hookimpl
 def lamella_commands() -> dict[str, tuple[str, str]]:
-    """A contact sheet of perturbations, and the noise of your own images."""
+    """A contact sheet of perturbations, the noise of your own images, and what the plugin's weights are made with."""
     return {
         "perturb": ("every perturbation of a set on an image of yours", "lamella_tem.perturb_command:perturb"),
         "noise": ("the dose of your own images, and a perturbation set of it", "lamella_tem.noise_command:noise"),
+        "tem-start": ("the network of a training, as the plugin ships it", "lamella_tem.starts.ship_command:ship"),
     }
 
 

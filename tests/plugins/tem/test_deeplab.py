@@ -1,15 +1,21 @@
 """DeepLabV3+: any size and channel count, group norm, and what it says when it cannot be."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from lamella import LamellaError, SegmentationBackbone
+from lamella.cli.main import main
 from lamella.engine.experiment import check_experiment
 from lamella.engine.fit import fit
 from lamella.engine.run import open_run, read_header, run_weights
 from lamella.errors import ContractError
 from lamella_tem.deeplab import DeepLabV3Plus
+from lamella_tem.modality import TemModality
+from lamella_tem.starts import shipped
+from lamella_tem.starts.ship_command import write_start
 from torch import nn
 
 SMALL = "tu-mobilenetv3_small_100"
@@ -192,6 +198,50 @@ def test_a_start_that_is_no_run_of_this_network_is_refused_in_one_sentence(run, 
     for wrong in ({"encoder": "resnet18"}, {"encoder": SMALL, "norm": "group"}, {"encoder": SMALL, "channels": 2}):
         with pytest.raises(ContractError, match=r"another network: .*set encoder, norm and channels"):
             DeepLabV3Plus(**{"channels": 1, "classes": 6} | wrong, start=str(run))
+
+
+def test_the_shipped_start_knows_a_device_that_it_has_never_seen():
+    """The silicon of FinFETs; random weights tell it no better than chance."""
+    images = {"source": {"name": "synth-tem", "preset": "device-a", "count": 4, "seed": 5, "size": 128}}
+    trainer = {"name": "supervised", "backbone": "deeplabv3plus"}
+    tables = {"modality": "tem", "data": {"labelled": images}, "trainer": trainer}
+    device = check_experiment(tables, name="finfet", folder=Path()).open("labelled")
+    batch = TemModality(intensity="image").collate([device.read(number) for number in range(4)])
+    names, found = list(device.classes.names), {}
+    for name, start in (("gaa", "gaa"), ("random", None)):
+        torch.manual_seed(0)
+        net = DeepLabV3Plus(encoder=SMALL, start=start, channels=1, classes=len(names), class_names=names).eval()
+        with torch.no_grad():
+            answer = logits(net, batch.image).argmax(1) == names.index("silicon")
+        silicon = batch.label == names.index("silicon")
+        found[name] = ((answer & silicon).sum() / (answer | silicon).sum()).item()
+    assert found["gaa"] > 0.4 > 0.2 > found["random"], found
+
+
+def test_a_run_becomes_a_start_that_says_how_it_was_made(run, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["tem-start", str(run), "--out", str(tmp_path / "tiny.safetensors")])
+    assert not end.value.code and "parameters" in capsys.readouterr().out
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    names = read_header(run)["data"]["class_names"]
+    ours, theirs = (
+        DeepLabV3Plus(encoder=SMALL, start=start, channels=1, classes=len(names), class_names=names).state_dict()
+        for start in ("tiny", str(run))
+    )
+    assert all(torch.allclose(ours[name], value, atol=1e-3, rtol=1e-3) for name, value in theirs.items())
+    facts = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))
+    assert facts["class_names"] == names and [stage["step"] for stage in facts["stages"]] == [1]
+    assert "demo-finfet" in facts["stages"][0]["experiment"] and str(tmp_path) not in json.dumps(facts)
+
+
+def test_what_cannot_be_shipped_as_a_start_is_said(run, tmp_path):
+    again = _trained(tmp_path, {"name": "supervised"}, start=str(run))
+    with pytest.raises(ContractError, match="began with another network"):
+        write_start(again, tmp_path / "again.safetensors")
+    other = _trained(tmp_path / "other", {"name": "weak-to-strong", "sets": ["machine"]})
+    with pytest.raises(ContractError, match="no run of `supervised`"):
+        write_start(other, tmp_path / "other.safetensors")
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_a_run_is_opened_after_the_run_it_started_from_is_gone(run, tmp_path):

@@ -28,35 +28,23 @@ def write_weights(run: Path, out: Path) -> dict[str, Any]:
         ConfigError: the run holds no such network.
         RunError: no run, or no checkpoint in it.
     """
-    import torch
-    from safetensors.torch import save_file
+    from lamella.engine.shipped import write_half
 
     from lamella_sam.nano.network import sam_nano
 
     stages = _stages(run)
-    weights = sam_nano(weights=str(run)).state_dict()
-    half = {name: value.to(torch.float16).contiguous() for name, value in weights.items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(half, out)
-    return {"parameters": sum(value.numel() for value in weights.values()), "stages": stages}
+    return {"parameters": write_half(sam_nano(weights=str(run)).state_dict(), out), "stages": stages}
 
 
 def _stages(run: Path) -> list[dict[str, Any]]:
     """What trained the weights of a run, oldest first: the stages of what it began with, then itself."""
-    from lamella.engine.checkpoint import Checkpoints
     from lamella.engine.run import read_header
+    from lamella.engine.shipped import stage
 
-    header, checkpoints = read_header(run), Checkpoints(run)
-    pointer = checkpoints.load_pointer("best" if checkpoints.has("best") else "last")
+    read_header(run)
     text = (run / "experiment.toml").read_text(encoding="utf-8")
     began = tomllib.loads(text)["trainer"]["backbone"].get("weights", "scenes")
-    own = {
-        "step": json.loads((checkpoints.folder / pointer / "state.json").read_text("utf-8"))["step"],
-        "versions": header["versions"],
-        "experiment": text.replace(began, Path(began).name),  # a name is enough; whose folder it lay in is not ours
-        "log": _thinned((run / "log.jsonl").read_text(encoding="utf-8").splitlines()),
-    }
-    return [*_stages_before(began), own]
+    return [*_stages_before(began), stage(run, began)]
 
 
 def _stages_before(weights: str) -> list[dict[str, Any]]:
@@ -71,13 +59,3 @@ def _stages_before(weights: str) -> list[dict[str, Any]]:
     history = path.with_suffix(".json")
     stages: list[dict[str, Any]] = json.loads(history.read_text("utf-8"))["stages"] if history.is_file() else []
     return stages
-
-
-def _thinned(lines: list[str], every: int = 100) -> list[dict[str, float]]:
-    """The log's entries at every hundredth step, rounded."""
-    entries = [json.loads(line) for line in lines]
-    return [
-        {name: round(value, 5) for name, value in entry.items() if isinstance(value, int | float)}
-        for entry in entries
-        if entry["step"] % every == 0 and "lr" in entry
-    ]
