@@ -44,7 +44,10 @@ class DeepLabV3Plus(nn.Module):
         start: Annotated[
             str | None,
             AtStart,
-            Field(description="run to start from, or 'gaa' for what is shipped; classes it does not know stay random"),
+            Field(
+                description="run to start from, or 'gaa', shipped for the encoder tu-mobilenetv3_small_100; "
+                "classes it does not know stay random"
+            ),
         ] = None,
         channels: Annotated[int, FromData],
         classes: Annotated[int, FromData],
