@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from lamella import IGNORE, Batch, Streams
 from torch import Tensor
@@ -37,14 +38,31 @@ def identities(batch: Batch, kind: Kind, *, background: int | None = None) -> Te
     return torch.where(nothing, 0, found)
 
 
-def regions(label: Tensor, *, sweeps: int = 16) -> Tensor:
+def regions(label: Tensor) -> Tensor:
     """(B, H, W) int64: the largest pixel index of each pixel's 4-connected region of equal label.
 
-    Every sweep carries the largest index along rows and columns, both ways; ``sweeps`` of them reach around as
-    many corners, so a region that winds more often than that may fall into parts.
+    On the host scikit-image finds them; on an accelerator, where that would wait for the host, `swept`.
 
     >>> regions(torch.tensor([[[0, 0, 1], [1, 1, 1], [0, 0, 0]]])).tolist()
     [[[1, 1, 5], [5, 5, 5], [8, 8, 8]]]
+    """
+    return torch.stack([_connected(one) for one in label]) if label.device.type == "cpu" else swept(label)
+
+
+def _connected(label: Tensor) -> Tensor:
+    """`regions` of one image (H, W) on the host."""
+    from skimage.measure import label as components
+
+    found = components(label.numpy(), background=-1, connectivity=1)
+    last = np.zeros(found.max() + 1, np.int64)
+    last[found.ravel()] = np.arange(found.size)  # of several the last one stays
+    return torch.from_numpy(last[found])
+
+
+def swept(label: Tensor, *, sweeps: int = 16) -> Tensor:
+    """`regions` without a host sync: every sweep carries the largest index along rows and columns, both ways.
+
+    ``sweeps`` of them reach around as many corners, so a region that winds more often than that may fall into parts.
     """
     b, height, width = label.shape
     index = torch.arange(height * width, device=label.device).view(1, height, width).expand(b, -1, -1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lamella import Streams
 from lamella.errors import DataError
 from lamella.testing.no_sync import no_sync
-from lamella_sam.objects import Objects, boxes_of, drawn_objects, identities, pick, pick_pixel, regions
+from lamella_sam.objects import Objects, boxes_of, drawn_objects, identities, pick, pick_pixel, regions, swept
 from lamella_sam.prompting import Mix, corrected, given_prompts, jittered, negative_points, partial_masks
 from lamella_sam.prompts import (
     ABSENT,
@@ -29,10 +29,12 @@ def streams(*keys):
     return Streams(torch.tensor(keys))
 
 
-@given(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from([(9, 9), (12, 5), (1, 7)]))
-def test_regions_are_the_connected_components_of_scipy(seed, classes, size):
+@pytest.mark.parametrize("find", [regions, swept])
+@given(seed=st.integers(0, 10**6), classes=st.integers(2, 4), size=st.sampled_from([(9, 9), (12, 5), (1, 7)]))
+def test_regions_are_the_connected_components_of_scipy(find, seed, classes, size):
     label = torch.randint(0, classes, (2, *size), generator=torch.Generator().manual_seed(seed))
-    found = regions(label)
+    found = find(label)
+    assert torch.equal(found, regions(label))  # on the host as on an accelerator
     for image, ids in zip(label.numpy(), found.numpy()):
         count = 0
         for number in range(classes):
@@ -43,13 +45,14 @@ def test_regions_are_the_connected_components_of_scipy(seed, classes, size):
         assert len(np.unique(ids)) == count
 
 
-def test_a_long_snake_is_one_region():
+@pytest.mark.parametrize("find", [regions, swept])
+def test_a_long_snake_is_one_region(find):
     snake = torch.zeros(1, 15, 40, dtype=torch.int64)
     for row in range(1, 15, 2):
         snake[0, row, 1:-1] = 1
     for i, row in enumerate(range(2, 14, 2)):
         snake[0, row, -2 if i % 2 == 0 else 1] = 1
-    assert len(regions(snake)[snake == 1].unique()) == 1
+    assert len(find(snake)[snake == 1].unique()) == 1
 
 
 def test_objects_are_drawn_evenly_and_points_uniformly_inside(batch):
