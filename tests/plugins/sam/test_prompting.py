@@ -55,6 +55,15 @@ def test_a_long_snake_is_one_region(find):
     assert len(find(snake)[snake == 1].unique()) == 1
 
 
+@pytest.mark.parametrize("find", [regions, swept])
+def test_a_long_staircase_is_one_region(find):
+    """As a rough layer over several fins: each of its pixels is a corner."""
+    stairs = torch.zeros(1, 61, 60, dtype=torch.int64)
+    for step in range(60):
+        stairs[0, step : step + 2, step] = 1
+    assert len(find(stairs)[stairs == 1].unique()) == 1
+
+
 def test_objects_are_drawn_evenly_and_points_uniformly_inside(batch):
     identity = identities(batch, "region")
     objects = drawn_objects(identity[:1], streams(3), 4000)
