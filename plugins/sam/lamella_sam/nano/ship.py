@@ -41,7 +41,7 @@ def _stages(run: Path) -> list[dict[str, Any]]:
     from lamella.engine.run import read_header
     from lamella.engine.shipped import stage
 
-    read_header(run)
+    read_header(run)  # says so where it is no run
     text = (run / "experiment.toml").read_text(encoding="utf-8")
     began = tomllib.loads(text)["trainer"]["backbone"].get("weights", "scenes")
     return [*_stages_before(began), stage(run, began)]
