@@ -17,7 +17,7 @@ def demo(
         int | None, typer.Option(min=1, help="supervised steps, for a shorter or longer look; others in proportion")
     ] = None,
 ) -> None:
-    """Segment synthetic FinFETs from 20 labels, supervised and weak-to-strong, and compare (about 4 minutes).
+    """Segment synthetic FinFETs from 20 labels, supervised and weak-to-strong, and compare (about 3 minutes).
 
     Nothing is downloaded. Both methods are tested on device A, on contaminated images of it, and on device B, of
     which no label was seen.
