@@ -163,7 +163,7 @@ def test_our_step_against_the_published_body(norm):
 
 @pytest.mark.parametrize("encoder, norm", [(SMALL, "group"), (SMALL, "batch"), (PAPER, "group"), (PAPER, "batch")])
 def test_the_engaged_set_alone_against_the_published_body(encoder, norm):
-    """Of views that are equal, as in the check, one has the loss of both. Their code knows float32 alone."""
+    """Of views that are equal, as in the check, one has the loss of both."""
     bench = Against(encoder, norm, **ENGAGED)
     bench.check({"group": 1e-5, "batch": 5e-3}[norm])
     for here, there in ((False, False), (True, True), (True, False)):

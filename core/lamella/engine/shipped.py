@@ -7,18 +7,28 @@ from typing import Any
 
 from torch import Tensor, float16
 
-from lamella.engine.checkpoint import Checkpoints
+from lamella.engine.checkpoint import Checkpoints, write_json
 from lamella.engine.run import read_header
 
 
-def write_half(weights: Mapping[str, Tensor], out: Path) -> int:
-    """Write weights as safetensors, floats in half precision; returns how many numbers they are."""
+def write_shipped(weights: Mapping[str, Tensor], facts: Mapping[str, Any], out: Path) -> str:
+    """Write weights as safetensors, floats in half precision, and what is to be known of them as JSON beside them.
+
+    Args:
+        facts: with ``stages``, each from `stage`, oldest first; ``parameters`` is added.
+
+    Returns:
+        One line about what was written.
+    """
     from safetensors.torch import save_file
 
     half = {name: value.to(float16) if value.is_floating_point() else value for name, value in weights.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in half.items()}, out)
-    return sum(value.numel() for value in weights.values())
+    parameters = sum(value.numel() for value in weights.values())
+    write_json(out.with_suffix(".json"), {"parameters": parameters, **facts})
+    steps = " + ".join(str(stage["step"]) for stage in facts["stages"])
+    return f"{out}: {parameters} parameters, {out.stat().st_size / 1e6:.2f} MB, {steps} steps"
 
 
 def stage(run: Path, began: str | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lamella.errors import ContractError
 from lamella_tem.deeplab import DeepLabV3Plus
 from lamella_tem.modality import TemModality
 from lamella_tem.starts import shipped
-from lamella_tem.starts.ship_command import write_start
+from lamella_tem.starts.ship_command import ship
 from torch import nn
 
 SMALL = "tu-mobilenetv3_small_100"
@@ -237,10 +237,10 @@ def test_a_run_becomes_a_start_that_says_how_it_was_made(run, tmp_path, monkeypa
 def test_what_cannot_be_shipped_as_a_start_is_said(run, tmp_path):
     again = _trained(tmp_path, {"name": "supervised"}, start=str(run))
     with pytest.raises(ContractError, match="began with another network"):
-        write_start(again, tmp_path / "again.safetensors")
+        ship(again, tmp_path / "again.safetensors")
     other = _trained(tmp_path / "other", {"name": "weak-to-strong", "sets": ["machine"]})
     with pytest.raises(ContractError, match="no run of `supervised`"):
-        write_start(other, tmp_path / "other.safetensors")
+        ship(other, tmp_path / "other.safetensors")
     assert not list(tmp_path.glob("*.safetensors"))
 
 

@@ -13,27 +13,12 @@ def ship(
     out: Annotated[Path, typer.Option("--out", help="safetensors file to write; a .json goes beside it")],
 ) -> None:
     """Write sam-nano's weights in half precision, with the experiments and logs of all stages that made them."""
-    from lamella.engine.checkpoint import write_json
-
-    facts = write_weights(run, out)
-    write_json(out.with_suffix(".json"), facts)
-    steps = " + ".join(str(stage["step"]) for stage in facts["stages"])
-    print(f"{out}: {facts['parameters']} parameters, {out.stat().st_size / 1e6:.2f} MB, {steps} steps")
-
-
-def write_weights(run: Path, out: Path) -> dict[str, Any]:
-    """Write the file; returns what is to be known of it.
-
-    Raises:
-        ConfigError: the run holds no such network.
-        RunError: no run, or no checkpoint in it.
-    """
-    from lamella.engine.shipped import write_half
+    from lamella.engine.shipped import write_shipped
 
     from lamella_sam.nano.network import sam_nano
 
     stages = _stages(run)
-    return {"parameters": write_half(sam_nano(weights=str(run)).state_dict(), out), "stages": stages}
+    print(write_shipped(sam_nano(weights=str(run)).state_dict(), {"stages": stages}, out))
 
 
 def _stages(run: Path) -> list[dict[str, Any]]:
