@@ -86,6 +86,6 @@ def test_what_does_not_fit_into_memory_is_one_sentence(tmp_path, monkeypatch):
     def full(*_, **__):
         raise MemoryError("16 GiB")
 
-    monkeypatch.setattr("lamella.data.formats.files._by_pillow", full)
+    monkeypatch.setattr("lamella.data.formats.files.read_raster", full)
     with pytest.raises(DataError, match="does not fit into memory"):
         read_micrograph(path)

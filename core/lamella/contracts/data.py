@@ -44,6 +44,8 @@ class Sample(NamedTuple):
     views: tuple[str, ...] = ()
     """The names of the views along the last axis of ``image``, where the source names them; a missing one is not
     among them."""
+    whole: np.ndarray | None = None
+    """What ``image`` was cut from, where it is a crop or a tile: grey values are mapped by the whole image."""
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ class Classes:
     """The classes of a set in order, and what each looks like in a mask.
 
     ``marks`` holds per class a grey value, a colour ``"#rrggbb"``, or ``"rest"`` for whatever no other class
-    claims. Written as a list of names, class i has grey value i and 255 is ignored.
+    claims; beside colours a grey value is the grey of that level. Written as a list of names, class i has grey value i and 255 is ignored.
     """
 
     names: tuple[str, ...]
@@ -93,8 +93,8 @@ class Classes:
             raise DataError(f"{name}: the mask is grey, but classes are given as colours")
         ids = np.full(mask.shape[:2], self._rest(), np.uint8)
         for number, mark in enumerate(self.marks):
-            if isinstance(mark, str) and mark != REST:
-                colour = np.array([int(mark[i : i + 2], 16) for i in (1, 3, 5)], mask.dtype)
+            if mark != REST:
+                colour = [int(mark[i : i + 2], 16) for i in (1, 3, 5)] if isinstance(mark, str) else [mark] * 3
                 ids[(mask[..., :3] == colour).all(-1)] = number
         if REST not in self.marks and (ids == IGNORE).any():
             red, green, blue = (int(value) for value in mask[ids == IGNORE][0, :3])

@@ -153,4 +153,5 @@ def cropped(sample: Sample, size: int, seed: int) -> Sample:
         image=cut(sample.image, None),
         label=cut(sample.label, IGNORE) if isinstance(sample.label, np.ndarray) else sample.label,
         instance=None if sample.instance is None else cut(sample.instance, 0),
+        whole=sample.image,
     )

@@ -52,13 +52,18 @@ class Reading:
             rows = find_bar(whole.image)
         return whole.without_bar(rows)
 
-    def mask(self, path: Path, image: np.ndarray, frame: Frame = None) -> np.ndarray:
-        """A mask as it belongs to ``image``: the frame's own, and cut at the bar if it was drawn below it too."""
-        mask = read_mask(path)
-        if isinstance(frame, int) and mask.ndim == 3 and mask.shape[1] >= image.shape[0] and mask.shape[2] > 4:
+    def mask(self, path: Path, of: Micrograph, frame: Frame = None) -> np.ndarray:
+        """A mask as it belongs to ``of``: the frame's own, and cut at the bar if it was drawn below it too.
+
+        Raises:
+            DataError: a mask that cannot be read, or a stack without that frame.
+        """
+        mask, height = read_mask(path), of.image.shape[0]
+        if isinstance(frame, int) and mask.ndim == 3 and mask.shape[1] >= height and mask.shape[2] > 4:
+            if frame >= len(mask):
+                raise DataError(f"{path}: it has {len(mask)} frames; its image has one of number {frame} (from 0) too")
             mask = mask[frame]
-        cut = self.data_bar != "keep" and mask.shape[0] > image.shape[0] and mask.shape[1] == image.shape[1]
-        return mask[: image.shape[0]] if cut else mask
+        return mask[:height] if of.cut and mask.shape[:2] == (height + of.cut, of.image.shape[1]) else mask
 
 
 def with_scale_bar(found: Micrograph, name: str) -> Micrograph:

@@ -14,8 +14,9 @@ import numpy as np
 
 from lamella.contracts.data import Sample
 from lamella.data.classes import Classes
-from lamella.data.formats.files import Frame, checked, pixels
+from lamella.data.formats.files import Frame, checked
 from lamella.data.formats.micrograph import UNKNOWN_NM, Micrograph
+from lamella.data.formats.raster import pixels
 from lamella.data.formats.sidecar import sidecar_of
 from lamella.data.reading import AS_TOLD, Reading, with_scale_bar
 from lamella.data.views import stacked
@@ -123,7 +124,7 @@ class FileRow:
             return self._of_views(self.image)
         found = self.reading.micrograph(self.image, self.frame)
         label, instance = (
-            self.reading.mask(mask, found.image, self.frame) if isinstance(mask, Path) else mask
+            self.reading.mask(mask, found, self.frame) if isinstance(mask, Path) else mask
             for mask in (self.label, self.instance)
         )
         objects = None if instance is None else np.asarray(instance).astype(np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,10 +76,7 @@ def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOL
     """
     found = Survey(images, masks)
     stems = _stems(images, found)
-    mask_stems = {} if masks is None else {image_stem(stem): path for stem, path in _stems(masks, found).items()}
-    if masks is not None:
-        stray = sorted(set(mask_stems) - set(stems))
-        found.problems += [f"{mask_stems[stem]}: no image has this stem" for stem in stray]
+    mask_stems = {} if masks is None else _mask_stems(masks, stems, found)
     for stem, path in stems.items():
         try:
             one = reading.micrograph(path, reading.frames(path)[0])
@@ -89,11 +86,26 @@ def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOL
         mask = mask_stems.get(stem)
         if masks is not None and mask is None:
             found.problems.append(f"{path}: there is no mask of this stem; the image counts as unlabelled")
-        if mask is not None and not _count_mask(mask, one.image, found, reading):
+        if mask is not None and not _count_mask(mask, one, found, reading):
             mask = None
         found.count(stem, one)
         found.pairs[stem] = (path, mask)
     return found
+
+
+def _mask_stems(folder: Path, images: Mapping[str, Path], found: Survey) -> dict[str, Path]:
+    """The masks by the stem of their image: one of the same stem before one of that stem and an ending like _mask."""
+    masks, paired = _stems(folder, found), dict[str, Path]()
+    for stem, path in masks.items():
+        image = stem if stem in images else image_stem(stem)
+        if image not in images:
+            found.problems.append(f"{path}: no image has this stem")
+        elif image in paired or (image in masks and stem != image):
+            other = paired.get(image, masks.get(image, path))
+            found.problems.append(f"{path}: {other.name} belongs to the same image; this one is left out")
+        else:
+            paired[image] = path
+    return paired
 
 
 def _stems(folder: Path, found: Survey) -> dict[str, Path]:
@@ -111,10 +123,10 @@ def _stems(folder: Path, found: Survey) -> dict[str, Path]:
     return stems
 
 
-def _count_mask(path: Path, image: np.ndarray, found: Survey, reading: Reading) -> bool:
+def _count_mask(path: Path, one: Micrograph, found: Survey, reading: Reading) -> bool:
     """Add a mask's values to the survey; False, with a problem noted, where it cannot serve."""
     try:
-        mask, size = reading.mask(path, image), image.shape
+        mask, size = reading.mask(path, one), one.image.shape
         if mask.shape[:2] != size[:2]:
             raise DataError(f"{path}: the mask is {mask.shape[0]}×{mask.shape[1]}, its image {size[0]}×{size[1]}")
         marks = _marks(mask, path)

@@ -23,6 +23,14 @@ class Input:
     path: Path
     frame: Frame = None
 
+    def stamp(self) -> list[int]:
+        """Size and time of the file; another after it was changed. Empty where it cannot be asked."""
+        try:
+            told = self.path.stat()
+        except OSError:
+            return []
+        return [told.st_size, told.st_mtime_ns]
+
 
 def find_images(paths: Sequence[Path]) -> dict[str, Path]:
     """Image files by a name that is unique among them; of a folder, the images in it.

@@ -17,11 +17,14 @@ LARGE = 4096
 
 def predict_large(
     trainer: Trainer, sample: Sample, modality: Modality, *, tile: int, device: torch.device,
-    rule: Abstention = ALWAYS,
+    rule: Abstention = ALWAYS, maps: np.ndarray | None = None,
 ) -> np.ndarray:
     """The class of every pixel (H, W) uint8 by a rule, from tiles that overlap by a quarter and are blended.
 
     At no time are probabilities held for more than one strip of tiles: K × tile × W float32.
+
+    Args:
+        maps: (K, H, W) uint8, filled with the probabilities by the rule, 255 being 1.
     """
     height, width = sample.image.shape[:2]
     label = np.empty((height, width), np.uint8)
@@ -31,7 +34,11 @@ def predict_large(
             total[:, : kept.shape[1]] += kept
         end = bottom if next_top is None else next_top
         # No division by the weights: they are those of the pixel, the same for every class.
-        label[done:end] = rule.labels(total[:, : end - top]).cpu().numpy()
+        ready = total[:, : end - top]
+        label[done:end] = rule.labels(ready).cpu().numpy()
+        if maps is not None:
+            likely = rule.calibrated(ready / ready.sum(0))
+            maps[:, done:end] = (likely * 255).round().to(torch.uint8).cpu().numpy()
         kept, done = total[:, end - top :].clone(), end
     return label
 
@@ -41,15 +48,14 @@ def _strips(
 ) -> Iterator[tuple[int, int, int | None, Tensor]]:
     """(top, bottom, top of the next strip, sum of weighted probabilities (K, h, W)) of every strip."""
     height, width = sample.image.shape[:2]
-    fixed = modality.for_image(sample.image) if hasattr(modality, "for_image") else modality
     tops = starts(height, tile)
     for place, top in enumerate(tops):
         bottom = min(top + tile, height)
         total: Tensor | None = None
         for left in starts(width, tile):
             right = min(left + tile, width)
-            part = sample._replace(image=sample.image[top:bottom, left:right], label=None, instance=None)
-            batch = fixed.collate([part])
+            cut = sample.image[top:bottom, left:right]
+            batch = modality.collate([sample._replace(image=cut, label=None, instance=None, whole=sample.image)])
             assert not isinstance(batch, dict)
             on_device = batch._replace(image=batch.image.to(device))
             predicted = trainer.predict(on_device)[0].to(torch.float32)

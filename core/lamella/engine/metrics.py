@@ -100,9 +100,10 @@ class SegmentationMetrics:
         """(2, K) pixels in the intersection and the union of the rims."""
         height, width = label.shape[1:]
         rim = max(1, round(self.boundary_share * (height**2 + width**2) ** 0.5))
+        predicted = torch.where(label == IGNORE, label, predicted)  # nothing is wrong with a rim at what is ignored
         ours, theirs = boundary(predicted, rim), boundary(label, rim)
         both = self._of_each(label, ours & theirs & (predicted == label))
-        either = self._of_each(predicted, ours & (label != IGNORE)) + self._of_each(label, theirs) - both
+        either = self._of_each(predicted, ours) + self._of_each(label, theirs) - both
         return torch.stack([both, either])
 
     def _of_each(self, label: Tensor, mask: Tensor) -> Tensor:

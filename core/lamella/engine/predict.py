@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from lamella.contracts.data import Modality
 from lamella.contracts.model import Trainer
-from lamella.data.formats.files import read_mask
+from lamella.data.formats.files import read_mask, readable
 from lamella.data.reading import Reading
 from lamella.engine.checkpoint import write_json
 from lamella.engine.experiment import Experiment
@@ -83,7 +83,7 @@ def predict(
     _claim(out, run, checkpoint, wanted, rule)
     tile = experiment.fit.tile_for(trainer)
     predictor = Predictor(trainer, modality, accelerator, names, tile, out, reading, wanted, structures, rule)
-    known = {name for name, entry in entries(out).items() if "pixels" in entry and predictor.label_path(name).is_file()}
+    known = _known(predictor, entries(out), files)
     _each(predictor, {name: files[name] for name in _share([name for name in files if name not in known], accelerator)})
     accelerator.wait_for_everyone()
     noted = {name: entry for name, entry in entries(out).items() if name in files}
@@ -94,6 +94,29 @@ def predict(
         _conclude(predictor, predicted, failed, doubts)
     done = [name for name in files if name not in failed and name not in known]
     return {"done": done, "skipped": sorted(known & set(files)), "failed": failed, "unlike": doubts}
+
+
+def _known(predictor: Predictor, noted: Mapping[str, Mapping[str, Any]], files: Mapping[str, Input]) -> set[str]:
+    """The files that are predicted already and have not changed since.
+
+    Raises:
+        RunError: another file of the same name was predicted into this folder.
+    """
+    known = set()
+    for name, file in files.items():
+        entry = noted.get(name, {})
+        if "pixels" not in entry:
+            continue
+        same = entry.get("stamp", file.stamp()) == file.stamp()
+        path = readable(str(file.path.resolve()))
+        if not same and entry["path"] != path:
+            raise RunError(
+                f"{predictor.out} holds the prediction of {entry['path']}, and {path} would take its name, {name!r}; "
+                "choose another --out"
+            )
+        if same and all(written.is_file() for written in predictor.maps(name)):
+            known.add(name)
+    return known
 
 
 def _each(predictor: Predictor, files: Mapping[str, Input]) -> None:
@@ -177,14 +200,14 @@ def _claim(out: Path, run: Path, checkpoint: str | None, wanted: Wanted, rule: A
     ours = {
         "run": str(run.resolve()), "checkpoint": checkpoint_folder(run, checkpoint),
         "measurements": wanted.measurements, "structures": list(wanted.structures), "pixel_nm": wanted.pixel_nm,
-        "abstain": rule.threshold or None,
+        "abstain": rule.threshold or None, "data_bar": wanted.data_bar, "stack": wanted.stack,
     }  # fmt: skip
     note = out / "predicted-by.json"
     there = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else ours
     if there.get("run") != ours["run"] or there.get("checkpoint") != ours["checkpoint"]:
         raise RunError(f"{out} holds predictions of another run or checkpoint ({note.name}); choose another --out")
-    for key in ("measurements", "structures", "pixel_nm", "abstain"):
-        before = there.get(key, None if key == "abstain" else ours[key])
+    for key in ("measurements", "structures", "pixel_nm", "abstain", "data_bar", "stack"):
+        before = there.get(key, ours[key] if key in ("measurements", "structures", "pixel_nm") else None)
         if before != ours[key]:
             raise RunError(
                 f"{out} was begun with {key} = {before!r}, not {ours[key]!r} ({note.name}); choose another --out"

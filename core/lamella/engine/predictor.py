@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,12 +86,23 @@ class Predictor:
         """Where the label map of a file goes."""
         return self.out / f"{name}.label.{'png' if self.wanted.label_format == 'png' else 'tif'}"
 
+    def map_path(self, name: str, number: int) -> Path:
+        """Where the probabilities of a file's class of that number go; ``_`` for what no file name can hold."""
+        safe = re.sub(r'[/\\:*?"<>|]', "_", self.classes[number])
+        return self.out / f"{name}.p-{safe}.png"
+
+    def maps(self, name: str) -> list[Path]:
+        """Every map that is wanted of a file: once all are there, it is done."""
+        maps = [self.map_path(name, number) for number in range(len(self.classes))] if self.wanted.probabilities else []
+        return [self.label_path(name), *maps]
+
     def predict(self, name: str, image: Input) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Predict one file and write its pictures; its entry for the journal, and measurements if wanted.
 
         Raises:
             DataError: the file cannot be read.
         """
+        stamp = image.stamp()  # of before it is read
         sample = read_sample(name, image, self.reading, self.wanted.pixel_nm)
         pixel = sample.pixel_nm
         with torch.inference_mode(), self.accelerator.autocast():
@@ -100,8 +112,9 @@ class Predictor:
         # Row by row: bincount makes 64-bit integers of what it is given, eight times a large label map.
         counts = sum(np.bincount(line, minlength=IGNORE + 1) for line in label).tolist()  # type: ignore[union-attr]
         entry = {
-            "name": name, "file": readable(image.path.name), "pixels": counts[: len(self.classes)],
-            "unsure": counts[IGNORE], "pixel_nm": pixel, "grey": grey,
+            "name": name, "file": readable(image.path.name), "path": readable(str(image.path.resolve())),
+            "stamp": stamp, "pixels": counts[: len(self.classes)], "unsure": counts[IGNORE], "pixel_nm": pixel,
+            "grey": grey,
         }  # fmt: skip
         if not self.wanted.measurements:
             return entry, None
@@ -115,24 +128,32 @@ class Predictor:
         likely = predict_whole(self.trainer, batch, self.tile)[0]
         label = self.rule.labels(likely).cpu().numpy()
         if self.wanted.probabilities:
-            maps = (self.rule.calibrated(likely) * 255).round().to(torch.uint8).cpu().numpy()
-            for number, name in enumerate(self.classes):
-                save_image(Image.fromarray(maps[number]), self.out / f"{sample.name}.p-{name}.png", sample.pixel_nm)
+            self._save_maps((self.rule.calibrated(likely) * 255).round().to(torch.uint8).cpu().numpy(), sample)
         return label, self._overlay(self.modality.picture(batch.image[0].cpu()), label, sample)
 
     def _large(self, sample: Sample) -> tuple[np.ndarray, list[float]]:
         """The same in tiles; picture and grey values of every so-many-th pixel."""
+        shape = (len(self.classes), *sample.image.shape[:2])
+        maps = np.empty(shape, np.uint8) if self.wanted.probabilities else None
         label = predict_large(
             self.trainer, sample, self.modality, tile=min(self.tile, _LARGE_TILE), device=self.accelerator.device,
-            rule=self.rule,
+            rule=self.rule, maps=maps,
         )  # fmt: skip
+        if maps is not None:
+            self._save_maps(maps, sample)
         step = -(-max(label.shape) // _OVERLAY_SIDE)
         # Every step-th pixel: each stands for step of them.
         size = (sample.pixel_nm[0] * step, sample.pixel_nm[1] * step)
-        small = sample._replace(image=np.ascontiguousarray(sample.image[::step, ::step]), pixel_nm=size)
+        image = np.ascontiguousarray(sample.image[::step, ::step])
+        small = sample._replace(image=image, pixel_nm=size, whole=sample.image)
         batch = self.modality.collate([small])
         assert not isinstance(batch, dict)
         return label, self._overlay(self.modality.picture(batch.image[0]), label[::step, ::step], small)
+
+    def _save_maps(self, maps: np.ndarray, sample: Sample) -> None:
+        """Write probabilities (K, H, W) uint8, 255 being 1, a file for each class."""
+        for number, one in enumerate(maps):
+            save_image(Image.fromarray(one), self.map_path(sample.name, number), sample.pixel_nm)
 
     def _overlay(self, picture: np.ndarray, label: np.ndarray, sample: Sample) -> list[float]:
         """Write the overlay; the picture's `grey_points`."""

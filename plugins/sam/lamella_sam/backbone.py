@@ -104,6 +104,18 @@ class SamBackbone(nn.Module):
             logits = interpolate(logits, size, mode="bilinear", align_corners=False)
         return logits.reshape(*lead, *size)
 
+    def numbers(self, identity: Tensor) -> Tensor:
+        """Maps of numbers (B, H, W) int64 as the square that the image becomes, (B, S, S); −1 beside the image."""
+        size = (identity.shape[-2], identity.shape[-1])
+        inside, side = self.inside(size), self.side(size)
+        if inside != size:
+            rows, columns = (
+                (torch.arange(new, device=identity.device) + 0.5).mul(old / new).long().clamp(max=old - 1)
+                for new, old in zip(inside, size)
+            )
+            identity = identity[:, rows[:, None], columns]
+        return pad(identity, (0, side - inside[1], 0, side - inside[0]), value=-1)
+
     def reduce(self, mask: Tensor) -> Tensor:
         """Maps (B, Q, H, W) as means over the cells of the mask grid, (B, Q, h, h); 0 beside the image."""
         height, width = mask.shape[-2:]

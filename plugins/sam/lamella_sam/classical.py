@@ -32,8 +32,7 @@ def classical_figures(
         if not isinstance(batch, Batch) or batch.label is None:
             raise DataError("classical answers need one labelled view per image")
         asked = test_objects(identities(batch, objects, background=background), batch.key)
-        known = batch.label[0].numpy() != 255
-        wanted = asked.mask[0].numpy()
+        known, wanted = asked.known.numpy(), asked.mask[0].numpy()
         for method, kinds in classical_answers(batch, asked).items():
             for kind, found in kinds.items():
                 found = found & known

@@ -34,7 +34,7 @@ def test_objects(identity: Tensor, key: Tensor) -> Objects:
     mask = identity == numbers.view(-1, 1, 1)  # (N, H, W)
     share = streams_of(key).child("pixel").uniform(0.0, 1.0, MOST)[0, : len(numbers)]
     pixel, there = pick_pixel(mask, share)
-    return Objects(mask.unsqueeze(0), pixel.unsqueeze(0), there.unsqueeze(0))
+    return Objects(mask.unsqueeze(0), pixel.unsqueeze(0), there.unsqueeze(0), identity >= 0)
 
 
 def streams_of(key: Tensor) -> Streams:
@@ -95,11 +95,10 @@ class PromptedFigures:
         objects = test_objects(identity, one.key)
         if not objects.mask.shape[1]:
             return
-        classes = classes_of(objects, one.label[0]).clamp(max=len(self.classes) - 1)
-        known = one.label[0] != 255
+        classes = classes_of(objects, one.label[0])
         for kind in TYPES:
             logits = answered(self.asker.backbone, embedding, objects, one.key, kind)
-            found, wanted = (logits > 0) & known, objects.mask[0]
+            found, wanted = (logits > 0) & objects.known, objects.mask[0]
             both = (found & wanted).flatten(1).sum(1).double()
             either = (found | wanted).flatten(1).sum(1).double()
             self.ious[kind].append((both / either).cpu())

@@ -73,12 +73,12 @@ def affinity(embedding: Tensor, identity: Tensor, *, scale: float = 10.0) -> Ten
 
     Args:
         embedding: (B, C, g, g).
-        identity: (B, H, W) int64 object ids, with H, W multiples of g; 0 counts as one object.
+        identity: (B, S, S) int64 object ids, S a multiple of g; 0 counts as one object, −1 as none.
     """
     cell = identity.shape[-1] // embedding.shape[-1]
     ids = identity.unsqueeze(1).to(torch.float32)
     top, low = max_pool2d(ids, cell).flatten(1), -max_pool2d(-ids, cell).flatten(1)
-    pure = (top == low).to(embedding.dtype)
+    pure = ((top == low) & (top >= 0)).to(embedding.dtype)
     cells = normalize(embedding.flatten(2), dim=1)
     logits = scale * (cells.transpose(1, 2) @ cells - 0.5)  # (B, N, N)
     same = (top.unsqueeze(2) == top.unsqueeze(1)).to(embedding.dtype)

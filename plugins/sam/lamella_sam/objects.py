@@ -20,22 +20,24 @@ class Objects(NamedTuple):
     """(B, Q, 2) int64, y and x of a pixel inside, uniform over the object."""
     there: Tensor
     """(B, Q) bool: whether the image had any object."""
+    known: Tensor
+    """(B, H, W) bool: where the label says what is there; elsewhere nobody can say that an object ends."""
 
 
 def identities(batch: Batch, kind: Kind, *, background: int | None = None) -> Tensor:
-    """(B, H, W) int64: 0 where there is no object, else a number that pixels of one object share.
+    """(B, H, W) int64: −1 where the label says nothing, 0 where there is no object, else one number for each object.
 
     Args:
         background: a class that is no object, where ``kind`` is not ``instance``.
     """
+    label = batch.label
     if kind == "instance" and batch.instance is not None:
-        return batch.instance
-    assert batch.label is not None
-    nothing = batch.label == IGNORE
+        return batch.instance if label is None else torch.where(label == IGNORE, -1, batch.instance)
+    assert label is not None
+    found = label + 1 if kind == "class" else regions(label) + 1
     if background is not None:
-        nothing = nothing | (batch.label == background)
-    found = batch.label + 1 if kind == "class" else regions(batch.label) + 1
-    return torch.where(nothing, 0, found)
+        found = torch.where(label == background, 0, found)
+    return torch.where(label == IGNORE, -1, found)
 
 
 def regions(label: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ def drawn_objects(identity: Tensor, streams: Streams, count: int, *, evenness: f
     """
     b, height, width = identity.shape
     flat = identity.flatten(1)
-    slot = flat % (height * width + 1)
+    slot = flat.clamp(min=0) % (height * width + 1)
     area = torch.zeros(b, height * width + 1, dtype=torch.float64, device=flat.device)
     area = area.scatter_add_(1, slot, torch.ones_like(slot, dtype=torch.float64))
     weight = torch.where(flat > 0, area.gather(1, slot) ** -evenness, 0.0)
@@ -107,7 +109,7 @@ def drawn_objects(identity: Tensor, streams: Streams, count: int, *, evenness: f
     chosen = flat.gather(1, place)
     mask = (identity.unsqueeze(1) == chosen.view(b, count, 1, 1)) & (chosen > 0).view(b, count, 1, 1)
     pixel = torch.stack([place // width, place % width], -1)
-    return Objects(mask, pixel, chosen > 0)
+    return Objects(mask, pixel, chosen > 0, identity >= 0)
 
 
 def all_objects(identity: Tensor, streams: Streams, most: int, *, least: int = 1) -> Objects:
@@ -120,7 +122,7 @@ def all_objects(identity: Tensor, streams: Streams, most: int, *, least: int = 1
     """
     b, height, width = identity.shape
     flat = identity.flatten(1)
-    slot = flat % (height * width + 1)
+    slot = flat.clamp(min=0) % (height * width + 1)
     place = torch.arange(height * width, device=flat.device).expand(b, -1)
     none = torch.zeros(b, height * width + 1, dtype=torch.int64, device=flat.device)
     area = none.scatter_add(1, slot, torch.ones_like(slot)).gather(1, slot)
@@ -129,7 +131,7 @@ def all_objects(identity: Tensor, streams: Streams, most: int, *, least: int = 1
     there = size >= max(least, 1)
     mask = (identity.unsqueeze(1) == flat.gather(1, chosen)[..., None, None]) & there[..., None, None]
     pixel, _ = pick_pixel(mask, streams.uniform(0.0, 1.0, there.shape[1]))
-    return Objects(mask, pixel, there)
+    return Objects(mask, pixel, there, identity >= 0)
 
 
 def pick(weight: Tensor, share: Tensor) -> Tensor:

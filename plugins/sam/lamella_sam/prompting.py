@@ -77,7 +77,7 @@ def asked_prompts(objects: Objects, streams: Streams, mix: Mix) -> Asked:
     pointed = ~boxed & ~masked
     corners = jittered(boxes_of(objects.mask), streams.child("jitter"), mix.jitter, (height, width))
     point = objects.pixel.flip(-1).to(torch.float32)
-    outside, some = negative_points(objects.mask, streams.child("negative"))
+    outside, some = negative_points(objects.mask, objects.known, streams.child("negative"))
     negative = some & (streams.child("whether").uniform(0.0, 1.0, q) < mix.negative)
     first = torch.where(boxed.unsqueeze(-1), corners[..., :2], point)
     second = torch.where(boxed.unsqueeze(-1), corners[..., 2:], 0.0)
@@ -112,10 +112,10 @@ def jittered(boxes: Tensor, streams: Streams, jitter: float, size: tuple[int, in
     return torch.cat([torch.minimum(low, high), torch.maximum(low, high)], -1)
 
 
-def negative_points(mask: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:
+def negative_points(mask: Tensor, known: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:
     """A point (B, Q, 2) x, y just outside of each object, and whether there is one (B, Q).
 
-    Drawn from the object's box, widened by a quarter and 8 pixels, without the object.
+    Drawn from the object's box, widened by a quarter and 8 pixels, without the object and what has no label.
     """
     q, height, width = mask.shape[1:]
     box = boxes_of(mask)
@@ -125,7 +125,7 @@ def negative_points(mask: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:
     x0, y0, x1, y1 = (edge[..., None, None] for edge in box.unbind(-1))
     wide = margin[..., None, None]
     near = (x >= x0 - wide) & (x <= x1 + wide) & (y >= y0 - wide) & (y <= y1 + wide)
-    pixel, some = pick_pixel(near & ~mask, streams.uniform(0.0, 1.0, q))
+    pixel, some = pick_pixel(near & ~mask & known.unsqueeze(1), streams.uniform(0.0, 1.0, q))
     return pixel.flip(-1).to(torch.float32), some
 
 
@@ -153,7 +153,7 @@ def mask_logits(share: Tensor) -> Tensor:
 
 
 def corrected(
-    prompts: Prompts, logits: Tensor, mask: Tensor, streams: Streams, *, cell: float, feed_back: Tensor
+    prompts: Prompts, logits: Tensor, mask: Tensor, streams: Streams, *, cell: float, feed_back: Tensor, known: Tensor
 ) -> Prompts:
     """The prompts with one more click each, where the mask is wrong; unchanged where it is right.
 
@@ -162,12 +162,13 @@ def corrected(
         mask: (B, Q, h, w) in [0, 1], the covered share of the object on the mask grid.
         cell: side of a cell of the mask grid in pixels of the image.
         feed_back: (B, Q) bool, which prompts get their mask so far as a mask prompt.
+        known: (B, Q, h, w) bool, the cells of the image that have a label; nobody clicks on others.
 
     The click's label is the object's at that place. Clicks fall on the centres of cells of the mask grid.
     """
     q = mask.shape[1]
     inside = mask >= 0.5
-    wrong = (logits > 0) != inside
+    wrong = ((logits > 0) != inside) & known
     pixel, some = pick_pixel(wrong, streams.uniform(0.0, 1.0, q))
     flat = pixel[..., 0] * mask.shape[-1] + pixel[..., 1]
     positive = inside.flatten(2).gather(2, flat.unsqueeze(-1)).squeeze(-1)

@@ -168,9 +168,10 @@ class Sesami(Trainer):
             embedding = self.backbone.embed(batch.image)
         if self.exemplars is not None and self.training:
             self.exemplars.add(embedding.detach(), self._shares(batch))
-        losses = self._masks(embedding, batch, step)
+        identity = self.identity(batch)
+        losses = self._masks(embedding, batch, identity, step)
         if self.weights["affinity"] > 0:
-            losses["affinity"] = step.mean(affinity(embedding, self.identity(batch)))
+            losses["affinity"] = step.mean(affinity(embedding, self.backbone.numbers(identity)))
         if self.class_tokens is not None:
             losses |= self._classes(embedding, batch, step)
         total = torch.stack([self.weights[name] * value for name, value in losses.items() if name in WEIGHTS]).sum()
@@ -182,10 +183,10 @@ class Sesami(Trainer):
             raise ConfigError("sesami: the data of the role 'labelled' have no labels")
         return batch if self.augment is None else self.augment(batch, step.streams(batch, "weak"))
 
-    def _masks(self, embedding: Tensor, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def _masks(self, embedding: Tensor, batch: Batch, identity: Tensor, step: Step) -> dict[str, Tensor]:
         """The rounds: a prompt for every object, then clicks where the mask is wrong."""
         streams = step.streams(batch, "prompts")
-        objects = drawn_objects(self.identity(batch), streams.child("objects"), self.prompts, evenness=self.evenness)
+        objects = drawn_objects(identity, streams.child("objects"), self.prompts, evenness=self.evenness)
         target = self.backbone.reduce(objects.mask.to(torch.float32))
         weight = self.backbone.reduce(_trust(batch).unsqueeze(1)) * objects.there[..., None, None]
         prompts, doubt = given_prompts(objects, self.backbone, streams.child("given"), self.mix)
@@ -196,7 +197,7 @@ class Sesami(Trainer):
         for number in range(self.corrections):
             draw = streams.child(f"round {number}")
             back = draw.child("feed").uniform(0.0, 1.0, self.prompts) < 0.5
-            prompts = corrected(prompts, chosen.detach(), target, draw, cell=cell, feed_back=back)
+            prompts = corrected(prompts, chosen.detach(), target, draw, cell=cell, feed_back=back, known=weight > 0.5)
             logits, iou = self.backbone.masks(embedding, prompts)
             losses, chosen = self.mask_loss(logits, iou, target, weight, torch.zeros_like(doubt), objects.there)
             rounds.append(losses)
@@ -269,7 +270,7 @@ class Sesami(Trainer):
                 out.append(torch.full((count, *label.shape), 1 / count, device=label.device))
                 continue
             logits = answered(self.backbone, embedding[i : i + 1], objects, key, self.answer)
-            out.append(class_map(logits, classes_of(objects, label).clamp(max=count - 1), count))
+            out.append(class_map(logits, classes_of(objects, label), count))
         return torch.stack(out)
 
     def metrics(self) -> list[Metric]:

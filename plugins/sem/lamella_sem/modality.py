@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from lamella import Batch, Sample
+from lamella.data.grey import grey_ends
 from lamella.errors import DataError
 from pydantic import Field
 from torch import Tensor
@@ -67,12 +68,13 @@ class SemModality:
         label, dies = _labels(samples), torch.tensor([_group(sample, self.same, sample.key) for sample in samples])
         alike = torch.tensor([_group(sample, self.alike, -1) for sample in samples])
         key, visit = (torch.tensor([getattr(sample, what) for sample in samples]) for what in ("key", "visit"))
-        planes = [_planes(sample) for sample in samples]
+        planes = [_planes(sample, sample.image) for sample in samples]
+        whole = [_planes(one, one.image if one.whole is None else one.whole) for one in samples]
         out = {}
         for view in VIEWS:
             there = [plane.get(view) for plane in planes]
             out[view] = Batch.of(
-                torch.stack([self._image(plane, sample) for plane, sample in zip(there, samples)]),
+                torch.stack([self._image(*one) for one in zip(there, [w.get(view) for w in whole], samples)]),
                 label=label,
                 key=key,
                 visit=visit,
@@ -86,12 +88,12 @@ class SemModality:
         grey = (image.clamp(0, 1).mean(0) * 255).round().to(torch.uint8).numpy()
         return np.repeat(grey[..., None], 3, axis=2)
 
-    def _image(self, plane: np.ndarray | None, sample: Sample) -> Tensor:
-        """(1, H, W) float32 in [0, 1]; black where there is none."""
-        if plane is None:
+    def _image(self, plane: np.ndarray | None, whole: np.ndarray | None, sample: Sample) -> Tensor:
+        """(1, H, W) float32 in [0, 1], by the grey range of the whole plane; black where there is none."""
+        if plane is None or whole is None:
             return torch.zeros(1, *sample.image.shape[:2])
         if self.intensity == "image":
-            low, high = (float(end) for end in np.percentile(plane, (0.1, 99.9)))
+            low, high = grey_ends(whole, sample.key)
         elif plane.dtype.kind == "f":
             raise DataError(
                 f"{sample.name}: floating-point pixels have no range of their own; set intensity = 'image' in the "
@@ -109,9 +111,8 @@ def _group(sample: Sample, column: str, unknown: int) -> int:
     return unknown if group is None else _number(f"{column} {group}")
 
 
-def _planes(sample: Sample) -> dict[str, np.ndarray]:
-    """The (H, W) images that are there, by magnification."""
-    image = sample.image
+def _planes(sample: Sample, image: np.ndarray) -> dict[str, np.ndarray]:
+    """The (H, W) images that are there, by magnification, of a sample's pixels or of what they were cut from."""
     if sample.views:
         if unknown := [view for view in sample.views if view not in VIEWS]:
             raise DataError(f"{sample.name}: the modality 'sem' knows the views high and low, not {unknown[0]!r}")

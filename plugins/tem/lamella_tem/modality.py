@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from lamella import Batch, Sample
+from lamella.data.grey import grey_ends
 from lamella.errors import ConfigError, DataError
 from pydantic import Field
 from torch import Tensor
@@ -17,7 +18,7 @@ class TemModality:
     """Micrographs of one channel, with polarity as metadata (+1 HAADF, −1 bright field).
 
     Grey values are mapped to [0, 1] by the range of the file's type (``dtype``), by the 0.1 and 99.9
-    percentiles of each image (``image``), or by those of all training images (``data``; recorded in the run
+    percentiles of each image (``image``; of the whole one where crops are trained on), or by those of all training images (``data``; recorded in the run
     and reused by predict). Floating-point images have no range of their own and need ``image`` or ``data``.
     Colour images are averaged over their channels.
 
@@ -70,14 +71,6 @@ class TemModality:
             },
         )
 
-    def for_image(self, image: np.ndarray) -> "TemModality":
-        """This modality with its grey range fixed as for ``image``, so that parts of it are mapped alike."""
-        if self.intensity != "image":
-            return self
-        fixed = TemModality(intensity="data", polarity=1 if self.metadata["polarity"] > 0 else -1)
-        fixed.calibrate([image])
-        return fixed
-
     def picture(self, image: Tensor) -> np.ndarray:
         """(C, H, W) in [0, 1] as grey (H, W, 3) uint8."""
         grey = (image.clamp(0, 1).mean(0) * 255).round().to(torch.uint8).numpy()
@@ -100,8 +93,7 @@ class TemModality:
 
     def _ends(self, sample: Sample) -> tuple[float, float]:
         if self.intensity == "image":
-            low, high = (float(end) for end in np.percentile(sample.image, (0.1, 99.9)))
-            return low, max(high, low + 1e-6)
+            return grey_ends(sample.image if sample.whole is None else sample.whole, sample.key)
         if self.intensity == "data":
             if self._range is None:
                 raise ConfigError("modality 'tem': intensity = 'data' has not seen the training images yet")

@@ -79,10 +79,11 @@ def test_objects_are_drawn_evenly_and_points_uniformly_inside(batch):
 
 def test_kinds_of_objects(batch):
     batch = batch._replace(instance=(batch.label == 1).long() * 7)
-    assert identities(batch, "instance").unique().tolist() == [0, 7]
-    assert identities(batch, "class").unique().tolist() == [0, 1, 2, 3]
-    assert identities(batch, "class", background=0).unique().tolist() == [0, 2, 3]
-    assert (identities(batch, "region")[:, :3] == 0).all()
+    assert identities(batch, "instance").unique().tolist() == [-1, 0, 7]
+    assert identities(batch._replace(label=None), "instance").unique().tolist() == [0, 7]
+    assert identities(batch, "class").unique().tolist() == [-1, 1, 2, 3]
+    assert identities(batch, "class", background=0).unique().tolist() == [-1, 0, 2, 3]
+    assert (identities(batch, "region")[:, :3] == -1).all()
 
 
 def test_an_image_without_objects_gives_none(batch):
@@ -138,12 +139,14 @@ def test_partial_masks_are_parts_smaller_than_the_object_and_hold_its_pixel(batc
 
 def test_negative_points_lie_outside_and_near(batch):
     objects = drawn_objects(identities(batch, "region"), streams(1, 2), 30)
-    points, some = negative_points(objects.mask, streams(3, 4))
+    points, some = negative_points(objects.mask, objects.known, streams(3, 4))
     assert some.all()
     index = (points[..., 1] * 64 + points[..., 0]).long()
     assert not objects.mask.flatten(2).gather(2, index.unsqueeze(-1)).any()
+    labelled = objects.known.unsqueeze(1).expand_as(objects.mask).flatten(2)
+    assert not objects.known.all() and labelled.gather(2, index.unsqueeze(-1)).all()
     whole = torch.ones(1, 1, 8, 8, dtype=torch.bool)
-    assert not negative_points(whole, streams(1))[1].any()
+    assert not negative_points(whole, whole[0], streams(1))[1].any()
 
 
 def test_every_type_is_given_as_often_as_the_mix_says(nano, batch):
@@ -180,14 +183,15 @@ def test_a_correction_clicks_where_the_mask_is_wrong():
     logits[0, 1, 12, 3] = 5.0  # one cell too many
     start = box_prompts(torch.zeros(1, 2, 4), (32, 32))
     back = torch.tensor([[True, False]])
-    prompts = corrected(start, logits, target, streams(1), cell=2.0, feed_back=back)
+    known = torch.ones(1, 2, 16, 16, dtype=torch.bool)
+    prompts = corrected(start, logits, target, streams(1), cell=2.0, feed_back=back, known=known)
     assert prompts.labels[0, :, -1].tolist() == [POSITIVE, NEGATIVE]
     assert prompts.points[0, :, -1].tolist() == [[8.5, 8.5], [6.5, 24.5]]  # centres of cells of 2 pixels
     assert prompts.with_mask.tolist() == [[True, False]]
     right = torch.where(target > 0.5, 5.0, -5.0)
-    assert corrected(start, right, target, streams(1), cell=2.0, feed_back=back).labels[..., -1].tolist() == [
-        [ABSENT] * 2
-    ]
+    for mask, where in ((right, known), (logits, known & (logits < 0) & (target < 0.5))):  # nobody knows better
+        given = corrected(start, mask, target, streams(1), cell=2.0, feed_back=back, known=where)
+        assert given.labels[..., -1].tolist() == [[ABSENT] * 2]
 
 
 def test_making_prompts_never_waits_for_the_device(nano, batch):
@@ -195,7 +199,8 @@ def test_making_prompts_never_waits_for_the_device(nano, batch):
         objects = drawn_objects(identities(batch, "region"), streams(1, 2), 4)
         prompts, _ = given_prompts(objects, nano, streams(3, 4), Mix())
         target = nano.reduce(objects.mask.float())
-        corrected(prompts, target - 0.3, target, streams(5, 6), cell=2.0, feed_back=torch.ones(2, 4, dtype=torch.bool))
+        back, known = torch.ones(2, 4, dtype=torch.bool), target >= 0
+        corrected(prompts, target - 0.3, target, streams(5, 6), cell=2.0, feed_back=back, known=known)
 
 
 ONE = torch.ones(1, 1, 1, dtype=torch.int64)
@@ -221,7 +226,3 @@ def test_what_a_user_can_get_wrong_is_one_sentence(prompts, message):
 def test_right_prompts_pass():
     check_prompts(point_prompts(torch.tensor([[[[0.0, 63.0]]]]), ONE, (64, 64)))
     check_prompts(box_prompts(torch.tensor([[[0.0, 0.0, 63.0, 63.0]]]), (64, 64)))
-
-
-def test_objects_is_a_plain_tuple():
-    assert Objects._fields == ("mask", "pixel", "there")

@@ -5,12 +5,12 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from lamella.data.formats.micrograph import UNKNOWN_NM, Micrograph, asked, positive
-from lamella.data.formats.plausible import MOST_PER_BYTE
+from lamella.data.formats.raster import read_raster
 from lamella.data.formats.rosetta import READERS, read_rosetta, rosetta_frames
 from lamella.data.formats.sidecar import read_sidecar, sidecar_of
 from lamella.data.formats.tiff import read_tiff, read_values, tiff_frames
@@ -24,8 +24,6 @@ Frame = int | Literal["mean"] | None
 """Which frame of a stack: its number, the mean of all, or None where a file holds one image."""
 _T = TypeVar("_T")
 _HINTS = {".gz": "unpack it first", ".zip": "unpack it first", ".elid": "export the images of a Phenom project as TIFF"}
-LARGEST = 1 << 30
-"""Pixels of the largest image that is opened without a warning; Pillow's own limit is a slide of 9500²."""
 _MASK_ENDING = re.compile(r"[_-](mask|masks|label|labels|seg|segmentation|gt|annot|annotation)$", re.IGNORECASE)
 
 
@@ -102,7 +100,7 @@ def _opened(path: Path, frame: int | None) -> Micrograph:
         return read_tiff(path, frame)
     if suffix in READERS:
         return read_rosetta(path, frame)
-    image = _by_pillow(path)
+    image = read_raster(path)
     return Micrograph(image, asked(lambda: _own_size(path), UNKNOWN_NM))
 
 
@@ -153,13 +151,6 @@ def checked(image: np.ndarray, name: str) -> np.ndarray:
     return image.astype(np.uint16 if fits else np.float32)  # signed and long counts keep 24 bits
 
 
-def pixels(opened: Any) -> np.ndarray:
-    """A Pillow image as an array: palettes become colours, an alpha channel beside grey is dropped."""
-    if opened.mode in ("P", "PA"):
-        return np.asarray(opened.convert("RGB"))
-    return np.asarray(opened.convert("L") if opened.mode == "LA" else opened)
-
-
 def read_mask(path: Path) -> np.ndarray:
     """A mask file as (H, W) values or (H, W, 3 or 4) colours; palettes are read as their indices.
 
@@ -174,18 +165,7 @@ def read_mask(path: Path) -> np.ndarray:
 def _mask(path: Path) -> np.ndarray:
     if path.suffix.lower() in (".tif", ".tiff"):
         return read_values(path)
-    return _by_pillow(path, palette_as_index=True)
-
-
-def _by_pillow(path: Path, *, palette_as_index: bool = False) -> np.ndarray:
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = LARGEST
-    with Image.open(path) as opened:
-        bits = {"1": 1, "L": 8, "P": 8, "RGB": 24, "RGBA": 32}.get(opened.mode, 16)
-        if opened.width * opened.height * bits // 8 > MOST_PER_BYTE * path.stat().st_size + 65536:
-            raise DataError(f"{path}: its header promises {opened.width} × {opened.height} pixels; it is damaged")
-        return np.asarray(opened) if palette_as_index and opened.mode == "P" else pixels(opened)
+    return read_raster(path, palette_as_index=True)
 
 
 def _guarded(path: Path, read: Callable[[], _T]) -> _T:

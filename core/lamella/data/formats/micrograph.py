@@ -66,11 +66,15 @@ class Micrograph:
     """Rows of the specimen, where the file says that a data bar follows below them."""
     frames: int = 1
     """How many frames ``image`` holds along its first axis, where it is a stack that was read whole."""
+    cut: int = 0
+    """How many rows of a data bar were taken off below ``image``."""
 
     def without_bar(self, rows: int | None = None) -> Micrograph:
         """Cut to the specimen: to ``rows``, else to what the file says; the pixel size stays what it is."""
         rows = self.rows if rows is None else rows
-        return self if rows is None else replace(self, image=self.image[:rows], rows=None)
+        if rows is None:
+            return self
+        return replace(self, image=self.image[:rows], rows=None, cut=self.cut + len(self.image[rows:]))
 
 
 def nm_per(unit: Any) -> float | None:
@@ -108,5 +112,5 @@ def asked(read: Callable[[], _T], otherwise: _T) -> _T:
     """What a header says, or ``otherwise`` where it lacks the entry or holds something else in its place."""
     try:
         return read()
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, SyntaxError):  # XML's
         return otherwise

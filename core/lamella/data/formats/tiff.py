@@ -10,6 +10,7 @@ import numpy as np
 
 from lamella.data.formats.micrograph import UNKNOWN_NM, Facts, Micrograph, asked, nm_per, positive, quantity
 from lamella.data.formats.plausible import MOST_PER_BYTE, plausible
+from lamella.data.formats.raster import read_raster
 from lamella.errors import DataError
 
 SIS_TAGS = (33560, 33471)
@@ -27,8 +28,6 @@ def read_tiff(path: Path, frame: int | None = None) -> Micrograph:
         page, series = _picture(file)
         _fits(file, series, path)
         image, frames = _pixels(file, series, path, frame)
-        if page.photometric == 0 and image.dtype.kind == "u":  # white is zero
-            image = np.iinfo(image.dtype).max - image
         size, facts, rows = _told(file, page)
     return Micrograph(image, size, facts, rows if rows is not None and 0 < rows < image.shape[0] else None, frames)
 
@@ -40,7 +39,7 @@ def read_values(path: Path) -> np.ndarray:
     plausible(path)
     with tifffile.TiffFile(path) as file:
         _fits(file, file.series[0], path)
-        return np.asarray(file.asarray())
+        return _decoded(file.series[0], path, palette_as_index=True)[0]
 
 
 def tiff_frames(path: Path) -> int:
@@ -71,8 +70,9 @@ def _shape(series: Any) -> tuple[tuple[int, ...], int]:
 
 def _fits(file: Any, series: Any, path: Path) -> None:
     """Raise `DataError` where the header promises more pixels than the file can hold."""
-    promised = math.prod(series.shape) * series.dtype.itemsize
-    per_byte = 1 if series.pages[0].compression == 1 else MOST_PER_BYTE
+    page = series.pages[0]
+    promised = math.prod(series.shape) * min(page.bitspersample, 8 * series.dtype.itemsize) // 8
+    per_byte = 1 if page.compression == 1 else MOST_PER_BYTE
     if promised > per_byte * file.filehandle.size + 65536:
         raise DataError(
             f"{path}: its header promises {promised} bytes of pixels, the file has {file.filehandle.size}; "
@@ -81,27 +81,46 @@ def _fits(file: Any, series: Any, path: Path) -> None:
 
 
 def _pixels(file: Any, series: Any, path: Path, frame: int | None) -> tuple[np.ndarray, int]:
-    """The pixels, and how many frames they are."""
-    try:
-        image = np.asarray(series.asarray())
-    except ValueError as error:
-        if "imagecodecs" not in str(error) or frame is not None or len(series.pages) > 1:
-            raise
-        return _by_pillow(path, str(error)), 1
+    """The pixels as they are seen, and how many frames they are."""
+    image, by_pillow = _decoded(series, path)
+    if by_pillow:
+        return image, 1
     shape, plane = _shape(series)
-    image = image.reshape(-1, *shape[len(shape) - plane :])
+    image = _seen(image.reshape(-1, *shape[len(shape) - plane :]), series.pages[0])
     if frame is not None:
         return image[frame], 1
     return (image[0], 1) if len(image) == 1 else (image, len(image))
 
 
-def _by_pillow(path: Path, reason: str) -> np.ndarray:
-    """Pillow decodes the common compressions of single grey or colour pages without further packages."""
-    from PIL import Image
-
+def _decoded(series: Any, path: Path, *, palette_as_index: bool = False) -> tuple[np.ndarray, bool]:
+    """The values of a series; and whether Pillow decoded them, which knows what white and a palette are."""
     try:
-        with Image.open(path) as opened:
-            return np.asarray(opened)
+        return np.asarray(series.asarray()), False
+    except ValueError as error:
+        if "imagecodecs" not in str(error) or len(series.pages) > 1:
+            raise
+        return _by_pillow(path, str(error), palette_as_index), True
+
+
+def _seen(image: np.ndarray, page: Any) -> np.ndarray:
+    """Frames (F, H, W) or (F, H, W, C) as they look: palettes and inks as colours, white bright, no alpha beside grey."""
+    if page.photometric == 0 and image.dtype.kind in "ub":  # white is zero
+        return ~image
+    if page.photometric == 3 and page.colormap is not None:  # a palette of 16-bit colours
+        return (page.colormap[:, image] >> 8).astype(np.uint8).transpose(1, 2, 3, 0)
+    if page.photometric == 5 and image.shape[-1] == 4 and image.dtype.kind == "u":  # cyan, magenta, yellow, black
+        most = np.iinfo(image.dtype).max
+        light = (1 - image[..., :3] / most) * (1 - image[..., 3:] / most)
+        return (light * most).round().astype(image.dtype)
+    if image.ndim == 4 and image.shape[-1] == 2 and page.extrasamples and page.photometric == 1:
+        return image[..., 0]
+    return image
+
+
+def _by_pillow(path: Path, reason: str, palette_as_index: bool) -> np.ndarray:
+    """Pillow decodes the common compressions of single grey or colour pages without further packages."""
+    try:
+        return read_raster(path, palette_as_index=palette_as_index)
     except OSError as error:
         raise DataError(f"{path}: {reason}; install imagecodecs, or save the file without compression") from error
 
