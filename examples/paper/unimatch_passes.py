@@ -56,7 +56,7 @@ def first_pass(
             of_weak = passed(trainer, batch.image, weak.image, labels)[1]
     supervised = trainer.student.judged(logits, label, weight, step)["loss"]
     size = (weak.image.shape[-2], weak.image.shape[-1])
-    perturbed = trainer.student.backbone.decode(drop_channels(features, trainer.drop), size)
+    perturbed = trainer.student.backbone.decode(drop_channels(features, trainer.drop, weak.image.shape[1]), size)
     return supervised, of_weak.detach().float().softmax(1), perturbed
 
 

@@ -9,13 +9,14 @@ import sys
 import numpy as np
 import pytest
 import tifffile
+from datasets import ClassLabel
 from hub_server import Hub
 from lamella.cli.main import main
 from lamella.data.duplicates import clusters, near_duplicates, thumbnail
 from lamella.data.sources import SourceConfig, open_source
 from lamella.data.splits import by_fold
 from lamella.engine.publish import write_set
-from lamella.errors import ConfigError
+from lamella.errors import ConfigError, DataError
 from PIL import Image
 from tiny_plugin import squares
 
@@ -217,6 +218,27 @@ def test_a_set_written_as_parquet_comes_back_as_it_was(scans, tiny_registry, tmp
             assert np.array_equal(one.pixel_nm, other.pixel_nm, equal_nan=True)
             read += 1
     assert read == len(table) == 7
+
+
+def test_a_written_set_keeps_classes_and_facts_and_nothing_of_an_older_one(tiny_registry, tmp_path):
+    rows = squares(count=3).remove_columns(["label"])
+    rows = rows.add_column("label", [2, 0, 1]).add_column("stage", [None, 1.5, None])
+    rows.cast_column("label", ClassLabel(names=["a", "b", "c"])).to_parquet(tmp_path / "a.parquet")
+    config = SourceConfig(source=str(tmp_path / "a.parquet"))
+    table = open_source(config, tiny_registry, "here", folder=tmp_path)
+    write_set(table, tmp_path / "out", "train", shard=1)
+    (file,) = write_set(table, tmp_path / "out", "train")
+    assert [path for path in (tmp_path / "out" / "data").iterdir()] == [file]
+    again = open_source(SourceConfig(source=str(file)), tiny_registry, "here", folder=tmp_path)
+    assert [again.read(i).label for i in range(3)] == [2, 0, 1] and again.classes.names == ("a", "b", "c")
+    assert again.read(1).meta["stage"] == 1.5 and "stage" not in again.read(0).meta
+
+
+def test_what_no_picture_can_hold_is_not_pushed(tiny_registry, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8, 3), np.uint16), photometric="rgb")
+    table = open_source(SourceConfig(source=str(tmp_path)), tiny_registry, "here", folder=tmp_path)
+    with pytest.raises(DataError, match="several channels of 16 bits"):
+        write_set(table, tmp_path / "out", "train")
 
 
 def test_a_pushed_set_is_on_the_hub_with_a_card_and_loads(tiny_registry_file, tmp_path):

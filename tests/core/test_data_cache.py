@@ -125,3 +125,10 @@ def test_several_processes_may_write_the_same_copy(folder, tiny_registry, tmp_pa
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".bin", ".json"]
+
+
+def test_a_copy_whose_pixels_are_gone_is_made_again(folder, tiny_registry, tmp_path):
+    table = opened(folder, tiny_registry)
+    cached(table, folder=tmp_path / "cache")
+    next((tmp_path / "cache").glob("*.bin")).unlink()
+    assert same(cached(table, folder=tmp_path / "cache").read(0), table.read(0))

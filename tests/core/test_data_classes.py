@@ -88,3 +88,8 @@ def test_a_mask_without_any_of_the_colours_is_refused():
 def test_classes_that_make_no_sense_are_refused(spec, said):
     with pytest.raises(ConfigError, match=said):
         Classes.of(spec)
+
+
+def test_beside_colours_a_grey_value_is_that_grey():
+    mask = np.array([[[0, 0, 0], [128, 128, 128], RED]], np.uint8)
+    assert Classes.of({"ground": "rest", "oxide": 128, "gate": "#ff0000"}).ids(mask, "mask").tolist() == [[0, 1, 2]]

@@ -1,5 +1,8 @@
 """Reading image and mask files: every bit depth as it is, and a sentence that names the file where it cannot be."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
@@ -50,6 +53,60 @@ def test_one_bit_images_are_black_and_white(tmp_path):
     image = read_image(saved(tmp_path / "a.png", RAMP > 40))
     assert (image.dtype, np.unique(image).tolist()) == (np.uint8, [0, 255])
     assert ((image == 255) == (RAMP > 40)).all()
+
+
+def test_grey_with_alpha_palettes_and_inks_of_a_tiff_are_seen_as_those_of_a_png(tmp_path):
+    palette = Image.fromarray(RAMP)
+    palette.putpalette([255 - v for v in range(256) for _ in range(3)])
+    for name, image in (("la", Image.fromarray(RAMP).convert("LA")), ("p", palette)):
+        image.save(tmp_path / f"{name}.png")
+        image.save(tmp_path / f"{name}.tif")
+        assert (read_image(tmp_path / f"{name}.tif") == read_image(tmp_path / f"{name}.png")).all()
+    inks = np.zeros((8, 12, 4), np.uint8)
+    inks[..., 0], inks[:4, :, 3] = RAMP, 100
+    tifffile.imwrite(tmp_path / "inks.tif", inks, photometric="separated")
+    by_pillow = np.asarray(Image.fromarray(inks, "CMYK").convert("RGB")).astype(int)
+    assert abs(read_image(tmp_path / "inks.tif") - by_pillow).max() <= 1
+
+
+def test_where_white_is_zero_white_is_bright(tmp_path):
+    tifffile.imwrite(tmp_path / "grey.tif", RAMP, photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "bits.tif", RAMP > 40, photometric="miniswhite")
+    Image.fromarray(RAMP).save(tmp_path / "lzw.tif", compression="tiff_lzw", tiffinfo={262: 0})
+    assert (read_image(tmp_path / "grey.tif") == 255 - RAMP).all()
+    assert ((read_image(tmp_path / "bits.tif") == 0) == (RAMP > 40)).all()
+    assert (read_image(tmp_path / "lzw.tif") == np.asarray(Image.open(tmp_path / "lzw.tif"))).all()
+    assert (read_mask(tmp_path / "lzw.tif") == read_image(tmp_path / "lzw.tif")).all()
+
+
+@pytest.mark.parametrize(("kind", "values"), [(2, 3), (6, 4), (4, 2)])
+def test_a_png_of_sixteen_bits_and_several_values_keeps_them(tmp_path, kind, values):
+    pixels = np.random.default_rng(0).integers(0, 65536, (8, 12, values)).astype(np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", 12, 8, 16, kind, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    parts = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks.items()]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    if kind == 4:
+        with pytest.raises(DataError, match=r"a\.png: grey of 16 bits with an alpha channel"):
+            read_image(tmp_path / "a.png")
+        return
+    image = read_image(tmp_path / "a.png")
+    assert image.dtype == np.uint16 and (image == pixels[..., :3]).all()
+
+
+@pytest.mark.parametrize("colours", [2, 4, 8])
+def test_a_mask_of_one_class_is_not_damaged(tmp_path, colours):
+    image = Image.fromarray(np.zeros((4096, 4096), np.uint8))
+    image.putpalette([v for c in range(colours) for v in (c, c, c)])
+    image.save(tmp_path / "a.png")
+    assert read_mask(tmp_path / "a.png").shape == (4096, 4096)
+    Image.fromarray(np.random.default_rng(0).random((1024, 1024)) > 0.5).save(tmp_path / "b.tif")
+    assert read_mask(tmp_path / "b.tif").shape == (1024, 1024)
+
+
+def test_a_tiff_that_only_looks_like_a_makers_is_read(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", RAMP, description="no XML", extratags=[(271, "s", 0, "JEOL Ltd.", True)])
+    assert (read_image(tmp_path / "a.tif") == RAMP).all()
 
 
 def test_jpeg_is_read_as_grey_values(tmp_path):

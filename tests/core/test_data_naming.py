@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from lamella.cli.main import main
 from lamella.data.naming import find_names, name_classes, parse_names
-from lamella.data.survey import Survey
+from lamella.data.survey import Survey, survey
 from lamella.engine.experiment import read_experiment
 from lamella.errors import ConfigError, DataError
 from PIL import Image
@@ -186,3 +186,17 @@ def test_near_duplicates_stay_on_one_side(folders, capsys, tmp_path):
         data = tomllib.load(file)["data"]
     assert {"images/0.png", "images/1.png"} <= set(data["labelled"]["images"])
     assert data["test"]["images"] == ["images/5.png"]
+
+
+def test_a_mask_of_an_images_own_stem_comes_before_one_of_that_stem_and_an_ending(tmp_path):
+    stems = ["scan1", "scan1_gt", "scan2"]
+    for folder, names in (("images", stems), ("masks", [*stems, "scan2_mask", "other"])):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / folder / f"{name}.png")
+    found = survey(tmp_path / "images", tmp_path / "masks")
+    assert {stem: mask.stem for stem, (_, mask) in found.pairs.items()} == {stem: stem for stem in stems}
+    assert [problem.rpartition("masks/")[2] for problem in found.problems] == [
+        "other.png: no image has this stem",
+        "scan2_mask.png: scan2.png belongs to the same image; this one is left out",
+    ]

@@ -116,6 +116,23 @@ def test_a_mask_of_another_size_names_both_sizes(folder, tiny_registry):
         opened(folder, tiny_registry).read(1)
 
 
+def test_a_mask_is_cut_only_as_its_image_was(folder, tiny_registry):
+    image, mask = (folder / "set" / kind / f"{NAMES[1]}.png" for kind in ("images", "masks"))
+    Image.fromarray(np.zeros((30, 14), np.uint8)).save(mask)
+    with pytest.raises(DataError, match="the mask is 30×14 pixels, its image 10×14"):
+        opened(folder, tiny_registry).read(1)
+    pixels = np.random.default_rng(0).integers(70, 180, (100, 120), np.uint8)
+    pixels[80:] = 0
+    pixels[86:94, 10:60:3] = 255
+    Image.fromarray(pixels).save(image)
+    for height in (80, 100):
+        Image.fromarray(np.zeros((height, 120), np.uint8)).save(mask)
+        assert opened(folder, tiny_registry, data_bar="find").read(1).label.shape == (80, 120)
+    Image.fromarray(np.zeros((90, 120), np.uint8)).save(mask)
+    with pytest.raises(DataError, match="the mask is 90×120 pixels"):
+        opened(folder, tiny_registry, data_bar="find").read(1)
+
+
 def test_two_images_of_one_stem_are_refused(folder, tiny_registry):
     (folder / "set" / "more").mkdir()
     shutil.copy(folder / "set" / "images" / f"{NAMES[0]}.png", folder / "set" / "more" / f"{NAMES[0]}.png")
@@ -283,6 +300,17 @@ def test_a_parquet_file_gives_back_what_was_written(parquet, tiny_registry):
         assert (one.image == other.image).all()
         assert (one.label == other.label).all()
         assert (one.name, one.pixel_nm) == (other.name, other.pixel_nm)
+
+
+@pytest.mark.parametrize(
+    ("told", "size"),
+    [(2.0, (2.0,) * 2), ([1.0, 3.0], (1.0, 3.0)), ([None] * 2, (math.nan,) * 2), ([0.0, 1.0], (math.nan,) * 2)],
+)
+def test_a_table_may_tell_its_pixel_size_and_names_as_it_likes(tmp_path, tiny_registry, told, size):
+    rows = squares(count=2).remove_columns(["pixel_nm", "name"]).add_column("name", [7, 8])
+    rows.add_column("pixel_nm", [told, told]).to_parquet(tmp_path / "a.parquet")
+    sample = open_source(SourceConfig(source="a.parquet"), tiny_registry, "here", folder=tmp_path).read(1)
+    assert sample.name == "8" and np.array_equal(sample.pixel_nm, size, equal_nan=True)
 
 
 def test_columns_of_other_names_are_mapped(parquet, tiny_registry):

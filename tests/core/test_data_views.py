@@ -33,6 +33,7 @@ FOLDERS = {"high": "high/*.png", "low": "low/*.png"}
     ("patterns", "names", "expected"),
     [
         (FOLDERS, ["high/a.png", "high/b.png", "low/a.png", "low/b.png"], ["a", "b"]),
+        ({"high": "./high/*.png", "low": "low/*.png"}, ["high/a.png", "low/a.png"], ["a"]),
         ({"high": "*_H.png", "low": "*_L.png"}, ["a_H.png", "a_L.png", "b_H.png", "b_L.png"], ["a", "b"]),
         ({"high": "*/*-50k.png", "low": "*/*-5k.png"}, ["x/1-50k.png", "x/1-5k.png"], ["x/1"]),
         ({"high": "**/?_H.png", "low": "**/?_L.png"}, ["x/y/1_H.png", "x/y/1_L.png"], ["x/y/1"]),

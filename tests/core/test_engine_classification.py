@@ -62,8 +62,9 @@ def test_calibration_error_equals_torchmetrics():
 
 def test_ignored_samples_and_absent_classes_do_not_count():
     probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.9, 0.05, 0.05]])
-    found = figures(probabilities, torch.tensor([0, 0, IGNORE]))
-    assert (found["accuracy"], found["macro_recall"], found["samples"]) == (0.5, 0.5, 2)
+    for nothing in (IGNORE, -1):
+        found = figures(probabilities, torch.tensor([0, 0, nothing]))
+        assert (found["accuracy"], found["macro_recall"], found["samples"]) == (0.5, 0.5, 2)
     assert found["recall"]["bridge"] != found["recall"]["bridge"]
 
 

@@ -149,6 +149,15 @@ def test_the_resolved_experiment_names_plugins_in_full_and_folders_absolutely(re
     assert tables["data"]["test"]["source"] == str(tmp_path / "pictures")
 
 
+def test_what_more_takes_in_is_named_absolutely_too(read, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    more = 'more = [{ source = "one", more = [{ source = "two" }] }]'
+    experiment = read('source = { name = "tiny-squares", count = 4, seed = 1 }', f'source = "one"\n{more}')
+    first = tomllib.loads(experiment.resolved())["data"]["test"]["more"][0]
+    assert [first["source"], first["more"][0]["source"]] == [str(tmp_path / "one"), str(tmp_path / "two")]
+
+
 def test_a_folder_named_like_a_dataset_does_not_take_its_place(read, tmp_path):
     (tmp_path / "tiny-squares").mkdir()
     experiment = read('source = { name = "tiny-squares", count = 4, seed = 1 }', 'source = "tiny-squares"')

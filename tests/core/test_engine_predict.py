@@ -288,6 +288,38 @@ def test_a_folder_begun_with_other_settings_is_refused(tiny_run, sized, tmp_path
         predict(tiny_run, [sized], tmp_path / "out", wanted=Wanted(pixel_nm=2.0))
 
 
+def test_what_is_there_already_is_what_was_predicted_from_this_file(tiny_run, pictures, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    predict(tiny_run, [pictures], out)
+    Image.fromarray(np.zeros((50, 60), np.uint8)).save(pictures / "a.png")
+    assert predict(tiny_run, [pictures], out)["done"] == ["a"]
+    assert read_mask(out / "a.label.png").shape == (50, 60)
+    outcome = predict(tiny_run, [pictures], out, wanted=Wanted(probabilities=True))
+    assert outcome["done"] == ["a", "b", "c"] and len(list(out.glob("*.p-*.png"))) == 3 * len(CLASSES)
+    other.mkdir()
+    Image.fromarray(np.ones((20, 30), np.uint8)).save(other / "a.png")
+    with pytest.raises(RunError, match=r"pictures/a\.png, and .*other/a\.png would take its name.*another --out"):
+        predict(tiny_run, [other], out)
+    with pytest.raises(RunError, match="data_bar = None, not 'find'"):
+        predict(tiny_run, [pictures], out, wanted=Wanted(data_bar="find"))
+
+
+def test_probabilities_of_a_large_image_are_those_of_the_whole(tiny_run, tmp_path, monkeypatch):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (150, 90), np.uint8)).save(tmp_path / "a.png")
+    predict(tiny_run, [tmp_path / "a.png"], tmp_path / "whole", wanted=Wanted(probabilities=True))
+    monkeypatch.setattr(predictor, "LARGE", 64)
+    monkeypatch.setattr(experiment, "_TILE", 64)
+    predict(tiny_run, [tmp_path / "a.png"], tmp_path / "strips", wanted=Wanted(probabilities=True))
+    for name in CLASSES:
+        one, two = (read_mask(tmp_path / way / f"a.p-{name}.png").astype(int) for way in ("whole", "strips"))
+        assert abs(one - two).mean() < 3  # strips blend wider than tiles
+
+
+def test_a_class_may_have_a_name_that_no_file_can_have(tiny_run, tmp_path):
+    one = predictor.Predictor(Mock(), Mock(), Mock(), ["Si/Ge", "SiO2"], 64, tmp_path)
+    assert [one.map_path("a", number).name for number in (0, 1)] == ["a.p-Si_Ge.png", "a.p-SiO2.png"]
+
+
 def test_every_frame_of_a_stack_is_predicted_on_request(tiny_run, tmp_path):
     frames = np.stack([np.asarray(row["image"]) for row in squares(count=3, seed=4)])
     tifffile.imwrite(tmp_path / "s.tif", frames, imagej=True, resolution=(2.0, 2.0), metadata={"unit": "nm"})

@@ -13,6 +13,7 @@ from killed_runs import SETTINGS, same, weights
 from lamella.engine.checkpoint import Checkpoints
 from lamella.engine.experiment import read_experiment
 from lamella.engine.fit import fit
+from lamella.engine.run import run_experiment
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 
@@ -49,6 +50,7 @@ def test_an_interrupt_saves_and_leaves(tiny_file, tiny_registry, tmp_path, monke
     assert json.loads((tmp_path / "stopped" / "checkpoints" / "last.json").read_text())["step"] == 14
     fit(whole, tmp_path / "stopped", resume=True)
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
+    assert run_experiment(tmp_path / "stopped", registry=tiny_registry).name == whole.name != "experiment"
 
 
 def test_a_half_written_checkpoint_is_never_read(tiny_file, tiny_registry, tmp_path):

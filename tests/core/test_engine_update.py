@@ -68,3 +68,15 @@ def test_clipping_bounds_the_gradient(tiny_file, tiny_registry, tmp_path):
         moved[clip] = float((after - before).norm())
     assert moved["0.001"] == pytest.approx(0.001, rel=1e-3)
     assert moved["1000.0"] > 0.01
+
+
+def test_after_a_first_step_that_was_left_out_momentum_begins_at_nothing(tiny_file, tiny_registry, tmp_path):
+    one = session(tiny_file, tiny_registry, tmp_path / "run", "fit.optimizer.name=sgd", "trainer.bad_step=0")
+    for number, batch in training_batches(one):
+        update(one, batch, number)
+        if number == 0:
+            states = one.optimizer.state.values()
+            assert len(states) > 0 and all((state["momentum_buffer"] == 0).all() for state in states)
+        if number == 1:
+            break
+    assert all(value.isfinite().all() for value in one.trainer.state_dict().values())

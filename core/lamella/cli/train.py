@@ -23,11 +23,12 @@ def train(
     ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m lamella train FILE.
     """
     from lamella.engine.experiment import read_experiment
+    from lamella.engine.run import run_experiment
 
     if resume:
         if not file.is_dir() or settings or out:
             raise ConfigError(f"--resume takes a run folder and no other option, not {file}")
-        experiment, run = read_experiment(file / "experiment.toml"), file
+        experiment, run = run_experiment(file), file
     else:
         experiment = read_experiment(file, settings or [])
         run = _shared_folder(out or Path("runs") / experiment.name)

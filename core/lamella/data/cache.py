@@ -46,7 +46,7 @@ def cached(
     folder = cache_folder() if folder is None else folder
     key = _content(table)
     index = folder / f"{key}.json"
-    if not index.is_file():
+    if not (index.is_file() and (folder / f"{key}.bin").is_file()):
         reason = _write(table, folder, key, limit)
         if reason is not None:
             tell(f"{table.origin}: read without a decoded copy: {reason}")

@@ -18,7 +18,8 @@ class Classes:
     """The classes of a set in order, and what each looks like in a mask.
 
     ``marks`` holds per class a grey value, a colour ``"#rrggbb"``, or ``"rest"`` for whatever no other class
-    claims; beside colours a grey value is the grey of that level. Written as a list of names, class i has grey value i and 255 is ignored.
+    claims; beside colours a grey value is the grey of that level. Written as a list of names, class i has grey
+    value i and 255 is ignored.
     """
 
     names: tuple[str, ...]

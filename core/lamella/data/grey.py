@@ -7,7 +7,7 @@ _known: dict[tuple[object, ...], tuple[float, float]] = {}
 
 
 def grey_ends(image: np.ndarray, key: int) -> tuple[float, float]:
-    """The 0.1 and 99.9 percentiles of the pixels of an image; the upper above the lower.
+    """The 0.1 and 99.9 percentiles of the pixels of an image.
 
     Sorting a large image takes longer than reading a crop of it, so what was found is kept for the next crop: by the
     sample's ``key``, the shape, the type and a few hundred pixels.
@@ -18,8 +18,8 @@ def grey_ends(image: np.ndarray, key: int) -> tuple[float, float]:
     looks = image.reshape(-1)[:: max(1, image.size // _LOOKS)].tobytes()
     name = (key, image.shape, image.dtype.str, looks)
     if name not in _known:
-        low, high = (float(end) for end in np.percentile(image, (0.1, 99.9)))
+        low, high = np.percentile(image, (0.1, 99.9)).tolist()
         while len(_known) >= _KEPT:
             del _known[next(iter(_known))]
-        _known[name] = low, max(high, low + 1e-6)
+        _known[name] = low, high
     return _known[name]

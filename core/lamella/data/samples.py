@@ -170,9 +170,10 @@ class TableRow:
             raise DataError(f"{self.name} (row {self.index}): it cannot be decoded ({error})") from error
         label, instance = (row.get(self.columns[what]) for what in ("label", "instance"))
         size = row.get("pixel_nm")
-        meta = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
+        taken = {*self.columns.values(), "classes", "pixel_nm"}
+        meta = {n: float(value) for n, value in row.items() if isinstance(value, int | float) and n not in taken}
         image, views = self._image(row)
-        pixel_nm = UNKNOWN_NM if size is None else (float(size[0]), float(size[1]))
+        pixel_nm = _size_of(size, self.name)
         if self.scale_bar and not views:
             found = with_scale_bar(Micrograph(image, pixel_nm), self.name)
             pixel_nm, meta = found.pixel_nm, {**meta, **found.facts.numbers()}
@@ -193,6 +194,16 @@ class TableRow:
 
     def _decoded(self, image: Any) -> np.ndarray:
         return checked(pixels(image) if hasattr(image, "mode") else np.asarray(image), self.name)
+
+
+def _size_of(told: Any, name: str) -> tuple[float, float]:
+    """nm per pixel in y and x, as a column ``pixel_nm`` tells it: two numbers, one for both, or nothing."""
+    values = list(told) if isinstance(told, list | tuple | np.ndarray) else [told] * 2
+    try:
+        y, x = (math.nan if value is None else float(value) for value in values)
+    except (TypeError, ValueError):
+        raise DataError(f"{name}: pixel_nm = {told!r} must be nm per pixel in y and x, or one number") from None
+    return (y, x) if y > 0 and x > 0 else UNKNOWN_NM
 
 
 def sample_key(origin: str, name: str) -> int:

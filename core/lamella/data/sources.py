@@ -60,7 +60,7 @@ def joined(tables: Sequence[SampleTable], where: str) -> SampleTable:
 def _open_one(config: SourceConfig, registry: Registry, where: str, folder: Path) -> SampleTable:
     classes = None if config.classes is None else Classes.of(config.classes)
     source = config.source
-    if isinstance(source, dict) or source in registry.names("dataset") or re.fullmatch(r"[\w-]+:[\w-]+", source):
+    if isinstance(source, dict) or source in registry.names("dataset") or re.fullmatch(r"[\w.-]+:[\w-]+", source):
         plan: Plan = registry.plan("dataset", source, where)
         with _quiet():
             table = from_dataset(plan.build(), config, classes, plan.component.full_name)

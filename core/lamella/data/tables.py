@@ -25,7 +25,8 @@ def from_dataset(dataset: Any, config: SourceConfig, classes: Classes | None, or
     classes = classes or _named_classes(features, columns)
     texts = [n for n, f in features.items() if getattr(f, "dtype", None) == "string" and n != columns["name"]]
     plain = dataset.select_columns([n for n in (columns["name"], *texts) if n in features])
-    names = plain[columns["name"]] if columns["name"] in features else [f"{i:06d}" for i in range(len(dataset))]
+    given = plain[columns["name"]] if columns["name"] in features else (f"{i:06d}" for i in range(len(dataset)))
+    names = [str(name) for name in given]
     groups = {text: list(plain[text]) for text in texts}
     pixel_nm, labelled = config.pixel_size(), columns["label"] in features
     present = {} if views is None else {view: _there(dataset, column) for view, column in views.items()}

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -64,6 +64,7 @@ def by_wildcards(folder: Path, patterns: Mapping[str, str | list[str]]) -> dict[
 def _named(folder: Path, pattern: str, view: str) -> dict[str, Path]:
     if not re.search(r"[*?\[]", pattern):
         raise ConfigError(f"images.{view} = {pattern!r} needs a wildcard, as '*_H.png' or 'high/*.png'")
+    pattern = PurePosixPath(pattern).as_posix()  # without ./
     found = image_files(folder.glob(pattern))
     if not found:
         raise ConfigError(f"{folder}: no image file matches images.{view} = {pattern!r} ({', '.join(SUFFIXES)})")

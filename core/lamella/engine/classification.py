@@ -52,7 +52,7 @@ class ClassificationMetrics:
                 f"predictions of shape {tuple(prediction.shape)} do not fit labels of shape {found} "
                 f"and {classes} classes"
             )
-        counted = (label != IGNORE) & (label < classes)
+        counted = (label != IGNORE) & (label < classes) & (label >= 0)  # the Hub's −1 is no label
         truth, prediction = torch.where(counted, label, 0), prediction.to(torch.float64)
         confidence, predicted = prediction.max(1)
         counts = _sums(truth * classes + predicted, counted.to(torch.float64), classes**2).view(classes, classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -140,13 +140,20 @@ class Experiment:
         tables = self.file.model_dump(exclude_none=True)
         tables["modality"], tables["trainer"] = self.modality.spec(), self.trainer.spec()
         registered = self.registry.names("dataset")
-        for role, source in [(role, one) for role, data in tables["data"].items() for one in (data, *data["more"])]:
+        for role, source in [(role, one) for role, data in tables["data"].items() for one in _with_more(data)]:
             named = source["source"]
             if isinstance(named, dict) or named in registered:
                 source["source"] = self.registry.plan("dataset", named, f"[data.{role}]").spec()
             elif (self.folder / named).exists():
                 source["source"] = str((self.folder / named).resolve())
         return tomli_w.dumps(tables)
+
+
+def _with_more(source: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A table of data and all that it takes in under ``more``."""
+    yield source
+    for one in source["more"]:
+        yield from _with_more(one)
 
 
 def read_experiment(path: Path, settings: Sequence[str] = (), *, registry: Registry | None = None) -> Experiment:

@@ -30,19 +30,21 @@ def write_set(table: SampleTable, folder: Path, split: str, *, shard: int = _SHA
 
     features = _features(table)
     (folder / "data").mkdir(parents=True, exist_ok=True)
+    for old in (folder / "data").glob(f"{split}-[0-9]*"):
+        old.unlink()
     parts: list[Path] = []
-    for number, rows in enumerate(_shards(table, shard)):
+    for number, rows in enumerate(_shards(table, list(features), shard)):
         parts.append(folder / "data" / f"{split}-{number:05d}.part")
         Dataset.from_list(rows, features=features).to_parquet(parts[-1], batch_size=64)
     named = [folder / "data" / f"{split}-{i:05d}-of-{len(parts):05d}.parquet" for i in range(len(parts))]
     return [part.replace(path) for part, path in zip(parts, named, strict=True)]
 
 
-def _shards(table: SampleTable, shard: int) -> Iterator[list[dict[str, Any]]]:
+def _shards(table: SampleTable, columns: list[str], shard: int) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     size = 0
     for index in range(len(table)):
-        rows.append(_row(table.read(index), table))
+        rows.append({**dict.fromkeys(columns), **_row(table.read(index), table)})
         size += len(rows[-1]["image"]["bytes"])
         if size >= shard:
             yield rows
@@ -64,7 +66,7 @@ def _features(table: SampleTable) -> Any:
     if first.instance is not None:
         columns["instance"] = Picture()
     columns |= {"pixel_nm": List(Value("float64"), length=2), "name": Value("string")}
-    columns |= {name: Value("float64") for name in first.meta}
+    columns |= {name: Value("float64") for row in range(len(table)) for name in table.read(row).meta}
     columns |= {name: Value("string") for name in first.groups if name not in columns}
     return Features(columns)
 
@@ -79,13 +81,17 @@ def _row(sample: Sample, table: SampleTable) -> dict[str, Any]:
         present = [sample.label] if whole else np.unique(sample.label)
         row["classes"] = [int(value) for value in present if int(value) < len(table.classes.names)]
     if sample.instance is not None:
+        if sample.instance.max(initial=0) > 65535:
+            raise DataError(f"{sample.name}: object ids above 65535 do not fit a picture; number them anew")
         row["instance"] = _picture(sample.instance.astype(np.uint16))
-    return {**row, **sample.meta, **{name: value for name, value in sample.groups.items() if name not in row}}
+    return {**sample.meta, **row, **{name: value for name, value in sample.groups.items() if name not in row}}
 
 
 def _picture(pixels: np.ndarray) -> dict[str, Any]:
     """PNG for 8 and 16 bit, TIFF for floating point: both keep every value."""
     buffer = BytesIO()
+    if pixels.dtype == np.uint16 and pixels.ndim == 3 and pixels.shape[2] > 1:
+        raise DataError("images of several channels of 16 bits fit no picture that a data set can hold; push them grey")
     squeezed = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     Image.fromarray(squeezed).save(buffer, "TIFF" if pixels.dtype == np.float32 else "PNG")
     return {"bytes": buffer.getvalue(), "path": None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,12 @@ def read_header(run: Path) -> dict[str, Any]:
     return header
 
 
+def run_experiment(run: Path, *, registry: Registry | None = None) -> Experiment:
+    """The experiment of a run, under the name that it began with; raises `RunError` and as `read_experiment`."""
+    name = read_header(run)["name"]
+    return replace(read_experiment(run / "experiment.toml", registry=registry), name=name)
+
+
 def run_weights(run: Path) -> dict[str, Tensor]:
     """What the trainer of a run has learned, by name: of its best checkpoint or else its last; averaged where it kept
     averages. Raises `RunError` where that cannot be read."""
@@ -86,7 +93,7 @@ def open_run(
         checkpoint: ``"best"`` or ``"last"``; by default best where there is one.
     """
     header = read_header(run)
-    experiment = read_experiment(run / "experiment.toml", registry=registry)
+    experiment = run_experiment(run, registry=registry)
     modality = experiment.modality.build(seed=experiment.seed)
     modality.restore(header["modality"])
     trainer = experiment.trainer.build(seed=experiment.seed, data=header["data"], opened=True)

@@ -102,7 +102,7 @@ def prepare(experiment: Experiment, run: Path, *, resume: bool = False) -> Sessi
             accelerator.print(f"[data.{role}] {lacking}; what compares views leaves them out")
     modality = experiment.modality.build(seed=experiment.seed)
     if header is None:
-        modality.calibrate(tables[roles[0]].read(i).image for i in range(len(tables[roles[0]])))
+        modality.calibrate(tables[role].read(i).image for role in roles for i in range(len(tables[role])))
     else:
         modality.restore(header["modality"])
     data = _facts(tables, roles, modality, experiment.trainer.needs())
@@ -165,7 +165,7 @@ def _facts(
         raise ConfigError(f"the data of {', '.join(roles)} name no classes; write classes = [ … ] in [data.{roles[0]}]")
     names = named[0].classes.names
     for role, table in tables.items():
-        if table.labelled and table.classes is not None and table.classes.names != names:
+        if role != "unlabelled" and table.labelled and table.classes is not None and table.classes.names != names:
             raise ConfigError(
                 f"[data.{role}] has the classes {', '.join(table.classes.names)}, [data.{roles[0]}] {', '.join(names)}"
             )
@@ -184,7 +184,10 @@ def build_optimizer(trainer: Trainer, config: OptimizerConfig) -> torch.optim.Op
     for group in groups:
         group["peak_lr"] = group["lr"]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+        sgd = torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+        for parameter in (one for group in groups if config.momentum for one in group["params"]):
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)  # unset after a step left out
+        return sgd
     betas = (config.betas[0], config.betas[1])
     return torch.optim.AdamW(groups, betas=betas, weight_decay=config.weight_decay, fused=True)
 

@@ -101,7 +101,7 @@ class SemModality:
             )
         else:
             low, high = 0.0, float(np.iinfo(plane.dtype).max)
-        scaled = (plane.astype(np.float32) - low) / max(high - low, 1e-6)
+        scaled = (plane.astype(np.float32) - low) / (high - low if high > low else 1.0)
         return torch.from_numpy(np.clip(scaled, 0.0, 1.0)).unsqueeze(0)
 
 

@@ -1,5 +1,7 @@
 """Predicting with weights that lie between those of two networks."""
 
+from collections.abc import Mapping
+
 import torch
 from lamella import SegmentationBackbone, logits_of
 from torch import Tensor, nn
@@ -14,12 +16,17 @@ def logits_between(one: nn.Module, other: nn.Module, share: float, image: Tensor
 
     Source: WiSE-FT (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022), whose α is 1 − share.
     """
-    theirs = other.state_dict()
-    weights = {
-        f"network.{name}": torch.lerp(value, theirs[name], share) if value.is_floating_point() else value
-        for name, value in one.state_dict().items()
+    weights = weights_between(one.state_dict(), other.state_dict(), share)
+    named = {f"network.{name}": value for name, value in weights.items()}
+    return functional_call(_Whole(one), named, (image,))  # type: ignore[no-any-return]
+
+
+def weights_between(one: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """(1 − share)·w_one + share·w_other of every number; what counts whole numbers is that of ``one``."""
+    return {
+        name: torch.lerp(value, other[name], share) if value.is_floating_point() else value
+        for name, value in one.items()
     }
-    return functional_call(_Whole(one), weights, (image,))  # type: ignore[no-any-return]
 
 
 class _Whole(nn.Module):

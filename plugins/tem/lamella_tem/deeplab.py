@@ -1,6 +1,7 @@
 """DeepLabV3+ of segmentation-models-pytorch as a segmentation backbone."""
 
 import difflib
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from lamella_tem.between import weights_between
 from lamella_tem.starts import shipped
 
 
@@ -71,7 +73,7 @@ class DeepLabV3Plus(nn.Module):
                 in_channels=channels,
                 classes=classes,
             )
-        except (KeyError, OSError, RuntimeError, ValueError) as error:  # OSError: weights that cannot be fetched
+        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:  # OSError: weights not to be fetched
             raise ContractError(f"deeplabv3plus: encoder {encoder!r} cannot be built: {error}") from error
         for module in self.net.decoder.modules():
             if isinstance(module, nn.Dropout):
@@ -118,12 +120,21 @@ class DeepLabV3Plus(nn.Module):
 
 
 def _of_run(run: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The state of a run's network and its classes; raises `RunError`."""
+    """The state of the network that a run predicts with, and its classes; raises `RunError`."""
     from lamella.engine.run import read_header, run_weights
 
     state = run_weights(run)
     found = {name.split("backbone.", 1)[1]: value for name, value in state.items() if "backbone.net." in name}
+    teacher = {name.split("teacher.", 1)[1]: value for name, value in state.items() if "teacher.net." in name}
+    if teacher:
+        found = weights_between(found, teacher, _teacher_share(run))
     return found, read_header(run)["data"]["class_names"]
+
+
+def _teacher_share(run: Path) -> float:
+    """The share of the teacher in the weights that a run predicts with, as `WeakToStrong` takes it."""
+    trainer = tomllib.loads((run / "experiment.toml").read_text(encoding="utf-8"))["trainer"]
+    return float(trainer.get("teacher_share", trainer.get("ema", 1.0) < 1.0))
 
 
 def _to_group_norm(module: nn.Module) -> None:

@@ -18,9 +18,10 @@ class TemModality:
     """Micrographs of one channel, with polarity as metadata (+1 HAADF, −1 bright field).
 
     Grey values are mapped to [0, 1] by the range of the file's type (``dtype``), by the 0.1 and 99.9
-    percentiles of each image (``image``; of the whole one where crops are trained on), or by those of all training images (``data``; recorded in the run
-    and reused by predict). Floating-point images have no range of their own and need ``image`` or ``data``.
-    Colour images are averaged over their channels.
+    percentiles of each image (``image``; of the whole one where crops are trained on), or by those of all
+    training images, with and without labels (``data``; recorded in the run and reused by predict).
+    Floating-point images have no range of their own and need ``image`` or ``data``. Colour images are averaged
+    over their channels.
 
     >>> image = np.full((8, 8), 65535, np.uint16)
     >>> sample = Sample(image, None, None, 0, 0, (1.0, 1.0), {}, "white")
@@ -89,7 +90,8 @@ class TemModality:
         if pixels.ndim == 3:
             pixels = pixels.mean(2)
         low, high = self._ends(sample)
-        return torch.from_numpy(np.clip((pixels - low) / (high - low), 0.0, 1.0)).unsqueeze(0)
+        span = high - low if high > low else 1.0
+        return torch.from_numpy(np.clip((pixels - low) / span, 0.0, 1.0)).unsqueeze(0)
 
     def _ends(self, sample: Sample) -> tuple[float, float]:
         if self.intensity == "image":
@@ -97,7 +99,7 @@ class TemModality:
         if self.intensity == "data":
             if self._range is None:
                 raise ConfigError("modality 'tem': intensity = 'data' has not seen the training images yet")
-            return self._range[0], max(self._range[1], self._range[0] + 1e-6)
+            return self._range
         if sample.image.dtype.kind == "f":
             raise DataError(
                 f"{sample.name}: floating-point pixels have no range of their own; "

@@ -5,6 +5,7 @@ Symbols as in the paper (section 2.2): p^w are the probabilities of the weak vie
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -52,7 +53,7 @@ def first_pass(
     perturbed = None
     if drop is not None:
         with recording(network, statistics):
-            perturbed = network.decode(drop_channels(features, drop), _size(weak))
+            perturbed = network.decode(drop_channels(features, drop, weak.shape[1]), _size(weak))
     return FirstPass(logits, p_w, perturbed)
 
 
@@ -65,12 +66,12 @@ def _joint_pass(
     ours, theirs = [feature[:count] for feature in both], [feature[count:] for feature in both]
     if tied:
         logits, of_weak = network.decode(both, size).tensor_split([count])
-        perturbed = None if drop is None else network.decode(drop_channels(theirs, drop), size)
+        perturbed = None if drop is None else network.decode(drop_channels(theirs, drop, weak.shape[1]), size)
     else:
         assert drop is not None
         with torch.no_grad():
             of_weak = network.decode(theirs, size)
-        learned = [torch.cat(maps) for maps in zip(ours, drop_channels(theirs, drop))]
+        learned = [torch.cat(maps) for maps in zip(ours, drop_channels(theirs, drop, weak.shape[1]))]
         logits, perturbed = network.decode(learned, size).tensor_split([count])
     return FirstPass(logits, of_weak.detach().float().softmax(1), perturbed)
 
@@ -91,15 +92,16 @@ def weak_pass(
     return logits.float().softmax(1).detach(), features
 
 
-def drop_channels(features: Sequence[Tensor], rate: float) -> list[Tensor]:
+def drop_channels(features: Sequence[Tensor], rate: float, channels: int) -> list[Tensor]:
     """Feature perturbation: whole channels of every feature map dropped, the rest scaled by 1/(1 − rate).
 
-    The first map is the image itself and stays.
+    Args:
+        channels: of the image; a map of no more is the image itself, as some encoders give it, and stays.
 
     Source: UniMatch (Yang et al., CVPR 2023), Dropout2d on the encoder's features.
     """
-    first, *rest = features
-    return [first, *(nn.functional.dropout2d(feature, rate, training=True) for feature in rest)]
+    drop = partial(nn.functional.dropout2d, p=rate, training=True)
+    return [drop(feature) if feature.shape[1] > channels else feature for feature in features]
 
 
 def recording(network: Any, statistics: Statistics) -> AbstractContextManager[None]:

@@ -45,7 +45,7 @@ def _grey(path: Path, size: int) -> "np.ndarray":
     low, high = np.percentile(pixels, (0.1, 99.9))
     top, left = ((side - min(side, size)) // 2 for side in pixels.shape)
     crop = pixels[top : top + size, left : left + size]
-    return np.clip((crop - low) / max(high - low, 1e-6), 0.0, 1.0).astype(np.float32)
+    return np.clip((crop - low) / (high - low if high > low else 1.0), 0.0, 1.0).astype(np.float32)
 
 
 def _batch(grey: "np.ndarray", polarity: float, pixel_nm: float | None) -> "Batch":

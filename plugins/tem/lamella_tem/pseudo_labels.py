@@ -6,7 +6,7 @@ from lamella.errors import ConfigError
 from torch import Tensor, nn
 
 from lamella_tem.consistency import pseudo_label
-from lamella_tem.rare import capped, doubted
+from lamella_tem.rare import capped, doubted, share_of
 
 
 class PseudoLabels(nn.Module):
@@ -50,16 +50,17 @@ class PseudoLabels(nn.Module):
         if not self.follows_rare:
             return pseudo_label(weak, p_w, self.threshold(p_w))
         assert labelled.label is not None
-        share = torch.isin(labelled.label, self.rare).float().mean()
+        share = share_of(labelled.label, self.rare)
         self.prior.copy_(torch.where(self.prior > 0, self.prior.lerp(share, 0.02), share))
         trusted = p_w if self.cap is None else capped(p_w, self.rare, self.cap * self.prior)
         target = pseudo_label(weak, trusted, self.threshold(trusted))
         return doubted(target, p_w, self.rare, self.doubt * self.prior) if self.doubt > 0 else target
 
     def threshold(self, p_w: Tensor) -> Tensor | float:
-        """τ, or with ``class_tau`` (K,) thresholds τ·c_k/max c, c_k the mean confidence in class k of late.
+        """τ, or with ``class_tau`` (K,) thresholds τ·c_k, c_k the mean confidence in class k of late, at first 1.
 
-        Source: after FreeMatch (Wang et al., ICLR 2023), against the collapse of rare classes.
+        Source: after FreeMatch (Wang et al., ICLR 2023), against the collapse of rare classes; without its division by
+        the largest c, by which a class that is never met, whose c stays 1, would raise the thresholds of none or all.
         """
         if not self.class_tau:
             return self.tau
@@ -69,4 +70,4 @@ class PseudoLabels(nn.Module):
         counts = torch.zeros_like(self.confidence).scatter_add_(0, label.flatten(), ones)
         seen = torch.where(counts > 0, sums / counts.clamp(min=1), self.confidence)
         self.confidence.lerp_(seen, 0.01)
-        return self.tau * self.confidence / self.confidence.max()
+        return self.tau * self.confidence

@@ -1,8 +1,13 @@
 """What the rarity of a class tells about pseudo-labels: where an object may be overlooked, where one is invented."""
 
 import torch
-from lamella import Batch
+from lamella import IGNORE, Batch
 from torch import Tensor
+
+
+def share_of(label: Tensor, rare: Tensor) -> Tensor:
+    """() the share of rare classes in the labelled pixels of maps (B, H, W); 0 where no pixel has a label."""
+    return torch.isin(label, rare).sum() / (label != IGNORE).sum().clamp(min=1)
 
 
 def suspected(p: Tensor, rare: Tensor, share: Tensor) -> Tensor:
@@ -14,10 +19,9 @@ def suspected(p: Tensor, rare: Tensor, share: Tensor) -> Tensor:
         share: scalar; 0 suspects nothing, 1 and more every pixel where a rare class is possible at all.
     """
     suspicion = p[:, rare].amax(1)
-    ranked = suspicion.flatten().sort(descending=True).values
-    many = (share * len(ranked)).round().long().clamp(max=len(ranked))
-    least = torch.where(many > 0, ranked.gather(0, (many - 1).clamp(min=0).view(1)), torch.inf)
-    return (suspicion >= least) & (suspicion > 0)
+    order = suspicion.flatten().argsort(descending=True, stable=True)  # by rank: many are equally sure, at 1
+    first = torch.arange(len(order), device=order.device) < (share * len(order)).round()
+    return torch.empty_like(first).scatter_(0, order, first).view_as(suspicion) & (suspicion > 0)
 
 
 def doubted(target: Batch, p: Tensor, rare: Tensor, share: Tensor) -> Batch:

@@ -86,7 +86,7 @@ class SetChoice(nn.Module):
 
     def engage(self, views: list[Batch], student: Supervised, step: Step) -> Tensor:
         """(top_k, B) the sets of highest loss, hardest first."""
-        if step.number % self.probe_every:
+        if step.number % self.probe_every or self.top_k == len(self.sets):  # all of them, untried
             chosen = hardest(self.engaged, self.top_k).unsqueeze(1)
         else:
             losses = self.probe(views, student)  # (K, B)

@@ -33,6 +33,8 @@ def _is_range(value: Any) -> bool:
 def _between(ends: tuple[float, float], nothing: float, level: float) -> float:
     """The point of a range that lies ``level`` of the way from its weak end to its strong one."""
     low, high = (float(end) for end in ends)
+    if low == high:
+        return low
     if low <= nothing <= high:
         strong = high if high - nothing >= nothing - low else low
         return nothing + level * (strong - nothing)

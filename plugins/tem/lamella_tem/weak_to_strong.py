@@ -17,6 +17,7 @@ from lamella_tem.consistency import counted, gather_views, mean_consistency, mea
 from lamella_tem.passes import Statistics, first_pass, recording
 from lamella_tem.paste import paste_objects
 from lamella_tem.pseudo_labels import PseudoLabels
+from lamella_tem.rare import share_of
 from lamella_tem.set_choice import Per, Select, SetChoice
 from lamella_tem.supervised import Supervised
 
@@ -41,7 +42,7 @@ class WeakToStrong(Trainer):
     of itself, may drift away. ``anchor`` leaves some of them without noise, and ``ema = 1`` never moves the teacher;
     ``teacher_share`` then predicts with weights between those that the training began with and those that it reached.
     For rare classes ``paste`` puts labelled objects under the strong views, ``doubt`` withdraws trust where one of
-    them may have been overlooked, and ``cap`` takes no more pixels for one than its share allows. All these are ours.
+    them may have been overlooked, and ``cap`` takes no more pixels for them than their share. All these are ours.
 
     Source: the paper, equations 3–6; where it is silent, UniMatch (Yang et al., CVPR 2023): pseudo-labels from
     the student in train mode, mean over the pixels that are not ignored. Unlike its code, ``statistics = "weak"``
@@ -79,7 +80,7 @@ class WeakToStrong(Trainer):
             float, Field(ge=0, description="pixels in doubt, in multiples of the share of the classes of `paste`")
         ] = 0.0,
         cap: Annotated[
-            float | None, Field(ge=0, description="most pixels taken for a class of `paste`, in multiples of its share")
+            float | None, Field(ge=0, description="most pixels taken for classes of `paste`, in multiples of it")
         ] = None,
         anchor: Annotated[
             float, Field(ge=0, le=1, description="probability that an unlabelled image stays as its weak view")
@@ -153,7 +154,7 @@ class WeakToStrong(Trainer):
             return {}
         assert labelled.label is not None
         shares = {"labelled": labelled.label, "predicted": p_w.argmax(1)}
-        return {f"rare/{name}": torch.isin(label, rare).float().mean() for name, label in shares.items()}
+        return {f"rare/{name}": share_of(label, rare) for name, label in shares.items()}
 
     def _first_pass(self, labelled: Batch, weak: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor | None]:
         """L_s, p^w without gradient, and the logits under the feature perturbation where λ < 1."""

@@ -80,7 +80,8 @@ def test_prompts_are_drawn_into_the_channel_of_their_class():
     point = [[9.0, 9.0], [0.0, 0.0], [0.0, 0.0]], [POSITIVE, NO_POINT, ABSENT], False
     part = [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]], [ABSENT, ABSENT, ABSENT], True
     gone = [[0.0, 0.0], [15.0, 15.0], [0.0, 0.0]], [CORNER, OPPOSITE, ABSENT], False
-    objects = Objects(torch.zeros(1, 4, 16, 16, dtype=torch.bool), None, torch.tensor([[True, True, True, False]]), None)
+    there = torch.tensor([[True, True, True, False]])
+    objects = Objects(torch.zeros(1, 4, 16, 16, dtype=torch.bool), None, there, None)
     maps = prompt_maps(objects, asked(box, point, part, gone), torch.tensor([[1, 1, 2, 0]]), 3)[0]
     assert maps[0].abs().sum() == 0  # nothing there
     assert maps[1, 3, 2] == maps[1, 6, 8] == maps[1, 4, 2] == 1 and maps[1, 4, 4] == INSIDE

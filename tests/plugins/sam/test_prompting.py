@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lamella import Streams
 from lamella.errors import DataError
 from lamella.testing.no_sync import no_sync
-from lamella_sam.objects import Objects, boxes_of, drawn_objects, identities, pick, pick_pixel, regions, swept
+from lamella_sam.objects import boxes_of, drawn_objects, identities, pick, pick_pixel, regions, swept
 from lamella_sam.prompting import Mix, corrected, given_prompts, jittered, negative_points, partial_masks
 from lamella_sam.prompts import (
     ABSENT,

@@ -120,6 +120,7 @@ def test_one_image_in_training_with_batch_norm_is_refused_with_advice(small):
         ("resnet19", None, "near it: resnet18"),
         ("tu-resnet18a", None, "resnet18a"),
         ("vgg11", None, "dilated"),
+        ("tu-hgnetv2_b0", None, "output_stride"),
         ("resnet18", "imagnet", "imagenet"),
         ("resnet18", "imagenet", "cannot be built"),  # the tests are offline: it cannot be fetched
     ],
@@ -255,3 +256,14 @@ def test_a_run_is_opened_after_the_run_it_started_from_is_gone(run, tmp_path):
     start = str(tmp_path / "run")
     begun = DeepLabV3Plus(encoder=SMALL, start=start, channels=1, classes=len(names), class_names=names)
     assert all(torch.equal(value, learnt[name]) for name, value in begun.state_dict().items())
+
+
+@pytest.mark.parametrize("share", [None, 0.25])
+def test_it_starts_with_the_weights_that_a_run_predicts_with(tmp_path, share):
+    asked = {} if share is None else {"teacher_share": share}
+    run = _trained(tmp_path, {"name": "weak-to-strong", "sets": ["machine"], "ema": 0.9, **asked})
+    learnt, name = run_weights(run), "net.decoder.block2.0.0.weight"
+    teacher, student = learnt[f"teacher.{name}"], learnt[f"student.backbone.{name}"]
+    found = DeepLabV3Plus(encoder=SMALL, start=str(run), channels=1, classes=6).state_dict()[name]
+    assert not torch.equal(teacher, student)
+    assert torch.allclose(found, torch.lerp(student, teacher, 1.0 if share is None else share))

@@ -112,6 +112,22 @@ def test_a_constant_image_gives_no_nan():
         assert one.collate([sample(image)]).image.isfinite().all()
 
 
+def test_a_crop_is_mapped_as_its_whole_image():
+    image = np.repeat(np.array([[10, 20], [110, 210]], np.uint8), 8, 1).repeat(8, 0)
+    whole = TemModality(intensity="image").collate([sample(image)]).image[0, 0]
+    for top, left in ((0, 0), (8, 0), (8, 8)):
+        cut = sample(image[top : top + 8, left : left + 8])._replace(whole=image)
+        found = TemModality(intensity="image").collate([cut]).image[0, 0]
+        assert torch.equal(found, whole[top : top + 8, left : left + 8])
+
+
+@pytest.mark.parametrize("intensity", ["image", "data"])
+def test_values_of_any_order_use_the_whole_range(intensity):
+    modality, tiny = TemModality(intensity=intensity), ramp(np.float32, 1e-9, (64, 64))
+    modality.calibrate([tiny])
+    assert modality.collate([sample(tiny)]).image.std() > 0.25
+
+
 def test_colour_images_are_averaged_over_their_channels():
     image = np.zeros((4, 4, 3), np.uint8)
     image[..., 0], image[..., 1] = 30, 60

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lamella import Batch
-from lamella_tem.rare import capped, doubted, suspected
+from lamella_tem.rare import capped, doubted, share_of, suspected
 
 RARE = torch.tensor([2])
 
@@ -55,3 +55,17 @@ def test_a_pixel_that_can_be_nothing_but_rare_stays_finite():
     p = torch.zeros(1, 3, 4, 4)
     p[:, 2] = 1.0
     assert capped(p, RARE, torch.tensor(0.0)).isfinite().all()
+
+
+def test_where_many_are_equally_sure_no_more_than_the_share_is_suspected():
+    p = torch.zeros(1, 3, 16, 16)
+    p[:, 2] = 1.0
+    assert suspected(p, RARE, torch.tensor(0.125)).sum() == 32
+    assert (capped(p, RARE, torch.tensor(0.125))[:, 2] > 0).sum() == 32
+
+
+def test_the_share_is_that_of_the_pixels_that_have_a_label():
+    label = torch.full((2, 4, 4), 255)
+    assert share_of(label, RARE) == 0
+    label[0, 0] = torch.tensor([2, 0, 1, 2])
+    assert share_of(label, RARE) == 0.5

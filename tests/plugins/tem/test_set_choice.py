@@ -130,3 +130,10 @@ def test_impossible_choices_are_refused():
         trainer(0.1, 0.2, top_k=3)
     with pytest.raises(ConfigError, match="probe_every"):
         trainer(0.1, 0.2, per="image", probe_every=2)
+
+
+def test_where_every_set_is_engaged_none_is_tried(monkeypatch):
+    one, data = trainer(0.3, 0.1, top_k=2), batches()
+    monkeypatch.setattr(one.choice, "probe", None)
+    one(data, Step(0, 10, 0))
+    assert one.choice.engaged.tolist() == [1.0, 1.0]

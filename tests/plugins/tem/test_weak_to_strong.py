@@ -10,7 +10,7 @@ from lamella.errors import ConfigError
 from lamella.testing import trainer_contract
 from lamella_tem.baselines import cutmix_supervised
 from lamella_tem.consistency import mean_consistency, mean_overlap, pseudo_label
-from lamella_tem.passes import weak_pass
+from lamella_tem.passes import drop_channels, weak_pass
 from lamella_tem.weak_to_strong import WeakToStrong
 from tem_small_trainer import NAMES, Net, batches, literal_ce, trainer
 from torch import nn
@@ -289,3 +289,11 @@ def test_the_log_tells_how_much_is_taken_for_a_rare_class():
 def test_a_class_to_paste_that_the_data_lack_is_refused():
     with pytest.raises(ConfigError, match="no class is called void; there are a, b, c"):
         trainer(paste=["void"])
+
+
+def test_features_are_perturbed_whatever_their_number_and_the_image_itself_is_not():
+    image, deep = torch.rand(2, 1, 8, 8), torch.rand(2, 32, 8, 8)
+    for features in ([deep], [image, deep]):
+        *before, last = drop_channels(features, 0.5, channels=1)
+        assert {value for value in last.flatten(2).amax(2).gt(0).flatten().tolist()} == {True, False}
+        assert all(torch.equal(kept, image) for kept in before)

@@ -1,4 +1,4 @@
-"""PNG, JPEG and BMP by Pillow, and 16-bit colour PNG, of which Pillow keeps 8 bits, by torchvision."""
+"""PNG, JPEG and BMP by Pillow, and 16-bit colour PNG, of which Pillow keeps 8 bits, by kornia_rs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_raster(path: Path, *, palette_as_index: bool = False) -> np.ndarray:
         if opened.width * opened.height * bits // 8 > MOST_PER_BYTE * path.stat().st_size + 65536:
             raise DataError(f"{path}: its header promises {opened.width} × {opened.height} pixels; it is damaged")
         if depth == 16 and kind in (2, 4, 6):
-            return _deep(path, kind)
+            return _deep(path, kind, (opened.height, opened.width))
         return np.asarray(opened) if palette_as_index and opened.mode == "P" else pixels(opened)
 
 
@@ -49,11 +49,10 @@ def _png(path: Path) -> tuple[int, int]:
     return depth, kind
 
 
-def _deep(path: Path, kind: int) -> np.ndarray:
-    """A PNG of several 16-bit values a pixel as (H, W) or (H, W, 3 or 4) uint16, without an alpha beside grey."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
+def _deep(path: Path, kind: int, size: tuple[int, int]) -> np.ndarray:
+    """A PNG of three or four 16-bit values a pixel as (H, W, 3 or 4) uint16; raises `DataError` for two."""
+    from kornia_rs import io
 
-    found = decode_png(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8), ImageReadMode.UNCHANGED)
-    values = np.ascontiguousarray(found.movedim(0, -1).numpy())
-    return values[..., 0] if kind == 4 else values
+    if kind == 4:
+        raise DataError(f"{path}: grey of 16 bits with an alpha channel is not read; save it without alpha")
+    return np.asarray(io.decode_image_png_u16(path.read_bytes(), size, "rgb" if kind == 2 else "rgba"))

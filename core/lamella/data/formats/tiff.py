@@ -103,7 +103,7 @@ def _decoded(series: Any, path: Path, *, palette_as_index: bool = False) -> tupl
 
 
 def _seen(image: np.ndarray, page: Any) -> np.ndarray:
-    """Frames (F, H, W) or (F, H, W, C) as they look: palettes and inks as colours, white bright, no alpha beside grey."""
+    """Frames (F, H, W) or (F, H, W, C) as they look: palettes and inks as colours, white bright, grey without alpha."""
     if page.photometric == 0 and image.dtype.kind in "ub":  # white is zero
         return ~image
     if page.photometric == 3 and page.colormap is not None:  # a palette of 16-bit colours

@@ -85,7 +85,7 @@ class Carbon(Perturbation):
 
 
 def support(drawn: dict[str, Tensor], about: About) -> Tensor:
-    """S (B, H, W) in [0, 1]: ``inside`` within the outline, 1 at a rectangle's rim, exactly 0 beyond it."""
+    """S (B, H, W) in [0, 1]: ``inside`` within the outline, most at a rectangle's rim (≤ 1), exactly 0 beyond it."""
     rows, columns = grid(about, drawn["radius"].device)
     pick = {name: value.view(-1, 1, 1) for name, value in drawn.items() if value.ndim == 1}
     y = (rows - drawn["centre"][:, 0].view(-1, 1, 1) * about.height) * aspect(about).view(-1, 1, 1)

@@ -85,8 +85,9 @@ def transmission(drawn: dict[str, Tensor], about: About, reach: int) -> Tensor:
     centre_y, centre_x = drawn["centre"][..., 0:1] * about.height, drawn["centre"][..., 1:2] * about.width
     rows = centre_y.round().to(torch.int64) + side  # (B, 32, S)
     columns = centre_x.round().to(torch.int64) + side
-    y = (rows - centre_y) * aspect(about).view(-1, 1, 1)
-    x = columns - centre_x
+    lower = aspect(about).view(-1, 1, 1)  # distances are in pixels of the longer side, so that ``reach`` holds them
+    y = (rows - centre_y) * lower.clamp(min=1.0)
+    x = (columns - centre_x) / lower.clamp(max=1.0)
     distance = torch.sqrt(y.square().unsqueeze(3) + x.square().unsqueeze(2))  # (B, 32, S, S)
     height = (_REACH - distance / drawn["radius"][..., None, None]).clamp(0.0, 1.0)
     clear = 1.0 - drawn["opacity"][..., None, None] * height * height * (3.0 - 2.0 * height)

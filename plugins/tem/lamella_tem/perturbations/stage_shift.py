@@ -11,7 +11,7 @@ from lamella_tem.perturbations.parameters import Chance
 
 
 class StageShift(Warp):
-    """Moves the whole image by a vector of its own, u = (y, x), in whole pixels: noise stays as it is.
+    """Moves the frame over the specimen by a vector of its own, u = (y, x), in whole pixels: noise stays as it is.
 
     What comes into the frame from outside is not known: the image is mirrored there and the label `IGNORE`.
 
@@ -28,8 +28,8 @@ class StageShift(Warp):
     def __init__(
         self,
         *,
-        y: Annotated[Range, within(-64.0, 64.0), Field(description="shift down the columns (px)")] = (-4.0, 4.0),
-        x: Annotated[Range, within(-64.0, 64.0), Field(description="shift along the rows (px)")] = (-4.0, 4.0),
+        y: Annotated[Range, within(-64.0, 64.0), Field(description="how far the frame moves down (px)")] = (-4.0, 4.0),
+        x: Annotated[Range, within(-64.0, 64.0), Field(description="how far the frame moves right (px)")] = (-4.0, 4.0),
         p: Chance = 1.0,
     ):
         super().__init__(p=p)

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from lamella import Batch, Streams
+from lamella import About, Batch, Streams
 from lamella.errors import LamellaError
 from lamella.registry.registry import current
 from lamella_tem.perturb_command import perturb
+from lamella_tem.perturbations.metal_spots import transmission
 from lamella_tem.sets import NAMES, SETS
 from lamella_tem.strengths import LEVELS, at_strength
 from PIL import Image
@@ -47,8 +48,18 @@ def test_strengths_run_from_weak_to_strong():
     assert [at_strength(dose, nothing, level)["dose"][0] for level in LEVELS.values()] == pytest.approx(
         [500.0, 500.0 * (10 / 500) ** 0.5, 10.0]
     )
+    assert at_strength(nothing, nothing, 0.5) == nothing
     assert at_strength({"shear": (-0.02, 0.02)}, {"shear": (0.0, 0.0)}, 0.5) == {"shear": (0.01, 0.01)}
     assert at_strength({"bits": (6.0, 8.0), "p": 0.5}, {"bits": (24.0, 24.0)}, 1.0) == {"bits": (6.0,) * 2, "p": 1.0}
+
+
+@pytest.mark.parametrize("height_nm", [0.25, 1.0, 3.0])
+def test_a_metal_spot_is_round_in_nm(height_nm):
+    drawn = {name: torch.tensor([[value]]) for name, value in (("radius", 8.0), ("opacity", 1.0))}
+    about = About.of(Batch.of(torch.zeros(1, 1, 128, 128), pixel_nm=torch.tensor([[height_nm, 1.0]])))
+    seen = transmission({"centre": torch.tensor([[[0.5, 0.5]]]), **drawn}, about, reach=12)[0] < 0.5
+    high, wide = (seen.any(1 - dim).sum().item() for dim in (0, 1))
+    assert abs(high * height_nm - wide) <= 1.0 and max(high, wide) > 8
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "scale-bar"])
