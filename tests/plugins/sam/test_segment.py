@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from lamella import Batch
 from lamella.cli.main import main
+from lamella.engine.evaluate import predict_whole
+from lamella.engine.experiment import FitConfig
 from lamella.errors import ContractError, DataError
 from lamella.registry.registry import current
 from lamella_sam import segment, segment_command
@@ -174,6 +177,26 @@ def test_a_network_that_scales_images_says_so_to_who_evaluates(size, rescales):
     assert trainer.rescales is rescales
     image = torch.rand(1, 1, 300, 200)
     assert trainer.backbone.embed(image).shape[-1] == (16 if rescales else -(-300 // 8))
+
+
+@pytest.mark.parametrize(
+    ("settings", "whole"),
+    [
+        ({"name": "sesami"}, False),
+        ({"name": "sesami", "answer": "box"}, True),
+        ({"name": "prompted-supervised", "backbone": {"name": "deeplabv3plus", "channels": 3}}, True),
+    ],
+)
+def test_prompts_from_labels_are_answered_on_whole_images(settings, whole):
+    settings = {"backbone": {"name": "sam-nano", "weights": "none", "size": "native"}, **settings}
+    data = {"class_names": ["a", "b"], "channels": 1, "classes": 2}
+    trainer = current().plan("trainer", settings, "here").build(data=data).eval()
+    assert trainer.whole is whole
+    label = torch.zeros(1, 40, 90, dtype=torch.int64)
+    label[:, 10:30, 50:80] = 1
+    with torch.no_grad():
+        tile = FitConfig(crop=64, tile=64).tile_for(trainer)
+        assert predict_whole(trainer, Batch.of(torch.rand(1, 1, 40, 90), label=label), tile).shape == (1, 2, 40, 90)
 
 
 @pytest.mark.parametrize(
