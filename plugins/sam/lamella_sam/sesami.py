@@ -169,7 +169,7 @@ class Sesami(Trainer):
         with torch.set_grad_enabled(self.adapt != "nothing" and torch.is_grad_enabled()):
             embedding = self.backbone.embed(batch.image)
         if self.exemplars is not None and self.training:
-            self.exemplars.add(embedding.detach(), self._shares(batch))
+            self.exemplars.add(embedding.detach(), self._shares(batch), step.number)
         identity = self.identity(batch)
         losses = self._masks(embedding, batch, identity, step)
         if self.weights["affinity"] > 0:

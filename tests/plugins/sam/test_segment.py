@@ -50,6 +50,15 @@ def test_everything_finds_every_object_once_whole_and_in_tiles(tile):
         assert any(torch.equal(mask, ids == number) for mask in found.mask)
 
 
+@pytest.mark.parametrize(("half", "found"), [(6, 1), (20, 0)])
+def test_an_object_wider_than_the_overlap_can_be_cut_in_both_tiles(half, found):
+    ids = torch.zeros(32, 112, dtype=torch.int64)
+    ids[8:24, 56 - half : 56 + half] = 1  # columns 48 to 63 are in both tiles
+    image = ids.float().div(100).view(1, 1, 32, 112)
+    assert len(everything(Perfect(ids), image, grid=16, tile=64).quality) == found
+    assert len(everything(Perfect(ids), image, grid=16, tile=112).quality) == 1
+
+
 def test_nothing_is_found_in_an_empty_image():
     ids, _ = scene()
     found = everything(Perfect(ids), torch.zeros(1, 1, 96, 96), grid=4)
@@ -203,6 +212,8 @@ def test_prompts_from_labels_are_answered_on_whole_images(settings, whole):
     ("words", "message"),
     [
         (["--point", "5"], "'5' must be 2 or 3 numbers"),
+        (["--point", "5,5,7"], "'5,5,7': the third number of a click is 1"),
+        (["--point", "5,5,0.5"], "is 1, on the object, or 0"),
         (["--box", "a,b,c,d"], "must be 4 numbers"),
         (["--point", "100,5"], "lies outside of the image of 64×80"),
         (["--point", "1,1", "--box", "0,0,2,2"], "not both"),
