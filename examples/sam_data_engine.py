@@ -85,7 +85,7 @@ def main() -> None:
     zero, rows = given.out / "zero-shot", []
     fit(check_experiment({**tables, "fit": {"steps": 4, "batch_size": 4}}, name="zero-shot", folder=given.out), zero)
     for number in range(given.rounds):
-        run = Path(folder.facts.get("promoted", zero))
+        run = folder.promoted or zero
         efforts, scratch = [], []
         for entry in [e for e in suggest_all(folder, run, print) if e.status == "suggested"][: given.batch]:
             segments = superpixels(folder.image(entry.name), size=6)

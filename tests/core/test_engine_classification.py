@@ -200,7 +200,8 @@ def test_best_last_measures_and_keeps_the_last(pairs_registry, tmp_path):
     assert log.count('"spread"') == 2
 
 
-def test_a_run_is_opened_without_what_only_matters_at_its_start(pairs_registry, tmp_path):
+@pytest.mark.parametrize("required", [False, True])
+def test_a_run_is_opened_without_what_only_matters_at_its_start(pairs_registry, tmp_path, required):
     class Started(PairLearner):
         def __init__(self, *, weights: Annotated[str | None, AtStart, Field(description="to start from")] = None):
             super().__init__(start=0.5)
@@ -210,6 +211,8 @@ def test_a_run_is_opened_without_what_only_matters_at_its_start(pairs_registry, 
     pairs_registry._components["trainer"]["pair-learner"][0].target = Started
     (tmp_path / "start.txt").write_text("3.0")
     trainer = {"name": "pair-learner", "weights": str(tmp_path / "start.txt")}
+    if required:
+        del Started.__init__.__kwdefaults__["weights"]
     run_of(EXPERIMENT, pairs_registry, tmp_path, trainer=trainer)
     (tmp_path / "start.txt").unlink()
     _, opened, _, _ = open_run(tmp_path / "run", registry=pairs_registry)

@@ -117,6 +117,8 @@ def test_what_scales_images_is_evaluated_on_as_much_as_it_was_trained_on(given, 
     trainer = Trainer()
     trainer.rescales = rescales
     assert FitConfig(**given).tile_for(trainer) == expected
+    trainer.whole = True
+    assert FitConfig(**given).tile_for(trainer) == sys.maxsize
 
 
 def test_a_role_without_a_table_says_what_to_add(read):

@@ -17,7 +17,8 @@ class FromData:
 class AtStart:
     """Marks a parameter that matters where a training begins and not after (weights to start from, say).
 
-    A run that is opened again is built without it, so that it needs nothing beside its own folder.
+    A run that is opened again is built without it, or with None where it has no default, so that the run needs nothing
+    beside its own folder.
     """
 
 
@@ -146,6 +147,9 @@ class Trainer(nn.Module):
     rescales: bool = False
     """Whether it scales any image to one size of its own, so that what is evaluated has to show as much as what was
     trained on: whole images, or crops."""
+    whole: bool = False
+    """Whether ``predict`` asks for the labels of what it sees, as for prompts made of them: no image comes in tiles,
+    which have none."""
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """Named scalar losses, with the one to minimise under ``"loss"``.

@@ -73,6 +73,8 @@ class FitConfig(BaseModel):
 
     def tile_for(self, trainer: Trainer) -> int:
         """The side in pixels above which evaluation tiles an image for a trainer."""
+        if trainer.whole:
+            return sys.maxsize
         if self.tile is not None:
             return self.tile
         return (self.crop or sys.maxsize) if trainer.rescales else _TILE

@@ -29,18 +29,19 @@ class Plan:
         """The object, its parts first, each under torch's generator seeded by (seed, where it stands).
 
         ``data`` fills the parameters marked `FromData`. With ``opened``, weights follow from elsewhere, and the
-        parameters marked `AtStart` are left out.
+        parameters marked `AtStart` are left out; one that has no default is None.
         """
         import torch
 
         path = f"{path}/{self.component.kind} {self.component.name}"
         parameters = self.component.parameters()
-        left_out = {parameter.name for parameter in parameters if opened and parameter.at_start}
+        left_out = {parameter.name: parameter.required for parameter in parameters if opened and parameter.at_start}
         values = {
             name: _built(value, seed, data, f"{path}/{name}", opened)
             for name, value in self.parameters.items()
             if name not in left_out
         }
+        values |= {name: None for name, required in left_out.items() if required}
         for parameter in parameters:
             if parameter.from_data and parameter.name not in values:
                 if data is None or parameter.name not in data:

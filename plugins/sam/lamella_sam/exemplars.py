@@ -9,7 +9,8 @@ class Exemplars(nn.Module):
     """Class means and their common covariance in an embedding, as buffers; classifies by Bayes' rule.
 
     Nothing is learned by gradient: labelled images are counted in, in any order, and the classifier is exact for
-    what was counted. With ``decay`` below 1 older images fade, for embeddings that change in training.
+    what was counted, on all processes together. With ``decay`` below 1 older images fade, once in a step, for
+    embeddings that change in training.
 
     Source: linear discriminant analysis (Fisher 1936) with shrinkage of the covariance towards its mean variance.
     """
@@ -24,20 +25,23 @@ class Exemplars(nn.Module):
         self.register_buffer("counts", torch.zeros(classes))
         self.register_buffer("sums", torch.zeros(classes, channels))
         self.register_buffer("products", torch.zeros(channels, channels))
+        self._step: int | None = None
 
     @torch.no_grad()
-    def add(self, embedding: Tensor, share: Tensor) -> None:
+    def add(self, embedding: Tensor, share: Tensor, step: int) -> None:
         """Count labelled cells in. No host sync.
 
         Args:
             embedding: (B, C, g, g).
             share: (B, K, g, g), how much of each cell belongs to each class (0 everywhere where nothing is known).
+            step: the optimizer step; what is counted in several parts of one does not fade in between.
         """
         cells = embedding.float().movedim(1, -1).flatten(0, 2)  # (N, C)
         weight = share.float().movedim(1, -1).flatten(0, 2)  # (N, K)
-        self.counts.mul_(self.decay).add_(weight.sum(0))
-        self.sums.mul_(self.decay).add_(weight.T @ cells)
-        self.products.mul_(self.decay).add_((cells * weight.sum(1, keepdim=True)).T @ cells)
+        decay, self._step = 1.0 if step == self._step else self.decay, step
+        self.counts.mul_(decay).add_(_of_all(weight.sum(0)))
+        self.sums.mul_(decay).add_(_of_all(weight.T @ cells))
+        self.products.mul_(decay).add_(_of_all((cells * weight.sum(1, keepdim=True)).T @ cells))
 
     def logits(self, embedding: Tensor) -> Tensor:
         """Log posterior odds (B, K, g, g) up to a constant; −∞ for classes that had no exemplar.
@@ -61,3 +65,10 @@ class Exemplars(nn.Module):
         prior = (self.counts / total).clamp(min=1e-6).log()
         bias = prior - 0.5 * (weight * means).sum(1)
         return weight, torch.where(self.counts > 0, bias, -torch.inf)
+
+
+def _of_all(part: Tensor) -> Tensor:
+    """The sum over all processes, in place."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(part)
+    return part

@@ -16,6 +16,8 @@ from lamella_sam.encoder import Encoder
 
 _LAYER = re.compile(r"image_encoder\.blocks\.(\d+)\.attn\.qkv\.([qv])$")
 _PREFIX = "base_model.model."
+_STRANGE = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+"""Settings of peft by which an adapter is something else than W₀ + (α/r)·B·A with one α and r."""
 
 
 class SplitProjection(nn.Module):
@@ -132,7 +134,7 @@ def load_adapter(backbone: SamBackbone, source: Path) -> None:
     """Give a backbone the adapters of a file, in place: peft's format (a folder), or a fork's ``w_a_000`` layout.
 
     Raises:
-        ConfigError: not readable, an unknown layout, or adapters of another network.
+        ConfigError: not readable, an unknown layout, adapters of another network, or of another scale than α/r.
     """
     if source.is_dir():
         _load_peft(backbone, source)
@@ -155,6 +157,9 @@ def _load_peft(backbone: SamBackbone, folder: Path) -> None:
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder}: adapter_config.json cannot be read as peft's LoRA settings: {error}") from error
+    strange = [f"{name} = {config[name]}" for name in _STRANGE if config.get(name)]
+    if strange:
+        raise ConfigError(f"{folder}: {strange[0]}: only adapters of one rank, scaled by alpha / rank, are read")
     found = _tensors(folder / "adapter_model.safetensors")
     pairs: dict[tuple[int, str], list[Tensor]] = {}
     for name in sorted(found):  # lora_A stands before lora_B

@@ -48,6 +48,7 @@ class PromptedSupervised(Trainer):
     """
 
     roles = ("labelled",)
+    whole = True
 
     def __init__(
         self,

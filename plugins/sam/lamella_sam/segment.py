@@ -63,7 +63,8 @@ def everything(
     """Every object of an image (1, C, H, W) in [0, 1]: a click at each point of a grid, filtered.
 
     Images with a side above ``tile`` are worked through in tiles that overlap by a quarter; objects cut by an
-    inner border of a tile are left to its neighbour, so an object larger than a tile is not found.
+    inner border of a tile are left to its neighbour, so one that is wider than the overlap can be cut in both and is
+    not found then.
 
     Args:
         grid: clicks along each side of a tile.

@@ -43,7 +43,7 @@ def segment(
     given = [name for name, value in (("--point", point), ("--box", box), ("--mask", mask)) if value]
     if len(given) > 1:
         raise LamellaError(f"give {given[0]} or {given[1]}, not both")
-    points, boxes, files = _numbers(point or [], (2, 3)), _numbers(box or [], (4,)), find_images(images)
+    points, boxes, files = _clicks(point or []), _numbers(box or [], (4,)), find_images(images)
     marks = {} if mask is None else _marks(mask, files)
     network, modality = _network(run, backbone, weights, size)
     for name, path in files.items():
@@ -100,6 +100,14 @@ def _numbers(given: Sequence[str], counts: tuple[int, ...]) -> list[list[float]]
             wanted = " or ".join(str(count) for count in counts)
             raise LamellaError(f"{text!r} must be {wanted} numbers with commas between them")
         rows.append(row)
+    return rows
+
+
+def _clicks(given: Sequence[str]) -> list[list[float]]:
+    rows = _numbers(given, (2, 3))
+    for text, row in zip(given, rows):
+        if row[2:] not in ([], [0.0], [1.0]):
+            raise LamellaError(f"{text!r}: the third number of a click is 1, on the object, or 0, outside of it")
     return rows
 
 

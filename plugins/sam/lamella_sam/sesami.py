@@ -97,7 +97,7 @@ class Sesami(Trainer):
     ):
         super().__init__()
         self.backbone: Any = _whole(backbone)
-        self.rescales = getattr(backbone, "size", None) is not None
+        self.rescales, self.whole = getattr(backbone, "size", None) is not None, answer != "classes"
         self.adapt, self.augment, self.prompts, self.corrections = adapt, augment, prompts, corrections
         self.objects, self.answer, self.class_names, self.evenness = objects, answer, class_names, evenness
         self.background, self.decoder_rate = _number_of(background, class_names), decoder_rate
@@ -132,6 +132,8 @@ class Sesami(Trainer):
                 "sesami: rank, alpha, late_blocks, adapter and decoder = 'train' belong to adapt = 'lora', "
                 f"not {adapt!r}"
             )
+        if adapter is not None and (rank, alpha, late) != (None, None, None):
+            raise ConfigError("sesami: adapter brings its own rank, alpha and late_blocks; leave them out beside it")
         if adapter is not None:
             load_adapter(self.backbone, Path(adapter))
         elif adapt == "lora":
@@ -167,7 +169,7 @@ class Sesami(Trainer):
         with torch.set_grad_enabled(self.adapt != "nothing" and torch.is_grad_enabled()):
             embedding = self.backbone.embed(batch.image)
         if self.exemplars is not None and self.training:
-            self.exemplars.add(embedding.detach(), self._shares(batch))
+            self.exemplars.add(embedding.detach(), self._shares(batch), step.number)
         identity = self.identity(batch)
         losses = self._masks(embedding, batch, identity, step)
         if self.weights["affinity"] > 0:

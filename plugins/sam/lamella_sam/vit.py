@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
+from lamella import AtStart
 from pydantic import Field
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import nn
@@ -16,7 +17,9 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 PATCH, WINDOW, CHANNELS = 16, 14, 256
 
 Weights = Annotated[
-    str, Field(description="official .pth, .safetensors of either layout, or Hub id as 'facebook/sam-vit-base'; 'none'")
+    str | None,
+    AtStart,
+    Field(description="official .pth, .safetensors of either layout, or Hub id as 'facebook/sam-vit-base'; 'none'"),
 ]
 Size = Annotated[int, Field(ge=16, description="longer side that images are scaled to, pixels; a multiple of 16")]
 
@@ -61,7 +64,7 @@ def sam_vit_h(*, weights: Weights, size: Size = 1024) -> SamBackbone:
     return build(VIT_H, weights, size)
 
 
-def build(variant: Variant, weights: str, size: int, *, table: int = 1024) -> SamBackbone:
+def build(variant: Variant, weights: str | None, size: int, *, table: int = 1024) -> SamBackbone:
     """A backbone of a variant; ``table`` is the side that its position tables are for."""
     encoder = Encoder(
         img_size=table, patch_size=PATCH, embed_dim=variant.width, depth=variant.depth, num_heads=variant.heads,
@@ -77,6 +80,6 @@ def build(variant: Variant, weights: str, size: int, *, table: int = 1024) -> Sa
         transformer=TwoWayTransformer(depth=2, embedding_dim=CHANNELS, mlp_dim=2048, num_heads=8),
     )  # fmt: skip
     backbone = SamBackbone(encoder.fold(), prompts, decoder, patch=PATCH, in_channels=3, size=size, mean=MEAN, std=STD)
-    if weights != "none":
+    if weights is not None and weights != "none":
         load_weights(backbone, weights, variant.name)
     return backbone

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from lamella.cli.main import main
-from lamella.engine.experiment import check_experiment
+from lamella.engine.experiment import check_experiment, read_experiment
 from lamella.engine.fit import fit
 from lamella.errors import ConfigError, DataError
-from lamella_sam.annotate import exchange
+from lamella_sam.annotate import exchange, retrain, suggest
 from lamella_sam.annotate.correct import Click, fill, superpixels
 from lamella_sam.annotate.folder import AnnotationFolder
 from lamella_sam.annotate.gate import judge
 from lamella_sam.annotate.retrain import locked_figures, promote
+from lamella_sam.annotate.review import draw
 from lamella_sam.annotate.simulate import annotate
 from PIL import Image
 
@@ -104,6 +105,66 @@ def test_originals_stay_and_the_preview_maps_back_exactly(folder):
     assert folder.entry("im0").original == "images/im0.png"
 
 
+def test_images_among_what_the_folder_writes_are_refused_untouched(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(picture(0, np.uint16)).save(tmp_path / "images" / "a.png")
+    before = (tmp_path / "images" / "a.png").read_bytes()
+    for given in (tmp_path / "images", tmp_path / "images" / "a.png"):
+        with pytest.raises(ConfigError, match="keeps its own files"):
+            AnnotationFolder.create(tmp_path, [given], CLASSES)
+    assert (tmp_path / "images" / "a.png").read_bytes() == before and len(list(tmp_path.rglob("*"))) == 2
+
+
+def test_the_text_file_of_the_microscope_comes_along(tmp_path):
+    import tifffile
+
+    told = "[SemImageFile]\nPixelSize=2.5\nDataSize=64x40\n"
+    tifffile.imwrite(tmp_path / "a.tif", picture(0))
+    Image.fromarray(picture(1)).save(tmp_path / "b.png")
+    (tmp_path / "a.txt").write_text(told)
+    (tmp_path / "b.png.txt").write_text(told)
+    folder = AnnotationFolder.create(tmp_path / "work", [tmp_path / "a.tif", tmp_path / "b.png"], CLASSES)
+    for name in ("a", "b"):
+        folder.write_mask(name, truth(0))
+        folder.accept(name, by="test")
+    table = check_experiment(experiment_tables(folder), name="x", folder=tmp_path).open("labelled")
+    for number in range(2):
+        sample = table.read(number)
+        assert sample.image.shape == (40, 64) and sample.pixel_nm == (2.5, 2.5)
+
+
+def test_names_with_brackets_are_names(tmp_path):
+    for name, grey in (("die[1]", 200), ("die1", 50)):
+        Image.fromarray(np.full((32, 32), grey, np.uint8)).save(tmp_path / f"{name}.png")
+    folder = AnnotationFolder.create(tmp_path / "work", [tmp_path / "die[1].png", tmp_path / "die1.png"], CLASSES)
+    folder.write_mask("die[1]", np.ones((32, 32), np.uint8))
+    folder.accept("die[1]", by="test")
+    sample = check_experiment(experiment_tables(folder), name="x", folder=tmp_path).open("labelled").read(0)
+    assert sample.image[0, 0] == 200 and sample.label[0, 0] == 1
+
+
+def test_an_init_that_was_stopped_can_be_begun_again(tmp_path, monkeypatch):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    Image.fromarray(picture(0)).save(tmp_path / "a.png")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr("lamella_sam.annotate.folder.write_text", full)
+        AnnotationFolder.create(tmp_path / "work", [tmp_path / "a.png"], CLASSES)
+    assert list(AnnotationFolder.create(tmp_path / "work", [tmp_path / "a.png"], CLASSES).entries) == ["a"]
+
+
+def test_two_who_have_a_folder_open_keep_what_each_changed(folder):
+    first, second = AnnotationFolder(folder.path), AnnotationFolder(folder.path)
+    first.entry("im0").score, first.facts["promoted"] = 0.5, "runs/a"
+    second.entry("im1").score, second.facts["zero_shot"] = 0.25, {}
+    first.save()
+    second.save()
+    again = AnnotationFolder(folder.path)
+    assert (again.entry("im0").score, again.entry("im1").score) == (0.5, 0.25)
+    assert again.facts == second.facts == {**folder.facts, "promoted": "runs/a", "zero_shot": {}}
+
+
 def test_the_folder_is_read_by_datasets(folder):
     from datasets import load_dataset
 
@@ -132,6 +193,62 @@ def test_suggestions_of_any_run_queue_by_coherence_and_hands_are_respected(folde
     assert again.entry("im3").provenance[-1]["suggested"] == str(run)
     assert command("review", folder.path) == 0
     assert (folder.path / "review" / "im3.png").is_file()
+
+
+def test_a_mask_accepted_while_it_is_suggested_anew_stays(folder, run, monkeypatch, capsys):
+    folder.write_mask("im3", truth(3), suggested=True)
+    folder.entry("im3").status = "suggested"
+    folder.save()
+
+    def meanwhile(self, pixels, name):
+        if name == "im3":
+            AnnotationFolder(folder.path).accept("im3", by="ann")
+        if name == "im4":
+            AnnotationFolder(folder.path).write_mask("im4", truth(4))
+        return np.zeros((48, 64), np.uint8), 0.5
+
+    monkeypatch.setattr("lamella_sam.annotate.suggest.Suggester.suggest", meanwhile)
+    assert command("suggest", folder.path, "--run", run) == 0
+    again = AnnotationFolder(folder.path)
+    assert again.entry("im3").status == "accepted" and np.array_equal(again.mask("im3"), truth(3))
+    assert again.entry("im4").status == "new" and np.array_equal(again.mask("im4"), truth(4))
+    said = capsys.readouterr().out
+    assert "im3: it is accepted by now" in said and "im4: its mask was changed by hand" in said
+
+
+@pytest.mark.parametrize("round_", [1, 2])
+def test_a_suggestion_that_was_stopped_is_made_again(folder, monkeypatch, round_):
+    from lamella_sam.annotate import folder as module
+
+    for number in range(round_ - 1):
+        folder.write_mask("im0", np.full((48, 64), number, np.uint8), suggested=True)
+    real, written = module.save_image, []
+
+    def stopped(image, path):
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        real(image, path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "save_image", stopped)
+        folder.write_mask("im0", truth(0), suggested=True)
+    assert not suggest._touched(folder, "im0")
+
+
+def test_the_drawn_superpixels_are_those_that_clicks_fill(tmp_path):
+    import tifffile
+
+    pixels = (1000 + 150.0 * truth(0) + np.random.default_rng(0).normal(0, 20, (48, 64))).astype(np.uint16)
+    pixels[2, 60] = 60000  # one hot pixel, and the 8-bit picture is flat
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    folder = AnnotationFolder.create(tmp_path / "work", [tmp_path / "a.tif"], CLASSES)
+    drawn = (np.asarray(Image.open(draw(folder, "a")))[:, -64:] == [255, 220, 0]).all(-1)
+    segments = superpixels(folder.image("a"))
+    edges = np.zeros(segments.shape, bool)
+    edges[1:] |= segments[1:] != segments[:-1]
+    edges[:, 1:] |= segments[:, 1:] != segments[:, :-1]
+    assert np.array_equal(drawn, edges)
 
 
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_labelled(folder, run, capsys):
@@ -232,23 +349,104 @@ def test_masks_go_to_other_tools_and_come_back_the_same(folder, tmp_path, write,
     folder.write_mask("im1", label)
     folder.accept("im1", by="test")
     assert write(folder, tmp_path / "out.json") == 1
+    with pytest.raises(DataError, match="im1 is accepted: its mask stays"):
+        read(folder, tmp_path / "out.json", print)
     folder.mask_path("im1").unlink()
-    assert read(folder, tmp_path / "out.json") == ["im1"]
+    folder.entry("im1").status = "new"
+    assert read(folder, tmp_path / "out.json", print) == ["im1"]
     assert np.array_equal(folder.mask("im1"), label)
 
 
 def test_polygons_of_coco_are_read(folder, tmp_path):
     corners = [10, 5, 20, 5, 20, 15, 10, 15]  # x, y of the corners of pixels 10 to 19, 5 to 14
     data = {
-        "images": [{"id": 7, "file_name": "some/where/im0.png", "height": 48, "width": 64}],
-        "categories": [{"id": 3, "name": "dot"}, {"id": 4, "name": "unknown"}],
-        "annotations": [{"image_id": 7, "category_id": c, "segmentation": [corners]} for c in (3, 4)],
+        "images": [{"id": 7, "file_name": "some/where/im0.png"}, {"id": 8, "file_name": "no.png"}],
+        "categories": [{"id": 3, "name": "dot"}, {"id": 4, "name": "Dot"}],
+        "annotations": [
+            {"image_id": i, "category_id": c, "segmentation": [corners]} for i, c in ((7, 3), (7, 4), (8, 3))
+        ],
     }
     (tmp_path / "coco.json").write_text(json.dumps(data))
-    assert exchange.read_coco(folder, tmp_path / "coco.json") == ["im0"]
+    told = []
+    assert exchange.read_coco(folder, tmp_path / "coco.json", told.append) == ["im0"]
+    assert [text.partition("have the ")[2] for text in told] == [
+        "images no; they are left out", "classes Dot; they are left out",
+    ]  # fmt: skip
     expected = np.full((48, 64), 255, np.uint8)
     expected[5:15, 10:20] = 2
     assert np.array_equal(folder.mask("im0"), expected)
+
+
+def brushed(name, *annotations, **more):
+    """A task of Label Studio: for each annotation its class and its pixels."""
+    results = [[exchange._brush(mask, label)] for label, mask in annotations]
+    return {"data": {"image": name}, "annotations": [{"result": result, **more} for result in results]}
+
+
+def test_label_studio_gives_back_uploaded_names_and_skipped_annotations(folder, tmp_path):
+    everywhere, relation = np.ones((48, 64), bool), {"type": "relation", "from_id": "a", "to_id": "b"}
+    tasks = [
+        brushed("/data/upload/1/3f2a9c1d-im0.png", ("bar", truth(0) == 1)),
+        brushed("im1.png", ("dot", everywhere), was_cancelled=True),
+        {"data": {"image": "im2.png"}, "annotations": [{"result": [relation]}]},
+        {"data": {"image": "im3.png"}, "annotations": None},
+    ]
+    (tmp_path / "back.json").write_text(json.dumps(tasks))
+    assert exchange.read_label_studio(folder, tmp_path / "back.json", print) == ["im0"]
+    assert np.array_equal(folder.mask("im0"), np.where(truth(0) == 1, 1, 255))
+
+
+def test_label_studio_gets_every_mask_there_is(folder, tmp_path):
+    folder.write_mask("im0", truth(0))  # begun by hand
+    folder.write_mask("im1", truth(1), suggested=True)
+    folder.entry("im1").status = folder.entry("im2").status = "suggested"  # of im2 the mask was taken away
+    assert exchange.write_label_studio(folder, tmp_path / "out.json") == 2
+    tasks = json.loads((tmp_path / "out.json").read_text())
+    assert [list(task)[1] for task in tasks] == ["annotations", "predictions"]
+
+
+@pytest.mark.parametrize("segmentation", [
+    [5, 5, 40, 5, 40, 20], [[5, 5, 40]], {"counts": [48 * 64]}, {"counts": ["a"], "size": [48, 64]}, None,
+])  # fmt: skip
+def test_segmentations_that_are_not_of_coco_are_one_sentence(folder, tmp_path, segmentation):
+    data = {
+        "images": [{"id": 1, "file_name": "im2.png"}], "categories": [{"id": 2, "name": "dot"}],
+        "annotations": [{"image_id": 1, "category_id": 2, "segmentation": segmentation}],
+    }  # fmt: skip
+    (tmp_path / "coco.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match="not a COCO file"):
+        exchange.read_coco(folder, tmp_path / "coco.json", print)
+
+
+@pytest.mark.parametrize("tasks", [
+    [{"data": {"image": None}}], ["im1.png"],
+    [{"data": {"image": "im1.png"}, "annotations": [{"result": [{"value": {"rle": ["a"], "brushlabels": ["dot"]}}]}]}],
+])  # fmt: skip
+def test_tasks_that_are_not_of_label_studio_are_one_sentence(folder, tmp_path, tasks):
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    with pytest.raises(DataError, match="not a Label Studio export"):
+        exchange.read_label_studio(folder, tmp_path / "tasks.json", print)
+
+
+@pytest.mark.parametrize("name, spoil, message", [
+    ("images/metadata.jsonl", lambda text: text[:-20], "one JSON entry for each image"),
+    ("images/metadata.jsonl", lambda text: text.replace('"score"', '"lot": 1, "score"'), "one JSON entry for each"),
+    ("annotate.json", lambda text: "[]", "written in format None"),
+    ("annotate.json", lambda text: '{"format": 1, "classes": []}', "lacks the classes or the rounds"),
+])  # fmt: skip
+def test_a_spoiled_folder_is_one_sentence(folder, name, spoil, message):
+    file = folder.path / name
+    file.write_text(spoil(file.read_text()))
+    with pytest.raises(DataError, match=message):
+        AnnotationFolder(folder.path)
+
+
+def test_clicks_nowhere_are_one_sentence(folder, tmp_path, capsys):
+    clicks = tmp_path / "clicks.json"
+    for x, name in (("Infinity", '"im1"'), ("1", "[]")):
+        clicks.write_text(f'[{{"name": {name}, "x": {x}, "y": 1, "class": "dot"}}]')
+        assert command("review", folder.path, "--clicks", clicks) == 2
+    assert "clicks are a JSON list" in capsys.readouterr().err
 
 
 def test_run_lengths_are_those_of_coco():
@@ -284,6 +482,114 @@ def test_the_gate_wants_better_than_each_and_no_collapse():
     assert not judge(figures(None, a=None, b=None), others).promoted
 
 
+TEMPLATE = """
+modality = { name = "tem", intensity = "image" }
+[data.labelled]
+source = "x"
+[trainer]
+name = "sesami"
+backbone = { name = "sam-nano", weights = "none" }
+prompts = 2
+corrections = 0
+[fit]
+steps = 1
+batch_size = 1
+log_every = 1
+"""
+
+
+def test_what_is_accepted_while_a_round_trains_stays_accepted(folder, run, tmp_path, monkeypatch):
+    folder.write_mask("im2", truth(2))
+    folder.accept("im2", by="test", locked=True)
+    (tmp_path / "template.toml").write_text(TEMPLATE)
+
+    def slowly(experiment, where):
+        other = AnnotationFolder(folder.path)
+        other.write_mask("im3", truth(3))
+        other.accept("im3", by="ann")
+        return fit(experiment, where)
+
+    monkeypatch.setattr(retrain, "fit", slowly)
+    retrain.retrain(folder, tmp_path / "template.toml")
+    again = AnnotationFolder(folder.path)
+    assert [e.name for e in again.of("accepted")] == ["im0", "im1", "im3"]
+    assert again.entry("im3").provenance == [{"accepted": "ann", "changed": None}]
+    assert len(again.facts["rounds"]) == 1 and again.facts["rounds"][0]["accepted"] == 2
+
+
+def scores(monkeypatch, **runs):
+    """Let each run have a figure for each image."""
+    monkeypatch.setattr(retrain, "locked_figures", lambda folder, run: figures(
+        float(np.mean([runs[run.name.replace("-", "_")][entry.name] for entry in folder.of("locked")]))
+    ))  # fmt: skip
+
+
+def test_a_round_is_compared_on_the_locked_images_of_now(folder, tmp_path, monkeypatch):
+    scores(
+        monkeypatch, zero={"im0": 0.2, "im1": 0.2}, round_1={"im0": 0.9, "im1": 0.1}, round_2={"im0": 0.8, "im1": 0.6}
+    )
+    folder.write_mask("im0", truth(0))
+    folder.accept("im0", by="test", locked=True)
+    folder.facts["zero_shot"] = {"run": str(tmp_path / "zero"), "figures": figures(0.2), "locked": ["im0"]}
+    assert promote(folder, tmp_path / "round-1").promoted
+    folder.write_mask("im1", truth(1))
+    folder.accept("im1", by="test", locked=True)
+    assert promote(folder, tmp_path / "round-2").promoted
+    noted = AnnotationFolder(folder.path).facts["rounds"]
+    assert [entry["figures"]["miou_pooled"] for entry in noted] == [0.5, 0.7]
+    assert [entry["locked"] for entry in noted] == [["im0", "im1"]] * 2
+
+
+def test_grey_level_is_that_of_the_locked_images_of_now(folder, tmp_path, monkeypatch):
+    scores(monkeypatch, round_1={"im0": 0.5}, round_2={"im0": 0.5, "im1": 0.5})
+    for number in (1, 2):
+        folder.write_mask(f"im{number - 1}", truth(0))
+        folder.accept(f"im{number - 1}", by="test", locked=True)
+        run = tmp_path / f"round-{number}"
+        run.mkdir()
+        results = {"sets": {"test": {"grey_level": {"miou_pooled": 0.6 / number}}}}
+        (run / "results.json").write_text(json.dumps(results))
+        folder.facts.setdefault("zero_shot", {"figures": {}})
+        assert promote(folder, run).promoted is (number == 2)
+
+
+def test_a_promoted_run_goes_with_the_folder(folder, tmp_path, monkeypatch):
+    scores(monkeypatch, zero={"im0": 0.2}, round_1={"im0": 0.9})
+    folder.write_mask("im0", truth(0))
+    folder.accept("im0", by="test", locked=True)
+    monkeypatch.chdir(tmp_path)
+    here = AnnotationFolder(folder.path.relative_to(tmp_path))
+    here.facts["zero_shot"] = {"run": here.note(tmp_path / "zero"), "figures": {}}
+    assert promote(here, here.path / "runs" / "round-1").promoted
+    folder.path.rename(tmp_path / "moved")
+    assert AnnotationFolder(tmp_path / "moved").promoted == tmp_path / "moved" / "runs" / "round-1"
+    assert here.run(here.facts["zero_shot"]["run"]) == tmp_path / "zero"
+
+
+def test_a_zero_shot_run_of_other_classes_is_refused_before_the_training(folder, run, tmp_path, capsys):
+    other = AnnotationFolder.create(tmp_path / "other", [tmp_path / "given"], ["bar", "ground", "dot"])
+    for number in (0, 1):
+        other.write_mask(f"im{number}", truth(number))
+        other.accept(f"im{number}", by="test", locked=number == 1)
+    (tmp_path / "template.toml").write_text(TEMPLATE)
+    assert command("retrain", other.path, "--experiment", tmp_path / "template.toml", "--zero-shot", run) == 2
+    assert "tells the classes ground, bar, dot, the folder has bar, ground, dot" in capsys.readouterr().err
+    assert not (other.path / "runs").exists()
+
+
+def test_other_roles_of_the_template_stay_and_are_found_beside_it(folder, run, tmp_path):
+    folder.write_mask("im2", truth(2))
+    folder.accept("im2", by="test", locked=True)
+    (tmp_path / "template.toml").write_text(
+        TEMPLATE.replace("[trainer]", '[data.validation]\nsource = "work"\nimages = ["images/im0.png"]\n'
+                         f'labels = ["masks/im0.png"]\nclasses = {CLASSES}\n[trainer]')
+    )  # fmt: skip
+    made, _ = retrain.retrain(folder, tmp_path / "template.toml")
+    data = read_experiment(made / "experiment.toml").file.data
+    assert list(data) == ["labelled", "validation", "test"] and len(data["labelled"].images) == 2
+    assert data["validation"].source == str(folder.path)
+
+
 def test_a_bad_adapter_is_refused_and_a_better_run_promoted(folder, run, tmp_path):
     for number in (2, 3):
         folder.write_mask(f"im{number}", truth(number))
@@ -300,11 +606,7 @@ def test_a_bad_adapter_is_refused_and_a_better_run_promoted(folder, run, tmp_pat
     refused = promote(folder, worst)
     assert not refused.promoted and "does not beat" in refused.reasons[0]
     assert AnnotationFolder(folder.path).facts["promoted"] == str(best)
-    template.write_text(
-        'modality = { name = "tem", intensity = "image" }\n[data.labelled]\nsource = "x"\n[trainer]\nname = "sesami"\n'
-        'backbone = { name = "sam-nano", weights = "none" }\nprompts = 2\ncorrections = 0\n'
-        "[fit]\nsteps = 1\nbatch_size = 1\nlog_every = 1\n"
-    )
+    template.write_text(TEMPLATE)
     assert command("retrain", folder.path, "--experiment", template) == 0
     rounds = AnnotationFolder(folder.path).facts["rounds"]
     assert [entry["promoted"] for entry in rounds] == [True, False, False] and rounds[2]["accepted"] == 2
@@ -315,11 +617,7 @@ def test_without_a_zero_shot_run_the_first_round_has_to_beat_grey_level(folder, 
     folder.write_mask("im2", truth(2))
     folder.accept("im2", by="test", locked=True)
     template = tmp_path / "template.toml"
-    template.write_text(
-        'modality = { name = "tem", intensity = "image" }\n[data.labelled]\nsource = "x"\n[trainer]\nname = "sesami"\n'
-        'backbone = { name = "sam-nano", weights = "none" }\nprompts = 2\ncorrections = 0\n'
-        "[fit]\nsteps = 1\nbatch_size = 1\nlog_every = 1\n"
-    )
+    template.write_text(TEMPLATE)
     assert command("retrain", folder.path, "--experiment", template) == 0
     assert "of grey level alone" in capsys.readouterr().out
     first = AnnotationFolder(folder.path).facts
@@ -365,6 +663,7 @@ def test_mistakes_end_in_a_sentence(folder, tmp_path, capsys):
         (["init", folder.path, tmp_path / "given", "--classes", "a,b"], "is there already"),
         (["init", tmp_path / "new", tmp_path / "given"], "Missing option '--classes'"),
         (["init", tmp_path / "new", tmp_path / "given", "--classes", "a"], "name two or more"),
+        (["init", tmp_path / "new", tmp_path / "given", "--classes", "a,b,"], "none empty"),
         (["accept", folder.path], "name the images, or give --all"),
         (["accept", folder.path, "im9"], "there is no image 'im9'"),
         (["retrain", folder.path], "Missing option '--experiment'"),

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from lamella.errors import ConfigError
+from lamella.errors import ConfigError, RegistryError
+from lamella.registry.registry import current
 from lamella_sam import checkpoints
 from lamella_sam.backbone import SamBackbone
 from lamella_sam.checkpoints import load_weights, official
@@ -148,3 +149,14 @@ def test_nano_refuses_other_weights(tmp_path):
         sam_nano(weights=str(tmp_path / "none.safetensors"))
     with pytest.raises(ConfigError, match="multiple of the patch"):
         sam_nano(weights="none", size=100)
+
+
+def test_a_run_on_official_weights_is_opened_without_them(monkeypatch):
+    seen = []
+    monkeypatch.setattr("lamella_sam.vit.build", lambda variant, weights, size: seen.append(weights))
+    plan = current().plan("backbone", {"name": "sam-vit-b", "weights": "gone.pth"}, "here")
+    plan.build(opened=True)
+    plan.build()
+    assert seen == [None, "gone.pth"]
+    with pytest.raises(RegistryError, match="'weights' must be given"):
+        current().plan("backbone", "sam-vit-b", "here")

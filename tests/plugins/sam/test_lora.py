@@ -1,5 +1,6 @@
 """LoRA on queries and values: exact at its beginning, alone in what it changes, and at home in every format."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -230,6 +231,19 @@ def test_a_truncated_adapter_is_refused(nano, tmp_path):
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(ConfigError, match="damaged"):
         load_adapter(nano, tmp_path / "cut")
+
+
+@pytest.mark.parametrize("setting", [
+    {"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {"q": 2}}, {"alpha_pattern": {"q": 2}},
+])  # fmt: skip
+def test_adapters_of_another_scale_are_refused(nano, tmp_path, setting):
+    donor = twin(nano)
+    add_lora(donor, rank=2, alpha=2.0)
+    save_adapter(donor, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **setting}))
+    with pytest.raises(ConfigError, match=f"{next(iter(setting))} = .*: only adapters of one rank"):
+        load_adapter(nano, tmp_path)
 
 
 def test_without_adapters_there_is_nothing_to_save(nano, tmp_path):

@@ -9,6 +9,7 @@ from lamella import Batch
 from lamella.cli.main import main
 from lamella.engine.experiment import check_experiment
 from lamella.engine.fit import fit
+from lamella.engine.run import open_run
 from lamella.errors import ConfigError
 from lamella.testing import dataset_contract
 from lamella_sam import classical, losses
@@ -17,6 +18,7 @@ from lamella_sam.nano.drawn import OUTSIDE, WITHIN, drawn
 from lamella_sam.nano.network import WEIGHTS, sam_nano
 from lamella_sam.nano.scenes import sam_scenes, scene
 from lamella_sam.prompts import ABSENT, NEGATIVE, NO_POINT, POSITIVE, Prompts, box_prompts
+from safetensors.torch import save_file
 
 test_contract_scenes = dataset_contract(lambda: sam_scenes(count=3, size=48))
 
@@ -139,9 +141,25 @@ def test_weights_keep_the_history_of_what_they_began_with(begin_with, tmp_path):
     assert str(tmp_path) not in json.dumps(stages)  # names, not somebody's folders
 
 
+def test_a_run_is_opened_without_the_file_it_began_with(tmp_path):
+    save_file(sam_nano(weights="none").state_dict(), tmp_path / "start.safetensors")
+    run = _train(tmp_path, tmp_path / "start.safetensors")
+    (tmp_path / "start.safetensors").unlink()
+    _, trainer, _, _ = open_run(run)
+    assert not trainer.training
+
+
 def test_a_folder_that_is_no_run_is_no_weights(tmp_path):
     with pytest.raises(ConfigError, match="this is no run folder"):
         sam_nano(weights=str(tmp_path))
+
+
+def test_a_run_without_a_backbone_is_not_shipped(tmp_path, capsys):
+    (tmp_path / "run.json").write_text('{"format": 1}')
+    (tmp_path / "experiment.toml").write_text('[trainer]\nname = "x"\n')
+    with pytest.raises(SystemExit) as end:
+        main(["sam-nano", str(tmp_path), "--out", str(tmp_path / "nano.safetensors")])
+    assert end.value.code == 2 and "its trainer has no backbone" in capsys.readouterr().err
 
 
 def test_a_box_is_drawn_as_what_lies_within_it():

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from lamella import Batch
 from lamella.cli.main import main
+from lamella.engine.evaluate import predict_whole
+from lamella.engine.experiment import FitConfig
 from lamella.errors import ContractError, DataError
 from lamella.registry.registry import current
 from lamella_sam import segment, segment_command
@@ -45,6 +48,15 @@ def test_everything_finds_every_object_once_whole_and_in_tiles(tile):
     assert len(found.quality) == 3  # the fourth has 4 pixels, below the smallest
     for number in (1, 2, 3):
         assert any(torch.equal(mask, ids == number) for mask in found.mask)
+
+
+@pytest.mark.parametrize(("half", "found"), [(6, 1), (20, 0)])
+def test_an_object_wider_than_the_overlap_can_be_cut_in_both_tiles(half, found):
+    ids = torch.zeros(32, 112, dtype=torch.int64)
+    ids[8:24, 56 - half : 56 + half] = 1  # columns 48 to 63 are in both tiles
+    image = ids.float().div(100).view(1, 1, 32, 112)
+    assert len(everything(Perfect(ids), image, grid=16, tile=64).quality) == found
+    assert len(everything(Perfect(ids), image, grid=16, tile=112).quality) == 1
 
 
 def test_nothing_is_found_in_an_empty_image():
@@ -177,9 +189,31 @@ def test_a_network_that_scales_images_says_so_to_who_evaluates(size, rescales):
 
 
 @pytest.mark.parametrize(
+    ("settings", "whole"),
+    [
+        ({"name": "sesami"}, False),
+        ({"name": "sesami", "answer": "box"}, True),
+        ({"name": "prompted-supervised", "backbone": {"name": "deeplabv3plus", "channels": 3}}, True),
+    ],
+)
+def test_prompts_from_labels_are_answered_on_whole_images(settings, whole):
+    settings = {"backbone": {"name": "sam-nano", "weights": "none", "size": "native"}, **settings}
+    data = {"class_names": ["a", "b"], "channels": 1, "classes": 2}
+    trainer = current().plan("trainer", settings, "here").build(data=data).eval()
+    assert trainer.whole is whole
+    label = torch.zeros(1, 40, 90, dtype=torch.int64)
+    label[:, 10:30, 50:80] = 1
+    with torch.no_grad():
+        tile = FitConfig(crop=64, tile=64).tile_for(trainer)
+        assert predict_whole(trainer, Batch.of(torch.rand(1, 1, 40, 90), label=label), tile).shape == (1, 2, 40, 90)
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--point", "5"], "'5' must be 2 or 3 numbers"),
+        (["--point", "5,5,7"], "'5,5,7': the third number of a click is 1"),
+        (["--point", "5,5,0.5"], "is 1, on the object, or 0"),
         (["--box", "a,b,c,d"], "must be 4 numbers"),
         (["--point", "100,5"], "lies outside of the image of 64×80"),
         (["--point", "1,1", "--box", "0,0,2,2"], "not both"),

@@ -251,8 +251,8 @@ def test_exemplars_are_the_linear_discriminant_of_a_reference():
     cells += 2.0 * torch.eye(3, 4)[label]
     exemplars = Exemplars(3, 4, shrinkage=0.0)
     share = torch.eye(3)[label].T
-    for half in (slice(0, 100), slice(100, 300)):
-        exemplars.add(cells[half].T.view(1, 4, 1, -1), share[:, half].reshape(1, 3, 1, -1))
+    for step, half in enumerate((slice(0, 100), slice(100, 300))):
+        exemplars.add(cells[half].T.view(1, 4, 1, -1), share[:, half].reshape(1, 3, 1, -1), step)
     found = exemplars.logits(cells.T.view(1, 4, 1, -1)).softmax(1)[0, :, 0].T
     means = torch.stack([cells[label == k].mean(0) for k in range(3)])
     within = sum(((cells[label == k] - means[k]).T @ (cells[label == k] - means[k])) for k in range(3)) / 300
@@ -260,6 +260,31 @@ def test_exemplars_are_the_linear_discriminant_of_a_reference():
     gap = cells.unsqueeze(1) - means
     expected = (prior.log() - 0.5 * torch.einsum("nkc,cd,nkd->nk", gap, within.inverse(), gap)).softmax(1)
     assert torch.allclose(found, expected, atol=1e-4)
+
+
+def counted(parts, steps=20):
+    """Exemplars that fade, of eight images a step that come in parts."""
+    generator = torch.Generator().manual_seed(0)
+    embedding, share = torch.randn(8, 4, 2, 2, generator=generator), torch.rand(8, 2, 2, 2, generator=generator)
+    exemplars = Exemplars(2, 4, decay=0.9)
+    for step in range(steps):
+        for cells, known in zip(embedding.chunk(parts), share.chunk(parts)):
+            exemplars.add(cells, known, step)
+    return dict(exemplars.named_buffers())
+
+
+def test_exemplars_fade_by_steps_not_by_parts():
+    whole, parts = counted(1), counted(4)
+    for name, value in whole.items():
+        assert torch.allclose(value, parts[name], rtol=1e-4, atol=1e-4), name
+
+
+def test_exemplars_are_those_of_all_processes(monkeypatch):
+    one = counted(1)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda part: part.mul_(2))  # another with the same images
+    for name, value in counted(1).items():
+        assert torch.allclose(value, 2 * one[name]), name
 
 
 @pytest.mark.parametrize(
@@ -273,6 +298,8 @@ def test_exemplars_are_the_linear_discriminant_of_a_reference():
         ({"mix": {"box": 0.0}}, "needs weights of 0 or more"),
         ({"weights": {"cosine": 1.0}}, "not of 'cosine'"),
         ({"adapter": "/no/such/folder"}, "cannot be read as LoRA"),
+        ({"adapter": "/no/such/folder", "rank": 4}, "adapter brings its own rank"),
+        ({"adapter": "/no/such/folder", "late_blocks": 2}, "adapter brings its own rank"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(settings, message):

@@ -105,7 +105,7 @@ def accept(
 @annotate.command(name="retrain")
 def retrain(
     folder: Folder,
-    experiment: Annotated[Path, typer.Option(help="which trainer, and how long; its data are replaced")],
+    experiment: Annotated[Path, typer.Option(help="trainer, and how long; its labelled and test data are replaced")],
     zero_shot: Annotated[Path | None, typer.Option(help="the run to beat first; else grey level")] = None,
 ) -> None:
     """Train on what was accepted; promote or refuse.
@@ -137,13 +137,13 @@ def export(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None) 
 def import_(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None) -> None:
     """Take masks in from another tool.
 
-    COCO run lengths or polygons, or Label Studio brush masks.
+    COCO run lengths or polygons, or Label Studio brush masks. Accepted masks stay as they are.
     """
     from lamella_sam.annotate import exchange
 
     read = {"COCO": exchange.read_coco, "Label Studio": exchange.read_label_studio}
     kind, file = _one_of(coco, label_studio)
-    taken = read[kind](_opened(folder), file)
+    taken = read[kind](_opened(folder), file, print)
     print(f"masks of {len(taken)} images taken in; accept them when you have looked at them")
 
 
@@ -162,12 +162,13 @@ def _one_of(coco: Path | None, label_studio: Path | None) -> tuple[str, Path]:
 
 
 def _labelling_run(folder: "AnnotationFolder", run: Path | None) -> Path:
-    if run is None and "promoted" not in folder.facts:
+    chosen = run or folder.promoted
+    if chosen is None:
         raise ConfigError(
             f"{folder.path}: no run is promoted yet; name one with --run RUN, or begin without: label a few images "
             "in an editor or with `review --clicks` and `--rest`, accept them, and retrain"
         )
-    return Path(folder.facts["promoted"]) if run is None else run
+    return chosen
 
 
 def _score(score: float | None) -> str:

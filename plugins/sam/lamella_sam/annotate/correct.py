@@ -66,10 +66,10 @@ def read_clicks(path: Path, classes: list[str]) -> list[Click]:
     """Clicks from a JSON file: ``[{"name": …, "x": …, "y": …, "class": …}, …]``; raises `DataError`."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return [Click(row["name"], int(row["x"]), int(row["y"]), classes.index(row["class"])) for row in rows]
+        return [Click(str(row["name"]), int(row["x"]), int(row["y"]), classes.index(row["class"])) for row in rows]
     except OSError as error:
         raise DataError(f"{path}: the clicks cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(
             f"{path}: clicks are a JSON list of {{name, x, y, class}} with the classes {', '.join(classes)} ({error})"
         ) from error

@@ -1,7 +1,9 @@
 """Masks to and from other tools: COCO (run lengths and polygons) and Label Studio (brush masks)."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,14 @@ from lamella.engine.checkpoint import write_json
 from lamella.errors import DataError
 from scipy import ndimage
 
-from lamella_sam.annotate.folder import AnnotationFolder
+from lamella_sam.annotate.folder import STATUS, AnnotationFolder
 
 _SIZES = (3, 4, 8, 16)
 """Bits of the four run lengths that Label Studio's run-length code chooses from."""
+_UPLOADED = re.compile("^[0-9a-f]{8}-")
+"""What Label Studio puts before the name of an uploaded file."""
+Region = tuple[str, str, Callable[[tuple[int, int]], np.ndarray]]
+"""The image and the class of a region, and its mask in an image of (height, width)."""
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
@@ -72,31 +78,28 @@ def _annotation(region: np.ndarray, category: int, image: int, number: int) -> d
     }  # fmt: skip
 
 
-def read_coco(folder: AnnotationFolder, path: Path) -> list[str]:
+def read_coco(folder: AnnotationFolder, path: Path, tell: Callable[[str], None]) -> list[str]:
     """Take masks from a COCO file into the folder; later annotations lie on top. Returns the images' names.
 
-    Images are found by file name without its ending, categories by name; pixels without annotation stay as they
-    are, or unlabelled.
+    Images are found by file name without its ending, categories by name; those that the folder does not have are told
+    and left out. Pixels without annotation stay as they are, or unlabelled.
 
     Raises:
-        DataError: not COCO, compressed run lengths, or another size of image.
+        DataError: not COCO, compressed run lengths, another size of image, or an image that is accepted.
     """
     data = _json(path)
-    try:
+
+    def regions() -> Iterator[Region]:
         names = {image["id"]: Path(image["file_name"]).stem for image in data["images"]}
         categories = {category["id"]: category["name"] for category in data["categories"]}
-        rows = [(names[a["image_id"]], categories[a["category_id"]], a["segmentation"]) for a in data["annotations"]]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a COCO file with images, categories and annotations ({error})") from error
-    masks: dict[str, np.ndarray] = {}
-    for name, category, segmentation in rows:
-        if name in folder.entries and category in folder.classes:
-            label = masks.setdefault(name, _current(folder, name))
-            label[_coco_mask(segmentation, label.shape, path)] = folder.classes.index(category)
-    return _store(folder, masks, str(path))
+        for row in data["annotations"]:
+            mask = partial(_coco_mask, row["segmentation"], path=path)
+            yield names[row["image_id"]], categories[row["category_id"]], mask
+
+    return _take(folder, regions(), path, "a COCO file with images, categories and annotations", tell)
 
 
-def _coco_mask(segmentation: Any, shape: tuple[int, ...], path: Path) -> np.ndarray:
+def _coco_mask(segmentation: Any, shape: tuple[int, int], path: Path) -> np.ndarray:
     if isinstance(segmentation, Mapping):
         if not isinstance(segmentation.get("counts"), list):
             raise DataError(f"{path}: compressed run lengths are not read; export uncompressed counts or polygons")
@@ -162,9 +165,11 @@ def from_brush_code(code: list[int], height: int, width: int) -> np.ndarray:
 
 
 def write_label_studio(folder: AnnotationFolder, path: Path) -> int:
-    """Write all masks there are as Label Studio tasks: accepted ones as annotations, suggestions as predictions."""
+    """Write all masks there are as Label Studio tasks: suggestions as predictions, those of a person as annotations."""
     tasks = []
-    for entry in folder.of("suggested", "accepted", "locked"):
+    for entry in folder.of(*STATUS):
+        if not folder.mask_path(entry.name).is_file():
+            continue
         label = folder.mask(entry.name)
         result = [_brush(label == number, folder.classes[number]) for number in np.unique(label[label != IGNORE])]
         kind = "predictions" if entry.status == "suggested" else "annotations"
@@ -181,35 +186,53 @@ def _brush(mask: np.ndarray, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def read_label_studio(folder: AnnotationFolder, path: Path) -> list[str]:
-    """Take brush masks of annotations from a Label Studio export; raises `DataError`; returns the images' names."""
-    masks: dict[str, np.ndarray] = {}
-    try:
-        for task in _json(path):
+def read_label_studio(folder: AnnotationFolder, path: Path, tell: Callable[[str], None]) -> list[str]:
+    """Take brush masks of annotations from a Label Studio export; returns the images' names.
+
+    Images are found as in `read_coco`, with or without what Label Studio puts before the name of an uploaded file;
+    annotations that were skipped are left out. Raises `DataError` as `read_coco`.
+    """
+    tasks = _json(path)
+
+    def regions() -> Iterator[Region]:
+        for task in tasks:
             name = Path(task["data"]["image"]).stem
-            for result in (r for annotation in task.get("annotations", []) for r in annotation["result"]):
-                value = result["value"]
-                if name not in folder.entries or "rle" not in value or value["brushlabels"][0] not in folder.classes:
-                    continue
-                label = masks.setdefault(name, _current(folder, name))
-                mask = from_brush_code(value["rle"], *label.shape)
-                label[mask] = folder.classes.index(value["brushlabels"][0])
-    except (KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{path}: not a Label Studio export with brush labels ({error})") from error
-    return _store(folder, masks, str(path))
+            name = name if name in folder.entries else _UPLOADED.sub("", name)
+            taken = [one for one in task.get("annotations") or [] if not one.get("was_cancelled")]
+            for value in (result.get("value", {}) for one in taken for result in one["result"]):
+                if "rle" in value:
+                    yield name, value["brushlabels"][0], partial(_brush_mask, value["rle"])
+
+    return _take(folder, regions(), path, "a Label Studio export with brush labels", tell)
 
 
-def _current(folder: AnnotationFolder, name: str) -> np.ndarray:
-    """The mask there is, or one in which nothing is labelled."""
-    if folder.mask_path(name).is_file():
-        return folder.mask(name)
-    return np.full(folder.size(name), IGNORE, np.uint8)
+def _brush_mask(code: list[int], shape: tuple[int, int]) -> np.ndarray:
+    return from_brush_code(code, *shape)
 
 
-def _store(folder: AnnotationFolder, masks: Mapping[str, np.ndarray], origin: str) -> list[str]:
+def _take(
+    folder: AnnotationFolder, regions: Iterable[Region], path: Path, kind: str, tell: Callable[[str], None]
+) -> list[str]:
+    """Paint regions into the masks of the folder, all of them or none; returns the names of the images."""
+    masks: dict[str, np.ndarray] = {}
+    images, classes = set(), set()
+    try:
+        for name, category, mask in regions:
+            if name not in folder.entries:
+                images.add(str(name))
+            elif category not in folder.classes:
+                classes.add(str(category))
+            else:
+                label = masks[name] if name in masks else masks.setdefault(name, folder.begun(name))
+                label[mask((label.shape[0], label.shape[1]))] = folder.classes.index(category)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not {kind} ({error})") from error
+    for unknown, what in ((images, "images"), (classes, "classes")):
+        if unknown:
+            tell(f"{path}: {folder.path} does not have the {what} {', '.join(sorted(unknown))}; they are left out")
     for name, label in masks.items():
         folder.write_mask(name, label)
-        folder.entry(name).provenance.append({"imported": origin})
+        folder.entry(name).provenance.append({"imported": str(path)})
     folder.save()
     return sorted(masks)
 

@@ -9,6 +9,8 @@ values became 0 and 255. ``masks/NAME.png`` is a palette PNG: the pixel value is
 
 from __future__ import annotations
 
+import copy
+import glob
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 from lamella import IGNORE
 from lamella.data.formats.files import read_image, read_mask
+from lamella.data.formats.sidecar import sidecar_of
 from lamella.engine.checkpoint import write_json, write_text
 from lamella.engine.inputs import find_images
 from lamella.engine.labelmap import save_image
@@ -29,6 +32,8 @@ from PIL import Image
 FORMAT = 1
 STATUS = ("new", "suggested", "accepted", "locked")
 """Not labelled; labelled by a model; accepted by a person; accepted, and kept apart to measure on."""
+_PARTS = ("images", "originals", "masks", "suggested", "review", "runs")
+"""What an annotation folder writes into."""
 
 
 @dataclass
@@ -57,35 +62,62 @@ class AnnotationFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            facts = json.loads((path / "annotate.json").read_text(encoding="utf-8"))
-            lines = (path / "images" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            raise DataError(f"{path}: this is no annotation folder; begin one with `lamella annotate init`") from None
-        except ValueError as error:
-            raise DataError(f"{path / 'annotate.json'}: not JSON: {error}") from error
-        if facts.get("format") != FORMAT:
-            raise DataError(f"{path}: written in format {facts.get('format')}, this version reads {FORMAT}")
-        self.classes: list[str] = facts["classes"]
-        self.facts: dict[str, Any] = facts
-        self.entries = {entry.name: entry for entry in map(_entry, lines)}
+        self.facts: dict[str, Any] = {}
+        self.entries: dict[str, Entry] = {}
+        self.read()
+        self.classes: list[str] = self.facts["classes"]
 
     @classmethod
     def create(cls, path: Path, images: Sequence[Path], classes: Sequence[str]) -> AnnotationFolder:
-        """Begin a folder with images; raises `ConfigError` where it is there already, `DataError` for an image."""
+        """Begin a folder with images.
+
+        Raises:
+            ConfigError: a folder that is there already, images that lie where it keeps its own, or classes of which one
+                is empty or named twice.
+            DataError: an image that cannot be read, or has too few pixels.
+        """
         if (path / "annotate.json").exists():
             raise ConfigError(f"{path}: an annotation folder is there already")
-        if len(classes) < 2 or len(set(classes)) < len(classes):
-            raise ConfigError(f"classes {', '.join(classes) or 'none'}: name two or more, none twice")
-        entries = [_take_in(path, name, image) for name, image in find_images(images).items()]
-        write_json(path / "annotate.json", {"format": FORMAT, "classes": list(classes), "rounds": []})
+        if len(classes) < 2 or len(set(classes)) < len(classes) or "" in classes:
+            raise ConfigError(f"classes {', '.join(classes) or 'none'}: name two or more, none twice and none empty")
+        found = find_images(images)
+        own = [(path / part).resolve() for part in _PARTS]
+        for image in found.values():
+            if any(image.parent.resolve().is_relative_to(part) for part in own):
+                raise ConfigError(f"{image}: it lies where {path} keeps its own files; begin the folder elsewhere")
+        entries = [_take_in(path, name, image) for name, image in found.items()]
         write_text(path / "images" / "metadata.jsonl", "".join(_line(entry) for entry in entries))
+        write_json(path / "annotate.json", {"format": FORMAT, "classes": list(classes), "rounds": []})
         return cls(path)
 
+    def read(self) -> None:
+        """Take ``entries`` and ``facts`` as they are on disk by now; raises `DataError`."""
+        self.facts, self.entries = _facts(self.path), _entries(self.path)
+        self._read = copy.deepcopy((self.facts, self.entries))
+
     def save(self) -> None:
-        """Write what changed in ``entries`` and ``facts``."""
-        write_text(self.path / "images" / "metadata.jsonl", "".join(_line(e) for e in self.entries.values()))
+        """Write the ``entries`` and ``facts`` that changed since they were read; others stay as they are on disk."""
+        (facts, entries), ours = self._read, (self.facts, self.entries)
+        self.read()
+        self.facts |= {key: value for key, value in ours[0].items() if key not in facts or facts[key] != value}
+        self.entries |= {name: entry for name, entry in ours[1].items() if entries.get(name) != entry}
+        write_text(self.path / "images" / "metadata.jsonl", "".join(map(_line, self.entries.values())))
         write_json(self.path / "annotate.json", self.facts)
+        self._read = copy.deepcopy((self.facts, self.entries))
+
+    def run(self, noted: str) -> Path:
+        """Where a run lies that `note` has noted."""
+        return self.path / noted
+
+    def note(self, run: Path) -> str:
+        """A run as ``facts`` name it: by its place in this folder, which may be moved, or by its whole path."""
+        run, home = run.resolve(), self.path.resolve()
+        return run.relative_to(home).as_posix() if run.is_relative_to(home) else str(run)
+
+    @property
+    def promoted(self) -> Path | None:
+        """The run in force."""
+        return self.run(self.facts["promoted"]) if "promoted" in self.facts else None
 
     def entry(self, name: str) -> Entry:
         """The entry of that name; raises `DataError`."""
@@ -138,11 +170,25 @@ class AnnotationFolder:
             raise DataError(f"{path}: the mask holds the value {stray[0]}, which is no class ({known}, 255 unlabelled)")
         return found.astype(np.uint8)
 
+    def begun(self, name: str) -> np.ndarray:
+        """The mask that is to be changed: all unlabelled where there is none; `DataError` where it is accepted."""
+        if (status := self.entry(name).status) in ("accepted", "locked"):
+            raise DataError(f"{name} is {status}: its mask stays as it was accepted")
+        return self.mask(name) if self.mask_path(name).is_file() else np.full(self.size(name), IGNORE, np.uint8)
+
     def write_mask(self, name: str, label: np.ndarray, *, suggested: bool = False) -> None:
-        """Write a mask as a palette PNG in the classes' colours."""
+        """Write a mask as a palette PNG in the classes' colours.
+
+        One that is ``suggested`` is kept as such first, and until then there is no mask: whoever is stopped in between
+        leaves none that looks as if a person had changed it.
+        """
         picture = Image.fromarray(label.astype(np.uint8))
         picture.putpalette(self.palette())
-        for path in [self.mask_path(name), *([self.suggestion_path(name)] if suggested else [])]:
+        paths = [self.mask_path(name)]
+        if suggested:
+            self.mask_path(name).unlink(missing_ok=True)
+            paths.insert(0, self.suggestion_path(name))
+        for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_image(picture, path)
 
@@ -171,10 +217,37 @@ class AnnotationFolder:
             raise ConfigError(f"{self.path}: there is no accepted or no locked image; accept some first")
         return {
             "source": str(self.path.resolve()),
-            "images": [entry.original for entry in chosen],
-            "labels": [f"masks/{entry.name}.png" for entry in chosen],
+            "images": [glob.escape(entry.original) for entry in chosen],
+            "labels": [glob.escape(f"masks/{entry.name}.png") for entry in chosen],
             "classes": self.classes,
         }
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What ``annotate.json`` says."""
+    try:
+        facts = json.loads((path / "annotate.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise DataError(f"{path}: this is no annotation folder; begin one with `lamella annotate init`") from None
+    except ValueError as error:
+        raise DataError(f"{path / 'annotate.json'}: not JSON: {error}") from error
+    written = facts.get("format") if isinstance(facts, dict) else None
+    if written != FORMAT:
+        raise DataError(f"{path}: written in format {written}, this version reads {FORMAT}")
+    if not {"classes", "rounds"} <= facts.keys():
+        raise DataError(f"{path / 'annotate.json'}: it lacks the classes or the rounds that `lamella annotate` writes")
+    return facts
+
+
+def _entries(path: Path) -> dict[str, Entry]:
+    """The entries of ``images/metadata.jsonl``, by name."""
+    file = path / "images" / "metadata.jsonl"
+    try:
+        return {entry.name: entry for entry in map(_entry, file.read_text(encoding="utf-8").splitlines())}
+    except OSError as error:
+        raise DataError(f"{file}: it cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: it does not hold one JSON entry for each image ({error})") from error
 
 
 def _entry(line: str) -> Entry:
@@ -188,19 +261,20 @@ def _line(entry: Entry) -> str:
 
 
 def _take_in(path: Path, name: str, image: Path) -> Entry:
-    """Copy an image, and make its 8-bit picture where it is not one itself."""
+    """Copy an image with its microscope's text file, and make its 8-bit picture where it is not one itself."""
     pixels = read_image(image)
     if min(pixels.shape[:2]) < 2:
         raise DataError(f"{image}: {pixels.shape[0]}×{pixels.shape[1]} pixels are too few to annotate")
     preview = path / "images" / f"{name}.png"
     preview.parent.mkdir(parents=True, exist_ok=True)
-    if pixels.dtype == np.uint8 and image.suffix.lower() == ".png":
-        shutil.copyfile(image, preview)
-        return Entry(name, f"images/{name}.png", 0.0, 255.0)
-    original = path / "originals" / f"{name}{image.suffix.lower()}"
+    shown = pixels.dtype == np.uint8 and image.suffix.lower() == ".png"
+    original = preview if shown else path / "originals" / f"{name}{image.suffix.lower()}"
     original.parent.mkdir(exist_ok=True)
     shutil.copyfile(image, original)
+    if (sidecar := sidecar_of(image)) is not None:
+        shutil.copyfile(sidecar, original.with_name(f"{name}{sidecar.suffix}"))
     low, high = (0.0, 255.0) if pixels.dtype == np.uint8 else (float(pixels.min()), float(pixels.max()))
-    scaled = (pixels.astype(np.float64) - low) / max(high - low, 1e-12) * 255
-    save_image(Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8).squeeze()), preview)
+    if not shown:
+        scaled = (pixels.astype(np.float64) - low) / max(high - low, 1e-12) * 255
+        save_image(Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8).squeeze()), preview)
     return Entry(name, original.relative_to(path).as_posix(), low, high)

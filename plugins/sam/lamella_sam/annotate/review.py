@@ -8,7 +8,7 @@ from lamella import IGNORE
 from lamella.data.formats.files import read_image
 from lamella.engine.labelmap import save_image
 from lamella.engine.pictures import overlay_picture
-from lamella.errors import ConfigError, DataError
+from lamella.errors import ConfigError
 from PIL import Image
 
 from lamella_sam.annotate.correct import Click, by_image, fill, object_at, read_clicks, superpixels
@@ -26,7 +26,7 @@ def draw(folder: AnnotationFolder, name: str) -> Path:
     panels = [image]
     if folder.mask_path(name).is_file():
         panels.append(overlay_picture(image, folder.mask(name), folder.classes))
-    segments = superpixels(image)
+    segments = superpixels(folder.image(name))
     edges = np.zeros(segments.shape, bool)
     edges[1:] |= segments[1:] != segments[:-1]
     edges[:, 1:] |= segments[:, 1:] != segments[:, :-1]
@@ -55,7 +55,7 @@ def apply_clicks(folder: AnnotationFolder, clicks: Path, by: str, run: Path | No
         raise ConfigError(f"{run}: its trainer has no promptable network; use --by superpixel")
     masks = {}
     for name, here in by_image(read_clicks(clicks, folder.classes)).items():
-        before, pixels = _begun(folder, name), folder.image(name)
+        before, pixels = folder.begun(name), folder.image(name)
         label, segments = before, superpixels(pixels)
         for click in here:
             label = fill(label, click, segments if network is None else _object(suggester, network, pixels, click))
@@ -77,15 +77,8 @@ def label_rest(folder: AnnotationFolder, names: list[str], label: str) -> dict[s
         raise ConfigError(f"annotate review --rest {label!r} is none of the classes {', '.join(folder.classes)}")
     chosen = names or [entry.name for entry in folder.queue() if folder.mask_path(entry.name).is_file()]
     number = folder.classes.index(label)
-    begun = ((name, _begun(folder, name)) for name in chosen)
+    begun = ((name, folder.begun(name)) for name in chosen)
     return _written(folder, {name: (mask, np.where(mask == IGNORE, number, mask)) for name, mask in begun})
-
-
-def _begun(folder: AnnotationFolder, name: str) -> np.ndarray:
-    """The mask as far as there is one; all of an image that has none is not labelled. `DataError` if it is accepted."""
-    if (status := folder.entry(name).status) in ("accepted", "locked"):
-        raise DataError(f"{name} is {status}: its mask stays as it was accepted")
-    return folder.mask(name) if folder.mask_path(name).is_file() else np.full(folder.size(name), IGNORE, np.uint8)
 
 
 def _written(folder: AnnotationFolder, masks: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, int]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from lamella import Batch, Sample
+from lamella import Batch, Modality, Sample, Trainer
 from lamella.engine.evaluate import predict_whole
+from lamella.engine.experiment import Experiment
 from lamella.engine.metrics import confusion, iou_of
 from lamella.engine.run import open_run
 from lamella.errors import ConfigError, DataError
@@ -23,15 +24,21 @@ VIEWS: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], ...]
 """Views of an image that a sure model labels alike, and the way back for their labels."""
 
 
+def open_for(run: Path, classes: list[str]) -> tuple[Experiment, Trainer, Modality]:
+    """A trained run that tells a folder's classes; raises `ConfigError` for one that tells others."""
+    experiment, trainer, modality, header = open_run(run)
+    known = header["data"]["class_names"]
+    if known != classes:
+        raise ConfigError(f"{run} tells the classes {', '.join(known)}, the folder has {', '.join(classes)}")
+    return experiment, trainer, modality
+
+
 class Suggester:
     """A run that labels images: what it predicts, and how far it agrees with itself."""
 
     def __init__(self, run: Path, classes: list[str]):
-        experiment, self.trainer, self.modality, header = open_run(run)
+        experiment, self.trainer, self.modality = open_for(run, classes)
         self.run, self.tile = run, experiment.fit.tile_for(self.trainer)
-        known = header["data"]["class_names"]
-        if known != classes:
-            raise ConfigError(f"{run} tells the classes {', '.join(known)}, the folder has {', '.join(classes)}")
 
     def batch(self, pixels: np.ndarray, name: str) -> Batch:
         """One image as the run's modality reads it; what it cannot read is called ``name`` in the error."""
@@ -69,33 +76,47 @@ def suggest_all(folder: AnnotationFolder, run: Path, tell: Callable[[str], None]
     the run cannot read is told, and the others are labelled; raises `DataError` where there are no others.
     """
     suggester, labelled, failed = Suggester(run, folder.classes), 0, 0
-    for entry in folder.of("new", "suggested"):
+    for name in [entry.name for entry in folder.of("new", "suggested")]:
         try:
-            if _touched(folder, entry):
-                tell(f"{entry.name}: its mask was changed by hand and is left alone")
+            if _left_alone(folder, name, tell):
                 continue
-            label, entry.score = suggester.suggest(folder.image(entry.name), entry.name)
+            label, score = suggester.suggest(folder.image(name), name)
+            folder.read()
+            if _left_alone(folder, name, tell):
+                continue
         except DataError as error:
             tell(f"{error}; it is left as it is")
             failed += 1
             continue
         labelled += 1
-        folder.write_mask(entry.name, label, suggested=True)
-        entry.status = "suggested"
-        entry.provenance.append({"suggested": str(run), "score": entry.score})
+        folder.write_mask(name, label, suggested=True)
+        entry = folder.entry(name)
+        entry.status, entry.score = "suggested", score
+        entry.provenance.append({"suggested": str(run), "score": score})
         folder.save()
     if failed and not labelled:
         raise DataError(f"{folder.path}: {run} can read none of the images that wait")
     return folder.queue()
 
 
-def _touched(folder: AnnotationFolder, entry: Entry) -> bool:
-    """Whether the mask on disk is another than what was suggested."""
-    if not folder.mask_path(entry.name).is_file():
-        return False
-    if not folder.suggestion_path(entry.name).is_file():
+def _left_alone(folder: AnnotationFolder, name: str, tell: Callable[[str], None]) -> bool:
+    """Whether a mask is a person's, who has accepted it or changed it since it was suggested; tells so."""
+    if (status := folder.entry(name).status) in ("accepted", "locked"):
+        tell(f"{name}: it is {status} by now and left alone")
         return True
-    return bool((folder.mask(entry.name) != folder.mask(entry.name, suggested=True)).any())
+    if _touched(folder, name):
+        tell(f"{name}: its mask was changed by hand and is left alone")
+        return True
+    return False
+
+
+def _touched(folder: AnnotationFolder, name: str) -> bool:
+    """Whether the mask on disk is another than what was suggested."""
+    if not folder.mask_path(name).is_file():
+        return False
+    if not folder.suggestion_path(name).is_file():
+        return True
+    return bool((folder.mask(name) != folder.mask(name, suggested=True)).any())
 
 
 def promptable(suggester: Suggester) -> Any | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+from lamella import AtStart
 from lamella.errors import ConfigError, RunError
 from pydantic import Field
 from safetensors import SafetensorError
@@ -54,7 +55,7 @@ class SamNano(SamBackbone):
 def sam_nano(
     *,
     weights: Annotated[
-        str, Field(description="'scenes': as shipped; 'none': random; or a run folder or safetensors file")
+        str, AtStart, Field(description="'scenes': as shipped; 'none': random; or a run folder or safetensors file")
     ] = "scenes",
     size: Annotated[
         int | Literal["native"], Field(description="longer side an image is scaled to, pixels; or its own scale")

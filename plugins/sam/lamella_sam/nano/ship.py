@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from lamella.errors import RunError
 
 
 def ship(
@@ -28,7 +29,10 @@ def _stages(run: Path) -> list[dict[str, Any]]:
 
     read_header(run)  # says so where it is no run
     text = (run / "experiment.toml").read_text(encoding="utf-8")
-    began = tomllib.loads(text)["trainer"]["backbone"].get("weights", "scenes")
+    backbone = tomllib.loads(text)["trainer"].get("backbone")
+    if not isinstance(backbone, dict):
+        raise RunError(f"{run}: its trainer has no backbone; name a run of examples/sam_nano.toml")
+    began = backbone.get("weights", "scenes")
     return [*_stages_before(began), stage(run, began)]
 
 
