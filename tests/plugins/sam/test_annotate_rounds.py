@@ -1,0 +1,171 @@
+"""Rounds of the data engine: training on what was accepted, the locked images, and the gate."""
+
+import json
+
+import numpy as np
+from lamella.engine.experiment import check_experiment, read_experiment
+from lamella.engine.fit import fit
+from lamella_sam.annotate import retrain
+from lamella_sam.annotate.folder import AnnotationFolder
+from lamella_sam.annotate.gate import judge
+from lamella_sam.annotate.retrain import locked_figures, promote
+from six_images import CLASSES, accept_two, command, experiment_tables, truth
+
+
+def figures(miou, **iou):
+    return {"miou_pooled": miou, "iou": iou}
+
+
+def test_the_gate_wants_better_than_each_and_no_collapse():
+    others = {"zero-shot": figures(0.5, a=0.6, b=0.4), "round-1": figures(0.6, a=0.7, b=0.5)}
+    assert judge(figures(0.61, a=0.72, b=0.5), others).promoted
+    assert not judge(figures(0.6, a=0.7, b=0.5), others).promoted  # as good is not better
+    worse = judge(figures(0.55, a=0.6, b=0.5), others)
+    assert not worse.promoted and "does not beat 0.6000 of round-1" in worse.reasons[0]
+    collapsed = judge(figures(0.9, a=0.99, b=0.1), others)
+    assert not collapsed.promoted and collapsed.alarms[0].startswith("class b collapsed: IoU 0.1000")
+    assert not judge(figures(None, a=None, b=None), others).promoted
+
+
+TEMPLATE = """
+modality = { name = "tem", intensity = "image" }
+[data.labelled]
+source = "x"
+[trainer]
+name = "sesami"
+backbone = { name = "sam-nano", weights = "none" }
+prompts = 2
+corrections = 0
+[fit]
+steps = 1
+batch_size = 1
+log_every = 1
+"""
+
+
+def test_what_is_accepted_while_a_round_trains_stays_accepted(folder, run, tmp_path, monkeypatch):
+    folder.write_mask("im2", truth(2))
+    folder.accept("im2", by="test", locked=True)
+    (tmp_path / "template.toml").write_text(TEMPLATE)
+
+    def slowly(experiment, where):
+        other = AnnotationFolder(folder.path)
+        other.write_mask("im3", truth(3))
+        other.accept("im3", by="ann")
+        return fit(experiment, where)
+
+    monkeypatch.setattr(retrain, "fit", slowly)
+    retrain.retrain(folder, tmp_path / "template.toml")
+    again = AnnotationFolder(folder.path)
+    assert [e.name for e in again.of("accepted")] == ["im0", "im1", "im3"]
+    assert again.entry("im3").provenance == [{"accepted": "ann", "changed": None}]
+    assert len(again.facts["rounds"]) == 1 and again.facts["rounds"][0]["accepted"] == 2
+
+
+def scores(monkeypatch, **runs):
+    """Let each run have a figure for each image."""
+    monkeypatch.setattr(retrain, "locked_figures", lambda folder, run: figures(
+        float(np.mean([runs[run.name.replace("-", "_")][entry.name] for entry in folder.of("locked")]))
+    ))  # fmt: skip
+
+
+def test_a_round_is_compared_on_the_locked_images_of_now(folder, tmp_path, monkeypatch):
+    scores(
+        monkeypatch, zero={"im0": 0.2, "im1": 0.2}, round_1={"im0": 0.9, "im1": 0.1}, round_2={"im0": 0.8, "im1": 0.6}
+    )
+    folder.write_mask("im0", truth(0))
+    folder.accept("im0", by="test", locked=True)
+    folder.facts["zero_shot"] = {"run": str(tmp_path / "zero"), "figures": figures(0.2), "locked": ["im0"]}
+    assert promote(folder, tmp_path / "round-1").promoted
+    folder.write_mask("im1", truth(1))
+    folder.accept("im1", by="test", locked=True)
+    assert promote(folder, tmp_path / "round-2").promoted
+    noted = AnnotationFolder(folder.path).facts["rounds"]
+    assert [entry["figures"]["miou_pooled"] for entry in noted] == [0.5, 0.7]
+    assert [entry["locked"] for entry in noted] == [["im0", "im1"]] * 2
+
+
+def test_grey_level_is_that_of_the_locked_images_of_now(folder, tmp_path, monkeypatch):
+    scores(monkeypatch, round_1={"im0": 0.5}, round_2={"im0": 0.5, "im1": 0.5})
+    for number in (1, 2):
+        folder.write_mask(f"im{number - 1}", truth(0))
+        folder.accept(f"im{number - 1}", by="test", locked=True)
+        run = tmp_path / f"round-{number}"
+        run.mkdir()
+        results = {"sets": {"test": {"grey_level": {"miou_pooled": 0.6 / number}}}}
+        (run / "results.json").write_text(json.dumps(results))
+        folder.facts.setdefault("zero_shot", {"figures": {}})
+        assert promote(folder, run).promoted is (number == 2)
+
+
+def test_a_promoted_run_goes_with_the_folder(folder, tmp_path, monkeypatch):
+    scores(monkeypatch, zero={"im0": 0.2}, round_1={"im0": 0.9})
+    folder.write_mask("im0", truth(0))
+    folder.accept("im0", by="test", locked=True)
+    monkeypatch.chdir(tmp_path)
+    here = AnnotationFolder(folder.path.relative_to(tmp_path))
+    here.facts["zero_shot"] = {"run": here.note(tmp_path / "zero"), "figures": {}}
+    assert promote(here, here.path / "runs" / "round-1").promoted
+    folder.path.rename(tmp_path / "moved")
+    assert AnnotationFolder(tmp_path / "moved").promoted == tmp_path / "moved" / "runs" / "round-1"
+    assert here.run(here.facts["zero_shot"]["run"]) == tmp_path / "zero"
+
+
+def test_a_zero_shot_run_of_other_classes_is_refused_before_the_training(folder, run, tmp_path, capsys):
+    other = AnnotationFolder.create(tmp_path / "other", [tmp_path / "given"], ["bar", "ground", "dot"])
+    for number in (0, 1):
+        other.write_mask(f"im{number}", truth(number))
+        other.accept(f"im{number}", by="test", locked=number == 1)
+    (tmp_path / "template.toml").write_text(TEMPLATE)
+    assert command("retrain", other.path, "--experiment", tmp_path / "template.toml", "--zero-shot", run) == 2
+    assert "tells the classes ground, bar, dot, the folder has bar, ground, dot" in capsys.readouterr().err
+    assert not (other.path / "runs").exists()
+
+
+def test_other_roles_of_the_template_stay_and_are_found_beside_it(folder, run, tmp_path):
+    folder.write_mask("im2", truth(2))
+    folder.accept("im2", by="test", locked=True)
+    (tmp_path / "template.toml").write_text(
+        TEMPLATE.replace("[trainer]", '[data.validation]\nsource = "work"\nimages = ["images/im0.png"]\n'
+                         f'labels = ["masks/im0.png"]\nclasses = {CLASSES}\n[trainer]')
+    )  # fmt: skip
+    made, _ = retrain.retrain(folder, tmp_path / "template.toml")
+    data = read_experiment(made / "experiment.toml").file.data
+    assert list(data) == ["labelled", "validation", "test"] and len(data["labelled"].images) == 2
+    assert data["validation"].source == str(folder.path)
+
+
+def test_a_bad_adapter_is_refused_and_a_better_run_promoted(folder, run, tmp_path):
+    for number in (2, 3):
+        folder.write_mask(f"im{number}", truth(number))
+        folder.accept(f"im{number}", by="test", locked=True)
+    template = tmp_path / "template.toml"
+    tables = experiment_tables(folder, semantic="exemplars")
+    fit(check_experiment(tables, name="good", folder=tmp_path), tmp_path / "good")
+    ranked = sorted([run, tmp_path / "good"], key=lambda path: locked_figures(folder, path)["miou_pooled"])
+    worst, best = ranked[0], ranked[-1]
+    assert best == tmp_path / "good"  # a discriminant on random features beats untrained tokens
+    folder.facts["zero_shot"] = {"run": str(worst), "figures": locked_figures(folder, worst)}
+    verdict = promote(folder, best)
+    assert verdict.promoted and AnnotationFolder(folder.path).facts["promoted"] == str(best)
+    refused = promote(folder, worst)
+    assert not refused.promoted and "does not beat" in refused.reasons[0]
+    assert AnnotationFolder(folder.path).facts["promoted"] == str(best)
+    template.write_text(TEMPLATE)
+    assert command("retrain", folder.path, "--experiment", template) == 0
+    rounds = AnnotationFolder(folder.path).facts["rounds"]
+    assert [entry["promoted"] for entry in rounds] == [True, False, False] and rounds[2]["accepted"] == 2
+
+
+def test_without_a_zero_shot_run_the_first_round_has_to_beat_grey_level(folder, tmp_path, capsys):
+    accept_two(folder)
+    folder.write_mask("im2", truth(2))
+    folder.accept("im2", by="test", locked=True)
+    template = tmp_path / "template.toml"
+    template.write_text(TEMPLATE)
+    assert command("retrain", folder.path, "--experiment", template) == 0
+    assert "of grey level alone" in capsys.readouterr().out
+    first = AnnotationFolder(folder.path).facts
+    results = json.loads((folder.path / "runs" / "round-1" / "results.json").read_text())
+    assert first["zero_shot"]["figures"]["miou_pooled"] == results["sets"]["test"]["grey_level"]["miou_pooled"] > 0.3
+    assert "promoted" not in first and len(first["rounds"]) == 1
