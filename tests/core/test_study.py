@@ -185,6 +185,55 @@ BEFORE = STUDY.replace('title = "Plain"', 'title = "{start} in a title is left a
 )
 
 
+STARTED = STUDY.replace("width = 12 }", 'width = 12, fit.best = "{start}" }').replace("seeds = [3, 4]", "seeds = [3]")
+
+
+def silently(study, out, limit=None):
+    return run_study(study, out, limit=limit, tell=lambda line: None)
+
+
+def test_a_changed_training_before_is_refused_with_all_that_builds_on_it(read, tmp_path):
+    start = "\n[before.start]\nset = { fit.steps = 2 }\n"
+    changed = STARTED + start.replace("= 2", "= 3")
+    silently(read(STARTED + start), tmp_path, limit=2)
+    silently(read(STARTED + start.replace("set", "once = false\nset")), tmp_path, limit=0)
+    with pytest.raises(RunError, match=r"\[before.start\] was begun with other settings;"):
+        run_study(read(changed), tmp_path, limit=0)
+    renamed = (STARTED + start).replace("{start}", "{first}").replace(".start]", ".first]")
+    with pytest.raises(RunError, match=r"wide · two was begun with other settings;"):
+        run_study(read(renamed), tmp_path, limit=0)
+    shutil.rmtree(tmp_path / "seed-3" / "before")
+    with pytest.raises(RunError, match=r"wide · two was begun with other settings of \[before.start\];"):
+        run_study(read(changed), tmp_path, limit=0)
+    shutil.rmtree(tmp_path / "seed-3" / "two" / "wide")
+    silently(read(changed), tmp_path, limit=0)
+
+
+def test_what_a_row_spends_may_not_change_under_it(read, tmp_path):
+    more = "\n[rows.wider]\nset = { trainer.backbone.width = 16 }\n"
+    silently(read(STUDY + more), tmp_path, limit=3)
+    for old, new in (('cost_of = "wide"', 'cost_of = "wider"'), ('cost_of = "wide"\n', "")):
+        with pytest.raises(RunError, match="dear · two was begun with other settings;"):
+            run_study(read((STUDY + more).replace(old, new)), tmp_path, limit=0)
+    shutil.rmtree(tmp_path / "seed-3" / "two" / "wide")
+    with pytest.raises(RunError, match="dear · two was begun with other settings of wide · two;"):
+        run_study(read((STUDY + more).replace("width = 12", "width = 10")), tmp_path, limit=0)
+
+
+def test_a_study_that_was_moved_goes_on_and_one_with_an_older_note_too(read, tmp_path):
+    study = read(STARTED + "\n[before.start]\nset = { fit.steps = 2 }\n")
+    silently(study, tmp_path / "one", limit=2)
+    shutil.move(tmp_path / "one", tmp_path / "two")
+    silently(study, tmp_path / "two", limit=0)
+    note = tmp_path / "two" / "study.json"
+    rows = json.loads(note.read_text(encoding="utf-8"))["rows"]
+    assert "{start}" in rows["wide · two"] and str(tmp_path / "two") not in rows["wide · two"]
+    older = {name: text.replace("{start}", str(tmp_path / "two")) for name, text in rows.items() if name[0] != "["}
+    note.write_text(json.dumps({"study": "study", "size": "small", "rows": older}), encoding="utf-8")
+    silently(study, tmp_path / "two", limit=0)
+    assert json.loads(note.read_text(encoding="utf-8"))["rows"] == rows
+
+
 def test_what_comes_before_is_trained_once_a_seed(read, tmp_path, tiny_registry, monkeypatch):
     study = read(BEFORE + "\n[before.start]\nset = { fit.steps = 2 }\n")
     wide = next(cell for cell in study.cells() if cell.row == "wide")

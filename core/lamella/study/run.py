@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lamella.engine.checkpoint import Checkpoints, write_json
-from lamella.engine.experiment import Experiment, check_experiment
+from lamella.engine.checkpoint import Checkpoints
+from lamella.engine.experiment import Experiment
 from lamella.engine.fit import fit
-from lamella.errors import ConfigError, LamellaError, RunError
-from lamella.registry.registry import Registry
+from lamella.errors import ConfigError
+from lamella.study.claim import claim
 from lamella.study.share import taken
 from lamella.study.study import Cell, Study
 
@@ -33,7 +32,7 @@ def run_study(
     Raises:
         RunError: ``out`` holds another study, or another version of this one.
     """
-    _claim(study, out)
+    claim(study, out)
     cells, new = study.cells(), 0
     for number, cell in enumerate(cells):
         if limit is not None and new >= limit:
@@ -105,51 +104,3 @@ def _flops_before(study: Study, cell: Cell, out: Path) -> float:
     """The operations of everything a cell builds on, which is trained."""
     paths = [out / study.before_folder(name, cell) / "results.json" for name in study.needs(cell)]
     return float(sum(json.loads(path.read_text(encoding="utf-8"))["flops"] for path in paths))
-
-
-def _claim(study: Study, out: Path) -> None:
-    """Note which study a folder belongs to; raise `RunError` where it was begun as another.
-
-    Seeds, rows and columns may be added to a study; what a row is may not change under its results.
-    """
-    note = out / "study.json"
-    known = json.loads(note.read_text(encoding="utf-8"))["rows"] if note.is_file() else {}
-    rows = {}
-    for cell in study.cells():
-        if cell.seed == study.file.seeds[0]:
-            name = f"{cell.row} · {cell.column}"
-            noted = cell._replace(seed=_noted_seed(known, name, study))
-            rows[name] = study.experiment(noted, {before: out for before in study.needs(cell)})
-    texts = {name: experiment.resolved() for name, experiment in rows.items()}
-    changed = [
-        name
-        for name in known.keys() & rows.keys()
-        if _started(out, name) and not _is(known[name], texts[name], rows[name].registry)
-    ]
-    if changed:
-        raise RunError(
-            f"{out}: {min(changed)} was begun with other settings; choose another --out, or remove its runs there"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(note, {"study": study.name, "size": study.size, "rows": {**known, **texts}})
-
-
-def _noted_seed(known: dict[str, str], name: str, study: Study) -> int:
-    """The seed that a row's note was written for, which need not be the first of the study any more."""
-    first = study.file.seeds[0]
-    return int(tomllib.loads(known[name])["seed"]) if name in known and "seed" in study.file.seeded else first
-
-
-def _is(known: str, text: str, registry: Registry) -> bool:
-    """Whether two experiments are one; a setting that the known one does not say has its default."""
-    if known == text:
-        return True
-    try:
-        return check_experiment(tomllib.loads(known), name="", folder=Path(), registry=registry).resolved() == text
-    except LamellaError:
-        return False
-
-
-def _started(out: Path, name: str) -> bool:
-    row, _, column = name.partition(" · ")
-    return any(out.glob(f"seed-*/{column or 'all'}/{row}/run.json"))
