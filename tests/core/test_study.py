@@ -1,6 +1,7 @@
 """A study runs each cell once, whenever it is stopped, and pays what its rows say."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -146,6 +147,21 @@ def test_the_table_says_what_was_found(read, tmp_path):
     header, rows = text_rows(study, table, "test")
     assert len(header) == 7 and [row[0] for row in rows] == ["Plain", "wide", "dear"]
     assert "[0.500]" in rows[0][1]
+
+
+def test_one_seed_without_groups_has_no_interval_and_resolves_nothing(read, tmp_path):
+    alone = STUDY.replace("seeds = [3, 4]", "seeds = [3]").replace('groups = "lot"\n', "")
+    study = read(alone)
+    done = run_study(study, tmp_path, tell=lambda line: None)
+    table = study_table(study, done, tmp_path)
+    plain = next(e for e in table["entries"] if (e["row"], e["figure"]) == ("plain", "mIoU"))
+    assert math.isnan(plain["low"]) and math.isnan(plain["difference"]["high"])
+    assert "±" not in str(text_rows(study, table, "test"))
+    page = write_study(study, table, tmp_path).read_text(encoding="utf-8")
+    assert "nan" not in page.replace("image/png", "").split("Against the number")[0] and "resolved" not in page
+    other = read(alone.replace("seeds = [3]", 'seeds = [3]\ngroups = "wafer"'))
+    with pytest.raises(ConfigError, match=r"groups = 'wafer': the test set has no such group column \(it has lot\)"):
+        study_table(other, done, tmp_path)
 
 
 def test_a_changed_row_is_refused_a_new_one_is_not(read, tmp_path):

@@ -10,7 +10,15 @@ from typing import Any
 from lamella.engine.counts import read_counts
 from lamella.errors import ConfigError
 from lamella.study.figures import Counts, Estimate, difference, estimate, figure, of_values
-from lamella.study.groups import GroupFigure, Groups, estimate_groups, group_figure, joined_groups, read_groups
+from lamella.study.groups import (
+    GroupFigure,
+    Groups,
+    check_unit,
+    estimate_groups,
+    group_figure,
+    joined_groups,
+    read_groups,
+)
 from lamella.study.study import Cell, Study
 
 Results = Mapping[Cell, Mapping[str, Any]]
@@ -147,7 +155,9 @@ def _figure(
 
 
 def _counts(study: Study, out: Path, cell: Cell, test: str) -> tuple[list[str], Counts]:
-    return read_counts(_counts_file(out, cell, test), study.file.groups)
+    path = _counts_file(out, cell, test)
+    check_unit(path, study.file.groups)
+    return read_counts(path, study.file.groups)
 
 
 def _counts_file(out: Path, cell: Cell, test: str) -> Path:
