@@ -118,8 +118,7 @@ def read_groups(path: Path, asked: GroupFigure, unit: str | None) -> Groups:
         ConfigError: the set has no such column, or the figure is none.
     """
     kept = _kept(path)
-    of, size = figure(asked.figure, kept["classes"]), len(kept["classes"])
-    counts = np.array(kept["confusion"], np.int64).reshape(-1, size, size)
+    of, (_, counts) = figure(asked.figure, kept["classes"]), image_counts(path)
     groups = _column(kept, asked.column, f"figure by {asked.column!r}")
     units = kept["names"] if unit is None else _unit(kept, unit)
     names = sorted(set(groups) & set(asked.groups or groups))
@@ -137,6 +136,13 @@ def read_groups(path: Path, asked: GroupFigure, unit: str | None) -> Groups:
         {name: np.stack([counts[rows].sum(0) for rows in places[name].values()]) for name in names},
         {name: np.stack([pairs[rows].sum(0) for rows in places[name].values()]) for name in names},
     )
+
+
+def image_counts(path: Path) -> tuple[list[str], np.ndarray]:
+    """(classes, confusion (N, K, K)) of every image of a test set, in its order; raises `RunError` as `read_groups`."""
+    kept = _kept(path)
+    size = len(kept["classes"])
+    return kept["classes"], np.array(kept["confusion"], np.int64).reshape(-1, size, size)
 
 
 def check_unit(path: Path, unit: str | None) -> None:

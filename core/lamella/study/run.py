@@ -12,6 +12,7 @@ from lamella.engine.experiment import Experiment
 from lamella.engine.fit import fit
 from lamella.errors import ConfigError
 from lamella.study.claim import claim
+from lamella.study.pictures import check_pictured
 from lamella.study.share import taken
 from lamella.study.study import Cell, Study
 
@@ -31,6 +32,7 @@ def run_study(
 
     Raises:
         RunError: ``out`` holds another study, or another version of this one.
+        ConfigError: pictures of a test set without label maps.
     """
     claim(study, out)
     cells, new = study.cells(), 0
@@ -45,6 +47,8 @@ def run_study(
             if not mine:
                 tell(f"{what}: another process is at it")
             elif not done.is_file():
+                if not new:
+                    check_pictured(study)
                 tell(what)
                 result_of(study, cell, out, tell=tell)
                 new += 1
