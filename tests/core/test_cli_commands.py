@@ -124,6 +124,7 @@ def test_every_command_explains_itself(lamella, name):
         (["show", "loss", "tiny-los"], "did you mean 'tiny-loss'?"),
         (["show", "set", "nothing"], "no perturbation set 'nothing'"),
         (["init", "gone", "--modality", "tiny-grey", "--trainer", "tiny-plain", "--backbone", "tiny-conv"], "gone"),
+        (["train", "tiny.toml", "--out", "tiny.toml/run"], "tiny.toml"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_with_2(lamella, tiny, tiny_file, arguments, said):
@@ -132,6 +133,12 @@ def test_a_mistake_is_one_line_and_leaves_with_2(lamella, tiny, tiny_file, argum
     assert said in err
     assert err.startswith("lamella: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["init", "images"], ["predict", "run", "x.png"], ["gauge", "run", "x.png"]])
+def test_pixels_of_no_size_are_refused(lamella, tiny, command):
+    code, _, err = lamella(*command, "--pixel-nm", "0")
+    assert code == 2 and "--pixel-nm" in err and "0.0001" in err
 
 
 @pytest.mark.parametrize("arguments", [["train"], ["train", "--steps", "3"], ["plugins", "--jsn"], ["predict", "run"]])

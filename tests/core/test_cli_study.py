@@ -131,5 +131,5 @@ test = {{ source = "{folder}", images = "*.png", group = "(?P<label>[ab])-", cla
 '''
     Path("two.toml").write_text(STUDY + classified)
     study = read_study(Path("two.toml"), registry=tiny_registry)
-    with pytest.raises(ConfigError, match="pictures = 'test' shows label maps side by side; a-1.png has none"):
+    with pytest.raises(ConfigError, match=r"pictures = 'test' shows label maps side by side; a-1\.png has none"):
         run_study(study, here / "out", tell=lambda line: None)

@@ -116,6 +116,41 @@ def test_equal_cost_leaves_out_the_start_that_both_rows_share(read, tiny_file, t
     assert abs(spent["dear"]["flops"] - spent["wide"]["flops"]) <= spent["plain"]["flops"] / 4 / 2
 
 
+def test_what_a_cost_is_taken_from_is_trained_first_and_counts_for_the_limit(read, tmp_path):
+    first = STUDY.replace("[rows.plain]", '[rows.dear]\nlike = "plain"\ncost_of = "wide"\n[rows.plain]', 1)
+    first = first.replace('[rows.dear]\nlike = "plain"\ncost_of = "wide"\ncolumns = ["two"]\n', "")
+    study = read(first)
+    assert [cell.row for cell in study.cells()[:3]] == ["wide", "plain", "dear"]
+    assert [cell.row for cell in run_study(study, tmp_path, limit=1, tell=lambda line: None)] == ["wide"]
+
+
+@pytest.mark.parametrize("left_out", ['columns = ["four"]', "seeds = 1"])
+def test_a_cost_that_is_not_trained_is_refused(read, left_out):
+    with pytest.raises(ConfigError, match="cost_of needs what the row 'wide' costs in the column 'two' with the seed"):
+        read(STUDY.replace("[rows.wide]\n", f"[rows.wide]\n{left_out}\n"))
+
+
+def test_a_run_killed_before_its_first_checkpoint_has_its_log_once(read, tmp_path, monkeypatch):
+    from lamella.engine import fit
+
+    study, real = read(STUDY.replace("steps = 4\n", "steps = 9\ncheckpoint_every = 9\n")), fit.update
+    cell = study.cells()[0]
+
+    def killed(session, batches, number):
+        if number == 6:
+            raise SystemError("killed")
+        return real(session, batches, number)
+
+    monkeypatch.setattr(fit, "update", killed)
+    with pytest.raises(SystemError):
+        result_of(study, cell, tmp_path)
+    log = tmp_path / cell.folder / "log.jsonl"
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [2, 4, 6]
+    monkeypatch.setattr(fit, "update", real)
+    result_of(study, cell, tmp_path)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [2, 4, 6, 8, 9]
+
+
 def test_flops_are_those_of_the_convolutions(read, tmp_path):
     study = read()
     cell = next(cell for cell in study.cells() if cell.row == "plain")
@@ -384,6 +419,7 @@ def test_a_mistake_before_is_one_sentence(read, change, said):
         (('like = "plain"', ""), "cost_of needs like"),
         (('columns = ["two"]', 'columns = ["tow"]'), "names the column 'tow'"),
         (('like = "plain"', 'like = "dear"'), "in a circle"),
+        (("[rows.wide]", '[rows.wide]\nlike = "plain"\ncost_of = "dear"'), "circle: wide → dear → wide"),
         (("seeds = [3, 4]", "sedes = [3, 4]"), "unknown key 'sedes'"),
         (("trainer.backbone.width = 12", "trainer.backbone.wdith = 12"), "did you mean 'width'"),
         (("[paper.plain]", "[paper.plian]"), "paper names the row 'plian'"),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from lamella.engine.checkpoint import write_json
 from lamella.engine.experiment import Experiment, check_experiment
 from lamella.errors import LamellaError, RunError
+from lamella.study.share import first_process
 from lamella.study.study import Cell, Study
 
 
@@ -62,6 +63,8 @@ def claim(study: Study, out: Path) -> None:
             raise RunError(
                 f"{out}: {name} was begun with other settings{of}; choose another --out, or remove its runs there"
             )
+    if not first_process():
+        return
     out.mkdir(parents=True, exist_ok=True)
     kept = {"rows": {**known, **texts}, "spends": {**spent, **spends}}
     write_json(note, {"study": study.name, "size": study.size, **kept})
@@ -87,11 +90,10 @@ def _before_name(before: str, cell: Cell, study: Study) -> str:
 
 
 def _spends(study: Study, training: _Training) -> list[str]:
-    """The training whose operations a row may spend, and that which tells the price of a step; empty for others."""
-    config = study.file.rows[training.cell.row]
-    if training.before is not None or config.cost_of is None or config.like is None:
+    """The trainings that decide how many steps it takes."""
+    if training.before is not None:
         return []
-    return [_name(config.cost_of, training.cell), _name(config.like, training.cell)]
+    return [_name(row, training.cell) for row in study.file.rows[training.cell.row].spends]
 
 
 def _rests_on(name: str, study: Study, trainings: Mapping[str, _Training], texts: Mapping[str, str]) -> set[str]:

@@ -28,6 +28,11 @@ class RowConfig(BaseModel):
     columns: Annotated[list[str] | None, Field(description="only in these columns")] = None
     seeds: Annotated[int | None, Field(ge=1, description="only the first so many seeds")] = None
 
+    @property
+    def spends(self) -> list[str]:
+        """The rows that decide how many steps it takes: whose operations it may spend, and what a step costs."""
+        return [] if self.cost_of is None or self.like is None else [self.cost_of, self.like]
+
 
 class ColumnConfig(BaseModel):
     """``[columns.NAME]``: a condition."""
@@ -121,6 +126,8 @@ def _check_names(file: StudyFile, study: str) -> None:
             if other is not None and other not in file.rows:
                 known = ", ".join(file.rows)
                 raise ConfigError(f"{study}: {where} names the row {other!r}, which is not there ({known})")
+    for name in file.rows:
+        _follow_costs(file.rows, name, ())
 
 
 def _follow(named: Mapping[str, RowConfig] | Mapping[str, BeforeConfig], name: str) -> None:
@@ -130,3 +137,10 @@ def _follow(named: Mapping[str, RowConfig] | Mapping[str, BeforeConfig], name: s
             raise ConfigError(f"rows or trainings that are like each other in a circle: {' → '.join([*seen, at])}")
         seen.append(at)
         at = named[at].like
+
+
+def _follow_costs(rows: Mapping[str, RowConfig], name: str, trail: tuple[str, ...]) -> None:
+    if name in trail:
+        raise ConfigError(f"rows that wait for each other's cost in a circle: {' → '.join([*trail, name])}")
+    for other in rows[name].spends:
+        _follow_costs(rows, other, (*trail, name))

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lamella.engine.checkpoint import Checkpoints
+from accelerate import PartialState
+
 from lamella.engine.experiment import Experiment
 from lamella.engine.fit import fit
 from lamella.errors import ConfigError
@@ -74,24 +75,26 @@ def result_of(study: Study, cell: Cell, out: Path, *, tell: Tell = print) -> dic
 def trained(experiment: Experiment, run: Path, *, tell: Tell = print) -> dict[str, Any]:
     """Train an experiment into ``run``: not again where it is done, from its checkpoint where it was cut off.
 
-    Where another process trains it at present, its end is waited for.
+    Where another process trains it at present, its end is waited for; processes that train it together go on together.
     """
     path = run / "results.json"
     if not path.is_file():
         with taken(run, wait=lambda: tell(f"waiting for another process to train {run}")):
             if not path.is_file():
-                fit(experiment, run, resume=Checkpoints(run).has("last"))
+                fit(experiment, run, resume=(run / "run.json").is_file())
+                PartialState().wait_for_everyone()  # the first one measures
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
 def _affordable(study: Study, cell: Cell, out: Path, tell: Tell) -> int | None:
     """The steps a row may take for the operations of the row it is compared with; None where it has its own."""
-    config = study.file.rows[cell.row]
-    if config.cost_of is None or config.like is None:
+    spends = study.file.rows[cell.row].spends
+    if not spends:
         return None
-    spent = total_flops(study, cell._replace(row=config.cost_of), out, tell=tell)
-    like = result_of(study, cell._replace(row=config.like), out, tell=tell)
+    whole, price = (cell._replace(row=row) for row in spends)
+    spent = total_flops(study, whole, out, tell=tell)
+    like = result_of(study, price, out, tell=tell)
     left = spent - _flops_before(study, cell, out)  # what it builds on itself is paid first
     return max(1, round(left / (like["flops"] / like["steps"])))
 
