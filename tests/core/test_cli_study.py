@@ -61,6 +61,12 @@ def test_planned_then_run_in_two_goes(lamella):
     assert Path("runs/two/report.html").read_text(encoding="utf-8").count("<img") == 1
 
 
+def test_json_has_null_where_there_is_no_interval(lamella):
+    Path("two.toml").write_text(STUDY.replace('groups = "lot"\n', ""))
+    found = json.loads(lamella("--limit", "1", "--json"), parse_constant=pytest.fail)
+    assert found["entries"][0]["low"] is None
+
+
 def test_the_images_are_those_the_rule_names(lamella, here, tiny_registry):
     lamella()
     study = read_study(Path("two.toml"), registry=tiny_registry)
@@ -129,7 +135,7 @@ def test_pictures_of_what_has_no_label_maps_are_refused_before_anything_is_train
 [set.data]
 test = {{ source = "{folder}", images = "*.png", group = "(?P<label>[ab])-", classes = ["a", "b"] }}
 '''
-    Path("two.toml").write_text(STUDY + classified)
+    Path("two.toml").write_text(STUDY.replace('groups = "lot"\n', "") + classified)
     study = read_study(Path("two.toml"), registry=tiny_registry)
     with pytest.raises(ConfigError, match=r"pictures = 'test' shows label maps side by side; a-1\.png has none"):
         run_study(study, here / "out", tell=lambda line: None)

@@ -195,8 +195,9 @@ def test_one_seed_without_groups_has_no_interval_and_resolves_nothing(read, tmp_
     page = write_study(study, table, tmp_path).read_text(encoding="utf-8")
     assert "nan" not in page.replace("image/png", "").split("Against the number")[0] and "resolved" not in page
     other = read(alone.replace("seeds = [3]", 'seeds = [3]\ngroups = "wafer"'))
-    with pytest.raises(ConfigError, match=r"groups = 'wafer': the test set has no such group column \(it has lot\)"):
-        study_table(other, done, tmp_path)
+    for asking in (lambda: study_table(other, done, tmp_path), lambda: run_study(other, tmp_path / "other")):
+        with pytest.raises(ConfigError, match=r"groups = 'wafer': the test set has no such group column \(it has lot"):
+            asking()
 
 
 def test_a_changed_row_is_refused_a_new_one_is_not(read, tmp_path):
@@ -424,11 +425,43 @@ def test_a_mistake_before_is_one_sentence(read, change, said):
         (("trainer.backbone.width = 12", "trainer.backbone.wdith = 12"), "did you mean 'width'"),
         (("[paper.plain]", "[paper.plian]"), "paper names the row 'plian'"),
         (('base = "tiny.toml"', 'base = "none.toml"'), "cannot be read"),
+        (('groups = "lot"', 'sets = ["tets"]'), r"sets names the test set 'tets', which is not there \(test\)"),
+        (('groups = "lot"', 'pictures = "tets"'), r"pictures names the test set 'tets', which is not there \(test\)"),
+        (('"miou", Disc', '"mIoU", Disc'), "figure 'mIoU' is none of miou"),
+        (('"miou", Disc', '"improved of miou by lot over plian", Disc'), "figure 'mIoU' names the row 'plian'"),
     ],
 )
 def test_a_mistake_is_one_sentence(read, change, said):
     with pytest.raises(LamellaError, match=said):
         read(STUDY.replace(*change))
+
+
+def test_a_study_without_columns_is_one_sentence(read):
+    with pytest.raises(ConfigError, match=r"columns = \{\}: dictionary should have at least 1 item"):
+        read(STUDY[: STUDY.index("[columns.two]")] + "[columns]\n[rows.plain]\n[rows.wide]\n")
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("iou:dsic", "there is no class 'dsic'; the classes are ground, square, disc"),
+        ("mean of iou:dsic by lot", "there is no class 'dsic'"),
+        ("mean of miou by wafer", r"figure by 'wafer': the test set has no such group column \(it has lot\)"),
+        ("iou:dark layer", "there is no class 'dark layer'"),
+    ],
+)
+def test_a_figure_that_the_test_set_cannot_give_is_refused_before_anything_is_trained(read, tmp_path, change, said):
+    study = read(STUDY.replace('"iou:disc"', f'"{change}"'))
+    with pytest.raises(ConfigError, match=said):
+        run_study(study, tmp_path, tell=lambda line: None)
+    assert not list(tmp_path.glob("seed-*/*/*/run.json"))
+
+
+def test_a_table_of_the_results_is_no_figure(read, tmp_path):
+    study = read(STUDY.replace('"results:miou_pooled"', '"results:iou"'))
+    done = run_study(study, tmp_path, limit=1, tell=lambda line: None)
+    with pytest.raises(ConfigError, match="figure 'results:iou' is no number in the results of 'test'"):
+        study_table(study, done, tmp_path)
 
 
 def test_an_unknown_size_is_refused(read):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from lamella.errors import ConfigError
 from lamella.study.figures import difference, estimate, figure, of_values
+from lamella.study.report import _difference
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 
 CLASSES = ["ground", "layer", "defect"]
@@ -107,6 +108,12 @@ def test_runs_on_other_groups_are_refused():
             estimate(pair, accuracy)
         with pytest.raises(ConfigError, match=r"not measured on the same groups \(lot 1\)"):
             difference(pair[:1], pair[1:], accuracy)
+
+
+def test_a_seed_without_the_figure_leaves_neither_mean_nor_interval():
+    found = of_values([0.5, np.nan, 0.7])
+    assert np.isnan([found.mean, found.low, found.high]).all()
+    assert _difference({"difference": found._asdict()}) == "<td>–</td>"
 
 
 def test_counts_of_images_come_back_by_group(tmp_path, tiny_file, tiny_registry):

@@ -150,6 +150,8 @@ def test_what_is_no_figure_over_groups_is_refused(text, said):
 
 def test_other_texts_are_other_figures_and_missing_columns_are_said(tmp_path):
     assert group_figure("iou:defect") is None and group_figure("results:miou_pooled") is None
+    assert group_figure("iou:dark layer") is None and group_figure("iou:edge of fin by hand") is None
+    assert group_figure("mean of iou:dark layer per image by device").figure == "iou:dark layer"
     write(tmp_path / "test.json", "ab")
     with pytest.raises(ConfigError, match=r"no such group column \(it has device, lot\)"):
         read_groups(tmp_path / "test.json", group_figure("mean of miou by wafer"), "lot")

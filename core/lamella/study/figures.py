@@ -110,9 +110,11 @@ def of_values(values: Sequence[float], seed: int = 0) -> Estimate:
 
 
 def interval(each: tuple[float, ...], samples: Sequence[Any] | np.ndarray) -> Estimate:
-    """The mean of ``each`` with the 2.5 and 97.5 percentiles of the resamples; nan where there are none."""
-    low, high = np.nanpercentile(samples, (2.5, 97.5)) if np.isfinite(samples).any() else (np.nan, np.nan)
-    return Estimate(float(np.mean(each)), float(low), float(high), each)
+    """The mean of ``each`` with the 2.5 and 97.5 percentiles of the resamples; nan without these or without a mean."""
+    mean = float(np.mean(each))
+    known = np.isfinite(mean) and np.isfinite(samples).any()
+    low, high = np.nanpercentile(samples, (2.5, 97.5)) if known else (np.nan, np.nan)
+    return Estimate(mean, float(low), float(high), each)
 
 
 def _several(counts: Sequence[Counts]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from lamella.errors import ConfigError, RunError
 from lamella.study.figures import FAINT, RESAMPLES, Estimate, figure, interval
 
 _TEXT = re.compile(
-    r"(?P<statistic>\w+) of (?P<figure>\S+)(?P<each> per image)? by (?P<column>[\w-]+)"
+    r"(?P<statistic>\w+) of (?P<figure>.+?)(?P<each> per image)? by (?P<column>[\w-]+)"
     r"(?: in (?P<groups>.+?))?(?: over (?P<over>\S+))?"
 )
 _STATISTICS: dict[str, Callable[[np.ndarray], Any]] = {
@@ -89,7 +89,7 @@ def group_figure(text: str) -> GroupFigure | None:
     GroupFigure(statistic='min', figure='iou:defect', per_image=False, column='device', groups=('gaa', 'nand-3d'), \
 over=None)
     """
-    if " " not in text:
+    if " of " not in text.partition(":")[0]:  # behind a colon is the name of a class
         return None
     match = _TEXT.fullmatch(text)
     if match is None or (match["statistic"] != "improved" and match["statistic"] not in _STATISTICS):
@@ -156,10 +156,14 @@ def _unit(kept: Mapping[str, Any], unit: str) -> Sequence[str]:
     return names if unit == "name" else _column(kept, unit, f"groups = {unit!r}")
 
 
+def check_column(there: Collection[str], column: str, what: str) -> None:
+    """Raise `ConfigError` where a group column is not there; ``what`` asks for it."""
+    if column not in there:
+        raise ConfigError(f"{what}: the test set has no such group column (it has {', '.join(there) or 'none'})")
+
+
 def _column(kept: Mapping[str, Any], column: str, what: str) -> Sequence[str]:
-    if column not in kept["groups"]:
-        there = ", ".join(kept["groups"]) or "none"
-        raise ConfigError(f"{what}: the test set has no such group column (it has {there})")
+    check_column(kept["groups"], column, what)
     found: Sequence[str] = kept["groups"][column]
     return found
 

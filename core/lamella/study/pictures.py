@@ -33,17 +33,8 @@ def sheet(study: Study, done: Collection[Cell], out: Path) -> Image.Image | None
     return comparison(study, there, test, out) if test is not None and len(there) > 1 else None
 
 
-def check_pictured(study: Study) -> None:
-    """Raise `ConfigError` where the test set that a study wants pictures of, which is opened, has no label maps."""
-    test, cell = study.file.pictures, study.cells()[0]
-    if test is None:
-        return
-    experiment = study.experiment(cell, {})
-    if not any("{" + name + "}" in str(experiment.file.data.get(test)) for name in study.needs(cell)):
-        _mapped(experiment.open(test).read(0), study)
-
-
-def _mapped(sample: Sample, study: Study) -> Sample:
+def mapped(sample: Sample, study: Study) -> Sample:
+    """The sample; raises `ConfigError` where it has no label map to show."""
     if sample.views or not isinstance(sample.label, np.ndarray):
         raise ConfigError(
             f"{study.name}: pictures = {study.file.pictures!r} shows label maps side by side; {sample.name} has none"
@@ -72,7 +63,7 @@ def comparison(study: Study, cells: Sequence[Cell], test: str, out: Path) -> Ima
     titles = [study.file.rows[cell.row].title or cell.row for cell in cells]
     strips = []
     for index in ranked(cells, test, out):
-        batch = modality.collate([_mapped(table.read(index), study)])
+        batch = modality.collate([mapped(table.read(index), study)])
         assert isinstance(batch, Batch) and batch.label is not None
         panels = [
             (table.rows[index].name, modality.picture(batch.image[0])),

@@ -12,8 +12,8 @@ from accelerate import PartialState
 from lamella.engine.experiment import Experiment
 from lamella.engine.fit import fit
 from lamella.errors import ConfigError
+from lamella.study.check import check_data
 from lamella.study.claim import claim
-from lamella.study.pictures import check_pictured
 from lamella.study.share import taken
 from lamella.study.study import Cell, Study
 
@@ -33,7 +33,7 @@ def run_study(
 
     Raises:
         RunError: ``out`` holds another study, or another version of this one.
-        ConfigError: pictures of a test set without label maps.
+        ConfigError: figures or pictures that the test set cannot give.
     """
     claim(study, out)
     cells, new = study.cells(), 0
@@ -49,7 +49,7 @@ def run_study(
                 tell(f"{what}: another process is at it")
             elif not done.is_file():
                 if not new:
-                    check_pictured(study)
+                    check_data(study)
                 tell(what)
                 result_of(study, cell, out, tell=tell)
                 new += 1

@@ -151,7 +151,7 @@ def read_study(path: Path, size: str | None = None, *, registry: Registry | None
     """Read a study and check every experiment in it.
 
     Raises:
-        ConfigError: an unreadable file, unknown key, row, column or size.
+        ConfigError: an unreadable file, unknown key, row, column, test set or size.
         RegistryError: an unknown component or parameter in any of its experiments.
     """
     from lamella.registry.registry import current
@@ -162,14 +162,27 @@ def read_study(path: Path, size: str | None = None, *, registry: Registry | None
         raise ConfigError(f"{path}: there is no size {size!r}; it has {', '.join(file.sizes) or 'none'}")
     study = Study(path.stem, path.parent, file, size, current() if registry is None else registry)
     first, cells = file.seeds[0], set(study.cells())
+    measured: set[str] = set()
     for cell in study.cells():
         _check_cost(study, cell, cells)
         if cell.seed == first:
             places = {name: path.parent for name in study.needs(cell)}
-            study.experiment(cell, places)
+            experiment = study.experiment(cell, places)
+            measured |= {"validation", *experiment.tests()} & experiment.file.data.keys()
             for name in places:
                 study.experiment_before(name, cell, places)
+    if cells:
+        _check_sets(study, measured)
     return study
+
+
+def _check_sets(study: Study, measured: Collection[str]) -> None:
+    pictures = study.file.pictures
+    named = [("sets", name) for name in study.file.sets] + ([] if pictures is None else [("pictures", pictures)])
+    for key, name in named:
+        if name not in measured:
+            known = ", ".join(sorted(measured)) or "none"
+            raise ConfigError(f"{study.name}: {key} names the test set {name!r}, which is not there ({known})")
 
 
 def _check_cost(study: Study, cell: Cell, cells: Collection[Cell]) -> None:

@@ -87,8 +87,6 @@ def _over_groups(
     """A figure over groups and the paired difference reference − row; None where nothing is done that it needs."""
     own = _groups(study, results, out, row, column, test, asked)
     if asked.over is not None:
-        if asked.over not in study.file.rows:
-            raise ConfigError(f"{study.name}: a figure compares with the row {asked.over!r}, which is not there")
         other = _groups(study, results, out, asked.over, column, test, asked)
         pairs = [(own[seed], other[seed]) for seed in own if seed in other]
         return (estimate_groups(pairs, asked.score()), None) if pairs and row != asked.over else None
@@ -168,6 +166,8 @@ def _value(result: Mapping[str, Any], test: str, path: str) -> float:
     at: Any = result["sets"][test]
     for part in path.split("."):
         at = at.get(part) if isinstance(at, Mapping) else None
+    if isinstance(at, Mapping | list | str):
+        raise ConfigError(f"figure 'results:{path}' is no number in the results of {test!r}; write results:{path}.NAME")
     return float("nan") if at is None else float(at)
 
 
