@@ -60,13 +60,18 @@ def arguments() -> argparse.Namespace:
 
 
 def shrunk(folder: Path, factor: int, out: Path) -> Path:
-    """The folder with images averaged over squares of ``factor`` pixels and one label of each square kept."""
+    """The folder with images averaged over squares of ``factor`` pixels and one label of each square kept.
+
+    What is left at the right and at the bottom is cut off.
+    """
     if factor == 1:
         return folder
     for path in sorted(folder.glob("*/*")):
-        image, target = Image.open(path), out / path.parent.name / f"{path.stem}.png"
+        image: Image.Image = Image.open(path)
+        target = out / path.parent.name / f"{path.stem}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         small = (image.width // factor, image.height // factor)
+        image = image.crop((0, 0, small[0] * factor, small[1] * factor))
         labels = path.parent.name.endswith("_annot")
         (image.resize(small, Image.Resampling.NEAREST) if labels else image.reduce(factor)).save(target)
     return out

@@ -124,6 +124,7 @@ def test_every_command_explains_itself(lamella, name):
         (["show", "loss", "tiny-los"], "did you mean 'tiny-loss'?"),
         (["show", "set", "nothing"], "no perturbation set 'nothing'"),
         (["init", "gone", "--modality", "tiny-grey", "--trainer", "tiny-plain", "--backbone", "tiny-conv"], "gone"),
+        (["train", "tiny.toml", "--out", "tiny.toml/run"], "tiny.toml"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_with_2(lamella, tiny, tiny_file, arguments, said):
@@ -132,6 +133,12 @@ def test_a_mistake_is_one_line_and_leaves_with_2(lamella, tiny, tiny_file, argum
     assert said in err
     assert err.startswith("lamella: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["init", "images"], ["predict", "run", "x.png"], ["gauge", "run", "x.png"]])
+def test_pixels_of_no_size_are_refused(lamella, tiny, command):
+    code, _, err = lamella(*command, "--pixel-nm", "0")
+    assert code == 2 and "--pixel-nm" in err and "0.0001" in err
 
 
 @pytest.mark.parametrize("arguments", [["train"], ["train", "--steps", "3"], ["plugins", "--jsn"], ["predict", "run"]])
@@ -233,6 +240,50 @@ def test_check_imports_what_plugins_promise(lamella, broken_in_force):
     assert "problem: loss lazy_one:lazy" in out
     assert "lazy_one_missing" in out
     assert err == "lamella: 1 component cannot be used, see above\n"
+
+
+BROKEN_NET = """
+from typing import Annotated
+from lamella import FromData, Trainer, hookimpl
+from torch import nn
+
+LAMELLA_API = 1
+
+
+class Net(nn.Module):
+    def __init__(self, *, width: int = 8, channels: Annotated[int, FromData], classes: Annotated[int, FromData]):
+        super().__init__()
+        raise ValueError(f"no net of {channels} channels and {classes} classes")
+
+
+class Learner(Trainer):
+    def __init__(self, *, class_names: Annotated[list[str], FromData]):
+        super().__init__()
+        raise ValueError(f"learns no {class_names[0]}")
+
+
+@hookimpl
+def lamella_backbones():
+    return {"broken-net": Net}
+
+
+@hookimpl
+def lamella_trainers():
+    return {"broken-learner": Learner}
+"""
+
+
+def test_check_builds_networks_and_trainers_from_their_defaults(lamella, tiny, monkeypatch):
+    (tiny / "broken_net.py").write_text(BROKEN_NET)
+    (tiny / "registry.toml").write_text("[plugins]\nenable = []\nlocal = ['broken_net']\npath = ['.']\n")
+    monkeypatch.setenv("LAMELLA_REGISTRY", str(tiny / "registry.toml"))
+    try:
+        code, out, err = lamella("plugins", "--check")
+    finally:
+        sys.modules.pop("broken_net", None)
+    assert (code, err) == (2, "lamella: 2 components cannot be used, see above\n")
+    assert "problem: backbone broken_net:broken-net: ValueError: no net of 1 channels and 2 classes" in out
+    assert "problem: trainer broken_net:broken-learner: ValueError: learns no one" in out
 
 
 def test_the_plugins_of_this_checkout_pass_their_check(lamella, monkeypatch):

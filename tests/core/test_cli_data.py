@@ -241,6 +241,25 @@ def test_what_no_picture_can_hold_is_not_pushed(tiny_registry, tmp_path):
         write_set(table, tmp_path / "out", "train")
 
 
+def test_a_readme_of_somebody_else_is_left_as_it_is(lamella, tmp_path):
+    source, out = "{ name = 'tiny-squares', count = 3, seed = 2 }", tmp_path / "mine"
+    out.mkdir()
+    (out / "README.md").write_text("# My notes\n")
+    code, _, err = lamella("data", "push", source, "lab/mine", "--out", out)
+    assert code == 2 and "README.md is there and no card of `lamella data push`" in err
+    assert (out / "README.md").read_text() == "# My notes\n" and not (out / "data").exists()
+    (out / "README.md").unlink()
+    assert [lamella("data", "push", source, "lab/mine", "--out", out)[0] for _ in range(2)] == [0, 0]
+
+
+def test_an_experiment_of_one_role_becomes_a_set_of_that_split(lamella, tmp_path, tiny_text):
+    one = tiny_text[: tiny_text.index("[data.test]")] + tiny_text[tiny_text.index("[trainer]") :]
+    (tmp_path / "one.toml").write_text(one)
+    assert lamella("data", "push", "one.toml", "lab/mine", "--out", "mine")[0] == 0
+    assert [path.name for path in (tmp_path / "mine" / "data").iterdir()] == ["labelled-00000-of-00001.parquet"]
+    assert 'split = "labelled"' in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_pushed_set_is_on_the_hub_with_a_card_and_loads(tiny_registry_file, tmp_path):
     hub = Hub({})
     source = "{ name = 'tiny-squares', count = 5, seed = 2 }"

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lamella.cli.main import main
 from lamella.engine.counts import read_counts
 from lamella.errors import ConfigError
 from lamella.study.figures import figure
 from lamella.study.pictures import comparison, ranked
+from lamella.study.run import run_study
 from lamella.study.study import Cell, read_study
 from PIL import Image
 
@@ -59,6 +61,12 @@ def test_planned_then_run_in_two_goes(lamella):
     assert Path("runs/two/report.html").read_text(encoding="utf-8").count("<img") == 1
 
 
+def test_json_has_null_where_there_is_no_interval(lamella):
+    Path("two.toml").write_text(STUDY.replace('groups = "lot"\n', ""))
+    found = json.loads(lamella("--limit", "1", "--json"), parse_constant=pytest.fail)
+    assert found["entries"][0]["low"] is None
+
+
 def test_the_images_are_those_the_rule_names(lamella, here, tiny_registry):
     lamella()
     study = read_study(Path("two.toml"), registry=tiny_registry)
@@ -75,3 +83,59 @@ def test_the_images_are_those_the_rule_names(lamella, here, tiny_registry):
     assert not np.array_equal(np.asarray(sheet), np.asarray(flipped))
     with pytest.raises(ConfigError, match="two finished rows, not 1"):
         comparison(study, cells[:1], "test", here / "runs" / "two")
+
+
+def counted(out, row, each):
+    """Counts of one run, written as an evaluation writes them: images that are all called alike."""
+    path = out / Cell(row, "", 0).folder / "counts" / "test.json"
+    path.parent.mkdir(parents=True)
+    confusion = [np.asarray(one).ravel().tolist() for one in each]
+    kept = {"classes": ["a", "b"], "names": ["same"] * len(each), "groups": {}, "confusion": confusion}
+    path.write_text(json.dumps(kept))
+
+
+def test_images_are_ranked_one_by_one_without_those_that_have_no_label(tmp_path):
+    empty, shares = np.zeros((2, 2)), (4, 9, 6, 7, 5)
+    counted(tmp_path, "short", [[[5, 5], [0, 10]], [[5, 5], [0, 10]], empty, *[[[5, 5], [0, 10]]] * 3])
+    each = [[[share, 10 - share], [0, 10]] for share in shares]
+    counted(tmp_path, "long", [*each[:2], empty, *each[2:]])
+    chosen = ranked([Cell("short", "", 0), Cell("long", "", 0)], "test", tmp_path)
+    assert chosen == [1, 3, 0]
+
+
+def test_pixels_without_a_label_are_not_wrong():
+    from lamella import Batch
+    from lamella.study.pictures import _titled
+
+    label = torch.zeros(1, 10, 10, dtype=torch.long)
+    label[:, :4] = 255
+    predicted = np.zeros((10, 10), np.int64)
+    predicted[4, :6] = 1
+    assert _titled("Ours", Batch.of(torch.zeros(1, 1, 10, 10), label=label), predicted) == "Ours: 10.0% wrong"
+
+
+def test_pictures_are_predicted_in_the_tiles_that_were_measured(lamella, here, tiny_registry, monkeypatch):
+    from lamella.study import pictures
+
+    Path("two.toml").write_text(STUDY.replace("set.fit.steps = 1\n", "set.fit = { steps = 1, tile = 64 }\n"))
+    lamella()
+    tiles, real = [], pictures.predict_whole
+    monkeypatch.setattr(pictures, "predict_whole", lambda *given: tiles.append(given[2]) or real(*given))
+    study = read_study(Path("two.toml"), registry=tiny_registry)
+    comparison(study, study.cells(), "test", here / "runs" / "two")
+    assert tiles[:2] == [64, 1024]
+
+
+def test_pictures_of_what_has_no_label_maps_are_refused_before_anything_is_trained(here, tiny_registry):
+    folder = here / "classes"
+    for name in ("a-1", "b-2"):
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(folder / f"{name}.png")
+    classified = f'''
+[set.data]
+test = {{ source = "{folder}", images = "*.png", group = "(?P<label>[ab])-", classes = ["a", "b"] }}
+'''
+    Path("two.toml").write_text(STUDY.replace('groups = "lot"\n', "") + classified)
+    study = read_study(Path("two.toml"), registry=tiny_registry)
+    with pytest.raises(ConfigError, match=r"pictures = 'test' shows label maps side by side; a-1\.png has none"):
+        run_study(study, here / "out", tell=lambda line: None)

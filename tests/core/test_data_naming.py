@@ -5,6 +5,7 @@ import tomllib
 
 import numpy as np
 import pytest
+from lamella.cli.drafts import _rare
 from lamella.cli.main import main
 from lamella.data.naming import find_names, name_classes, parse_names
 from lamella.data.survey import Survey, survey
@@ -139,6 +140,27 @@ def test_a_coloured_mask_keeps_a_grey_class_beside_its_ground(tmp_path):
     found.marks.update({"rest": 90, "#ff0000": 10})
     named = name_classes(found, {"air": "#000000", "gate": "#FF0000", "oxide": "#808080"}, "labelmap.txt")
     assert named == {"air": "rest", "gate": "#ff0000", "oxide": "#808080"}
+
+
+def test_the_class_rest_has_the_pixels_that_no_other_class_claims(folders, capsys, tmp_path):
+    folders([0, 7, 9])
+    _, said = classes_of(capsys, "--classes", "gate=9,air=rest")
+    assert "rest      75.000% of the pixels" in said and "9         25.000% of the pixels" in said
+    found = Survey(tmp_path, tmp_path)
+    found.marks.update({0: 3, 7: 2, 9: 995})
+    assert _rare(found, {"gate": 9, "air": "rest"}) == ["air"]
+
+
+def test_the_folder_of_the_experiment_file_is_made(folders, capsys, tmp_path):
+    folders([0, 1])
+    with pytest.raises(SystemExit):
+        main(["init", "images", "--labels", "masks", *TINY, "--out", "sub/deep/exp.toml"])
+    assert (tmp_path / "sub" / "deep" / "exp.toml").is_file()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as leaving:
+        main(["init", "images", "--labels", "masks", *TINY, "--out", "file/exp.toml"])
+    said = capsys.readouterr()
+    assert leaving.value.code == 2 and said.err.count("\n") == 1 and "file" in said.err
 
 
 def test_what_is_no_list_of_names_is_refused(tmp_path):

@@ -79,7 +79,9 @@ def followed(mask, point, direction, scale, most):
                 return None
             ends.append(reach[k - 1] + (0.5 - inside[k - 1]) / (inside[k] - inside[k - 1]) * (reach[k] - reach[k - 1]))
         if len(ends) == 2:
-            return ends[1] - ends[0] if ends[1] - ends[0] <= most else None
+            last = point + direction * ends[1] / scale
+            there = all(-0.5 <= at <= side - 0.5 for at, side in zip(last, mask.shape, strict=True))
+            return ends[1] - ends[0] if there and ends[1] - ends[0] <= most else None
     return None
 
 
@@ -95,6 +97,12 @@ def test_rays_that_go_on_together_are_as_long_as_each_by_itself(smooth, size, mo
     assert 5 < len(expected) < 60
     assert max(expected) > 5  # some strides long
     assert _across(mask, points, direction, scale, widest) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_ray_that_leaves_the_image_does_not_count():
+    """In a corner of a disc rays would go on along the border."""
+    radius = np.hypot(Y[:80, :80] - 40, X[:80, :80])
+    assert math.isnan(thickness(radius < 15, (1.0, 1.0))[0])
 
 
 def test_what_leaves_the_image_has_no_thickness():
@@ -235,6 +243,27 @@ def test_several_classes_make_one_structure():
     assert parse_structures(["gate=liner+metal"], ["space", "liner", "metal"]) == {"gate": ["liner", "metal"]}
 
 
+def test_the_objects_of_a_structure_are_those_of_its_classes_together():
+    label = np.zeros((60, 90), np.uint8)
+    label[10:50, 20:40] = label[10:50, 60:80] = 1
+    label[12:50, 24:36] = 2
+    label[0, 0] = 2
+    rows = measure(label, ["space", "liner", "metal"], (1.0, 1.0), {"gate": ["liner", "metal"]})["measurements"]
+    assert {row["class"]: row["objects"] for row in rows} == {"space": 1, "liner": 2, "metal": 1, "gate": 2}
+
+
+def test_structures_are_numbered_without_those_that_are_too_wide():
+    label = np.zeros((60, 120), np.uint8)
+    label[30:45, 5:50] = label[5:55, 60:70] = label[5:55, 80:90] = 1
+    assert [one.number for one in of(columns(label, ["space", "fin"], (1.0, 1.0)), "fin")] == [1, 2]
+
+
+def test_structures_that_share_just_half_of_their_rows_have_a_pitch():
+    label = np.zeros((40, 60), np.uint8)
+    label[5:15, 10:14] = label[10:20, 30:34] = 1
+    assert of(columns(label, ["space", "fin"], (1.0, 1.0)), "fin")[0].pitch_nm == 20
+
+
 @pytest.mark.parametrize("text", ["gate", "=liner", "liner=metal", "gate=liner+gold", "gate="])
 def test_a_structure_that_cannot_be_is_said(text):
     with pytest.raises(ConfigError, match="--structure"):
@@ -360,7 +389,7 @@ def test_the_pitch_is_the_way_to_the_nearest_of_its_kind():
     )
 
     def alike(one, other):
-        shared = min(one.bottom, other.bottom) - max(one.top, other.top) - 1
+        shared = min(one.bottom, other.bottom) - max(one.top, other.top)
         wide_, narrow = max(one.cd_mid_nm, other.cd_mid_nm), min(one.cd_mid_nm, other.cd_mid_nm)
         return shared >= 0.5 * max(one.height_nm, other.height_nm) and wide_ <= 1.5 * narrow
 

@@ -1,6 +1,7 @@
 """A study runs each cell once, whenever it is stopped, and pays what its rows say."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -115,6 +116,41 @@ def test_equal_cost_leaves_out_the_start_that_both_rows_share(read, tiny_file, t
     assert abs(spent["dear"]["flops"] - spent["wide"]["flops"]) <= spent["plain"]["flops"] / 4 / 2
 
 
+def test_what_a_cost_is_taken_from_is_trained_first_and_counts_for_the_limit(read, tmp_path):
+    first = STUDY.replace("[rows.plain]", '[rows.dear]\nlike = "plain"\ncost_of = "wide"\n[rows.plain]', 1)
+    first = first.replace('[rows.dear]\nlike = "plain"\ncost_of = "wide"\ncolumns = ["two"]\n', "")
+    study = read(first)
+    assert [cell.row for cell in study.cells()[:3]] == ["wide", "plain", "dear"]
+    assert [cell.row for cell in run_study(study, tmp_path, limit=1, tell=lambda line: None)] == ["wide"]
+
+
+@pytest.mark.parametrize("left_out", ['columns = ["four"]', "seeds = 1"])
+def test_a_cost_that_is_not_trained_is_refused(read, left_out):
+    with pytest.raises(ConfigError, match="cost_of needs what the row 'wide' costs in the column 'two' with the seed"):
+        read(STUDY.replace("[rows.wide]\n", f"[rows.wide]\n{left_out}\n"))
+
+
+def test_a_run_killed_before_its_first_checkpoint_has_its_log_once(read, tmp_path, monkeypatch):
+    from lamella.engine import fit
+
+    study, real = read(STUDY.replace("steps = 4\n", "steps = 9\ncheckpoint_every = 9\n")), fit.update
+    cell = study.cells()[0]
+
+    def killed(session, batches, number):
+        if number == 6:
+            raise SystemError("killed")
+        return real(session, batches, number)
+
+    monkeypatch.setattr(fit, "update", killed)
+    with pytest.raises(SystemError):
+        result_of(study, cell, tmp_path)
+    log = tmp_path / cell.folder / "log.jsonl"
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [2, 4, 6]
+    monkeypatch.setattr(fit, "update", real)
+    result_of(study, cell, tmp_path)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [2, 4, 6, 8, 9]
+
+
 def test_flops_are_those_of_the_convolutions(read, tmp_path):
     study = read()
     cell = next(cell for cell in study.cells() if cell.row == "plain")
@@ -146,6 +182,22 @@ def test_the_table_says_what_was_found(read, tmp_path):
     header, rows = text_rows(study, table, "test")
     assert len(header) == 7 and [row[0] for row in rows] == ["Plain", "wide", "dear"]
     assert "[0.500]" in rows[0][1]
+
+
+def test_one_seed_without_groups_has_no_interval_and_resolves_nothing(read, tmp_path):
+    alone = STUDY.replace("seeds = [3, 4]", "seeds = [3]").replace('groups = "lot"\n', "")
+    study = read(alone)
+    done = run_study(study, tmp_path, tell=lambda line: None)
+    table = study_table(study, done, tmp_path)
+    plain = next(e for e in table["entries"] if (e["row"], e["figure"]) == ("plain", "mIoU"))
+    assert math.isnan(plain["low"]) and math.isnan(plain["difference"]["high"])
+    assert "±" not in str(text_rows(study, table, "test"))
+    page = write_study(study, table, tmp_path).read_text(encoding="utf-8")
+    assert "nan" not in page.replace("image/png", "").split("Against the number")[0] and "resolved" not in page
+    other = read(alone.replace("seeds = [3]", 'seeds = [3]\ngroups = "wafer"'))
+    for asking in (lambda: study_table(other, done, tmp_path), lambda: run_study(other, tmp_path / "other")):
+        with pytest.raises(ConfigError, match=r"groups = 'wafer': the test set has no such group column \(it has lot"):
+            asking()
 
 
 def test_a_changed_row_is_refused_a_new_one_is_not(read, tmp_path):
@@ -183,6 +235,55 @@ def test_a_study_begun_before_a_setting_was_known_goes_on(read, tmp_path):
 BEFORE = STUDY.replace('title = "Plain"', 'title = "{start} in a title is left alone"').replace(
     "set = { trainer.backbone.width = 12 }", 'set = { data.test.source = "{start}/images", data.test.images = "*" }'
 )
+
+
+STARTED = STUDY.replace("width = 12 }", 'width = 12, fit.best = "{start}" }').replace("seeds = [3, 4]", "seeds = [3]")
+
+
+def silently(study, out, limit=None):
+    return run_study(study, out, limit=limit, tell=lambda line: None)
+
+
+def test_a_changed_training_before_is_refused_with_all_that_builds_on_it(read, tmp_path):
+    start = "\n[before.start]\nset = { fit.steps = 2 }\n"
+    changed = STARTED + start.replace("= 2", "= 3")
+    silently(read(STARTED + start), tmp_path, limit=2)
+    silently(read(STARTED + start.replace("set", "once = false\nset")), tmp_path, limit=0)
+    with pytest.raises(RunError, match=r"\[before.start\] was begun with other settings;"):
+        run_study(read(changed), tmp_path, limit=0)
+    renamed = (STARTED + start).replace("{start}", "{first}").replace(".start]", ".first]")
+    with pytest.raises(RunError, match=r"wide · two was begun with other settings;"):
+        run_study(read(renamed), tmp_path, limit=0)
+    shutil.rmtree(tmp_path / "seed-3" / "before")
+    with pytest.raises(RunError, match=r"wide · two was begun with other settings of \[before.start\];"):
+        run_study(read(changed), tmp_path, limit=0)
+    shutil.rmtree(tmp_path / "seed-3" / "two" / "wide")
+    silently(read(changed), tmp_path, limit=0)
+
+
+def test_what_a_row_spends_may_not_change_under_it(read, tmp_path):
+    more = "\n[rows.wider]\nset = { trainer.backbone.width = 16 }\n"
+    silently(read(STUDY + more), tmp_path, limit=3)
+    for old, new in (('cost_of = "wide"', 'cost_of = "wider"'), ('cost_of = "wide"\n', "")):
+        with pytest.raises(RunError, match="dear · two was begun with other settings;"):
+            run_study(read((STUDY + more).replace(old, new)), tmp_path, limit=0)
+    shutil.rmtree(tmp_path / "seed-3" / "two" / "wide")
+    with pytest.raises(RunError, match="dear · two was begun with other settings of wide · two;"):
+        run_study(read((STUDY + more).replace("width = 12", "width = 10")), tmp_path, limit=0)
+
+
+def test_a_study_that_was_moved_goes_on_and_one_with_an_older_note_too(read, tmp_path):
+    study = read(STARTED + "\n[before.start]\nset = { fit.steps = 2 }\n")
+    silently(study, tmp_path / "one", limit=2)
+    shutil.move(tmp_path / "one", tmp_path / "two")
+    silently(study, tmp_path / "two", limit=0)
+    note = tmp_path / "two" / "study.json"
+    rows = json.loads(note.read_text(encoding="utf-8"))["rows"]
+    assert "{start}" in rows["wide · two"] and str(tmp_path / "two") not in rows["wide · two"]
+    older = {name: text.replace("{start}", str(tmp_path / "two")) for name, text in rows.items() if name[0] != "["}
+    note.write_text(json.dumps({"study": "study", "size": "small", "rows": older}), encoding="utf-8")
+    silently(study, tmp_path / "two", limit=0)
+    assert json.loads(note.read_text(encoding="utf-8"))["rows"] == rows
 
 
 def test_what_comes_before_is_trained_once_a_seed(read, tmp_path, tiny_registry, monkeypatch):
@@ -319,15 +420,48 @@ def test_a_mistake_before_is_one_sentence(read, change, said):
         (('like = "plain"', ""), "cost_of needs like"),
         (('columns = ["two"]', 'columns = ["tow"]'), "names the column 'tow'"),
         (('like = "plain"', 'like = "dear"'), "in a circle"),
+        (("[rows.wide]", '[rows.wide]\nlike = "plain"\ncost_of = "dear"'), "circle: wide → dear → wide"),
         (("seeds = [3, 4]", "sedes = [3, 4]"), "unknown key 'sedes'"),
         (("trainer.backbone.width = 12", "trainer.backbone.wdith = 12"), "did you mean 'width'"),
         (("[paper.plain]", "[paper.plian]"), "paper names the row 'plian'"),
         (('base = "tiny.toml"', 'base = "none.toml"'), "cannot be read"),
+        (('groups = "lot"', 'sets = ["tets"]'), r"sets names the test set 'tets', which is not there \(test\)"),
+        (('groups = "lot"', 'pictures = "tets"'), r"pictures names the test set 'tets', which is not there \(test\)"),
+        (('"miou", Disc', '"mIoU", Disc'), "figure 'mIoU' is none of miou"),
+        (('"miou", Disc', '"improved of miou by lot over plian", Disc'), "figure 'mIoU' names the row 'plian'"),
     ],
 )
 def test_a_mistake_is_one_sentence(read, change, said):
     with pytest.raises(LamellaError, match=said):
         read(STUDY.replace(*change))
+
+
+def test_a_study_without_columns_is_one_sentence(read):
+    with pytest.raises(ConfigError, match=r"columns = \{\}: dictionary should have at least 1 item"):
+        read(STUDY[: STUDY.index("[columns.two]")] + "[columns]\n[rows.plain]\n[rows.wide]\n")
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("iou:dsic", "there is no class 'dsic'; the classes are ground, square, disc"),
+        ("mean of iou:dsic by lot", "there is no class 'dsic'"),
+        ("mean of miou by wafer", r"figure by 'wafer': the test set has no such group column \(it has lot\)"),
+        ("iou:dark layer", "there is no class 'dark layer'"),
+    ],
+)
+def test_a_figure_that_the_test_set_cannot_give_is_refused_before_anything_is_trained(read, tmp_path, change, said):
+    study = read(STUDY.replace('"iou:disc"', f'"{change}"'))
+    with pytest.raises(ConfigError, match=said):
+        run_study(study, tmp_path, tell=lambda line: None)
+    assert not list(tmp_path.glob("seed-*/*/*/run.json"))
+
+
+def test_a_table_of_the_results_is_no_figure(read, tmp_path):
+    study = read(STUDY.replace('"results:miou_pooled"', '"results:iou"'))
+    done = run_study(study, tmp_path, limit=1, tell=lambda line: None)
+    with pytest.raises(ConfigError, match="figure 'results:iou' is no number in the results of 'test'"):
+        study_table(study, done, tmp_path)
 
 
 def test_an_unknown_size_is_refused(read):

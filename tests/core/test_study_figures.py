@@ -5,6 +5,7 @@ import pytest
 import torch
 from lamella.errors import ConfigError
 from lamella.study.figures import difference, estimate, figure, of_values
+from lamella.study.report import _difference
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 
 CLASSES = ["ground", "layer", "defect"]
@@ -90,6 +91,29 @@ def test_values_of_seeds_are_resampled():
     found = of_values([0.1, 0.2, 0.6])
     assert found.mean == pytest.approx(0.3) and found.low == pytest.approx(0.1) and found.high == pytest.approx(0.6)
     assert of_values([0.4]).mean == 0.4 and np.isnan(of_values([0.4]).high)
+
+
+def test_one_seed_with_one_group_has_no_interval():
+    accuracy, one = figure("accuracy", ["a", "b"]), [{"": np.array([[8, 2], [0, 10]])}]
+    for found in (estimate(one, accuracy), difference(one, one, accuracy)):
+        assert np.isnan(found.low) and np.isnan(found.high) and np.isfinite(found.mean)
+    assert np.isfinite(estimate(one * 2, accuracy).low)
+
+
+def test_runs_on_other_groups_are_refused():
+    accuracy, lots = figure("accuracy", ["a", "b"]), _lots(np.random.default_rng(0), 0.8, 3)
+    fewer = {name: counts for name, counts in lots.items() if name != "lot 1"}
+    for pair in ([lots, fewer], [fewer, lots]):
+        with pytest.raises(ConfigError, match=r"not measured on the same groups \(lot 1\)"):
+            estimate(pair, accuracy)
+        with pytest.raises(ConfigError, match=r"not measured on the same groups \(lot 1\)"):
+            difference(pair[:1], pair[1:], accuracy)
+
+
+def test_a_seed_without_the_figure_leaves_neither_mean_nor_interval():
+    found = of_values([0.5, np.nan, 0.7])
+    assert np.isnan([found.mean, found.low, found.high]).all()
+    assert _difference({"difference": found._asdict()}) == "<td>–</td>"
 
 
 def test_counts_of_images_come_back_by_group(tmp_path, tiny_file, tiny_registry):

@@ -77,6 +77,14 @@ def test_some_groups_alone(tmp_path):
     assert groups.values() == pytest.approx([miou(sum(found["a"])), miou(sum(found["c"]))])
 
 
+def test_one_seed_with_one_unit_in_each_group_has_no_interval(tmp_path):
+    write(tmp_path / "test.json", "abc")
+    asked = group_figure("mean of miou by device")
+    groups = read_groups(tmp_path / "test.json", asked, "device")
+    found = estimate_groups([(groups,)], asked.score())
+    assert np.isfinite(found.mean) and np.isnan(found.low) and np.isnan(found.high)
+
+
 def test_improved_is_the_share_of_groups_that_gained(tmp_path):
     write(tmp_path / "one.json", "abcd", seed=1)
     write(tmp_path / "two.json", "abcd", seed=2)
@@ -142,11 +150,17 @@ def test_what_is_no_figure_over_groups_is_refused(text, said):
 
 def test_other_texts_are_other_figures_and_missing_columns_are_said(tmp_path):
     assert group_figure("iou:defect") is None and group_figure("results:miou_pooled") is None
+    assert group_figure("iou:dark layer") is None and group_figure("iou:edge of fin by hand") is None
+    assert group_figure("mean of iou:dark layer per image by device").figure == "iou:dark layer"
     write(tmp_path / "test.json", "ab")
     with pytest.raises(ConfigError, match=r"no such group column \(it has device, lot\)"):
         read_groups(tmp_path / "test.json", group_figure("mean of miou by wafer"), "lot")
     with pytest.raises(RunError, match="cannot be read"):
         read_groups(tmp_path / "none.json", group_figure("mean of miou by device"), "lot")
+    with pytest.raises(ConfigError, match=r"groups = 'wafer': the test set has no such group column"):
+        read_groups(tmp_path / "test.json", group_figure("mean of miou by device"), "wafer")
+    images = read_groups(tmp_path / "test.json", group_figure("mean of miou by device"), "name")
+    assert len(images.units["a"]) == 12
     none = read_groups(tmp_path / "test.json", GroupFigure("mean", "miou", True, "device", ("z",), None), "lot")
     with pytest.raises(ConfigError, match="none of the groups"):
         estimate_groups([(none,)], np.mean)

@@ -1,6 +1,7 @@
 """Processes that share a study: a run is trained by one, and one that dies gives it back."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -91,3 +92,18 @@ def test_processes_of_one_training_all_take_it(tmp_path, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")
         with taken(tmp_path / "run") as mine:
             assert mine
+
+
+def test_processes_that_train_together_run_a_study_together(tiny_file, tiny_registry_file, tmp_path):
+    path = tiny_file.with_name("study.toml")
+    path.write_text(STUDY.replace("seeds = [3, 4]", "seeds = [3]"))
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "LAMELLA_REGISTRY": str(tiny_registry_file)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "lamella"]
+    command += ["study", str(path), "--out", str(tmp_path / "out"), "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = json.loads(done.stdout)
+    assert (table["done"], [entry["row"] for entry in table["entries"]]) == (2, ["plain", "wide"])
+    assert done.stderr.count("run 1 of 2: plain · seed 3\n") == 1
+    results = json.loads((tmp_path / "out" / "seed-3" / "all" / "plain" / "results.json").read_text(encoding="utf-8"))
+    assert results["processes"] == 2

@@ -8,6 +8,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 HOME = Path(__file__).parents[2]
 SCRIPTS = sorted(path for path in (HOME / "examples").rglob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
@@ -51,3 +52,15 @@ def test_a_command_that_is_written_down_has_options_that_exist(script, options, 
     monkeypatch.setattr(sys, "argv", [script, *shlex.split(words)])
     with pytest.raises(Parsed):
         module.main()
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_shrunk_images_and_masks_stay_of_one_size(tmp_path, factor):
+    script = _loaded(HOME / "examples" / "ebc1_leave_one_specimen_out.py")
+    for part in ("train", "train_annot"):
+        (tmp_path / "whole" / part).mkdir(parents=True)
+        Image.new("L", (32, 20)).save(tmp_path / "whole" / part / "s1_1.png")
+    out = script.shrunk(tmp_path / "whole", factor, tmp_path / "small")
+    for path in (out / "train" / "s1_1.png", out / "train_annot" / "s1_1.png"):
+        with Image.open(path) as small:
+            assert small.size == (32 // factor, 20 // factor)

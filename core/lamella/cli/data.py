@@ -18,6 +18,8 @@ data = typer.Typer(
     help="Look into a data set, or push one to the Hub.",
 )  # fmt: skip
 _MOST = 20
+_ONE = "data"
+"""What a set is called that is no role of an experiment."""
 
 Source = Annotated[
     str, typer.Argument(help="folder, parquet file, Hub id, registered dataset (or its table); or an experiment file")
@@ -77,13 +79,15 @@ def push(
     An experiment file becomes a set whose splits are its roles.
     """
     from lamella.engine.inspection import inspect as look
-    from lamella.engine.publish import card, write_card, write_set
+    from lamella.engine.publish import card, check_card, write_card, write_set
     from lamella.engine.publish import push as upload
 
     if repository.count("/") != 1:
         raise ConfigError(f"{repository!r} must read org/name")
+    if out is not None:
+        check_card(out)
     tables = _tables(source, settings or [])
-    splits = {split if len(tables) == 1 else role.replace("-", "_"): table for role, table in tables.items()}
+    splits = {split if role == _ONE else role.replace("-", "_"): table for role, table in tables.items()}
     with tempfile.TemporaryDirectory() as room:
         folder = Path(room) if out is None else out
         written = [path for name, table in splits.items() for path in write_set(table, folder, name)]
@@ -97,7 +101,7 @@ def push(
 
 
 def _tables(source: str, settings: Sequence[str]) -> dict[str, Any]:
-    """The set by the name ``data``, or those of an experiment file by role."""
+    """The set by the name `_ONE`, or those of an experiment file by role."""
     from pydantic import ValidationError
 
     from lamella.data.sources import SourceConfig, open_source
@@ -116,7 +120,7 @@ def _tables(source: str, settings: Sequence[str]) -> dict[str, Any]:
         config = SourceConfig.model_validate(keys)
     except ValidationError as error:
         raise ConfigError(f"source {source!r}: {sentence(error)}") from None
-    return {"data": open_source(config, current(), f"source {source!r}", folder=Path())}
+    return {_ONE: open_source(config, current(), f"source {source!r}", folder=Path())}
 
 
 def _setting(text: str) -> tuple[str, Any]:

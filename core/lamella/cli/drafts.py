@@ -7,6 +7,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lamella.contracts.batch import IGNORE
+from lamella.data.classes import REST
 from lamella.data.holdout import HeldOut, hold_out, shown_in
 from lamella.data.survey import Survey
 from lamella.errors import ConfigError, DataError
@@ -96,10 +98,17 @@ def _goes_on(chosen: Mapping[str, str], registry: Registry) -> bool:
     return there and "start" in begins and registry.get("trainer", chosen["trainer"]).name == "supervised"
 
 
+def pixels_of(found: Survey, table: Mapping[str, int | str]) -> dict[str, int]:
+    """The labelled pixels of every class; whichever no other class claims are those of ``rest``."""
+    claimed = {*table.values(), IGNORE} - {REST}
+    rest = sum(pixels for mark, pixels in found.marks.items() if mark not in claimed)
+    return {name: rest if mark == REST else found.marks[mark] for name, mark in table.items()}
+
+
 def _rare(found: Survey, table: Mapping[str, int | str]) -> list[str]:
     """The classes that have little of the labelled pixels, and some."""
-    pixels = sum(found.marks.values())
-    return [name for name, mark in table.items() if 0 < found.marks[mark] < RARE * pixels]
+    total = sum(found.marks.values())
+    return [name for name, pixels in pixels_of(found, table).items() if 0 < pixels < RARE * total]
 
 
 def _more(extra: Survey, seen: set[str], keys: Sequence[str]) -> list[str]:

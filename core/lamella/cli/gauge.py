@@ -24,7 +24,7 @@ def gauge(
         list[str] | None, typer.Option(metavar="NAME=CLASS+CLASS", help="measure several classes as one structure")
     ] = None,
     tolerance_nm: Annotated[float | None, typer.Option(min=1e-6, help="width of the specification, for 6σ/T")] = None,
-    pixel_nm: Annotated[float | None, typer.Option(min=0, help="nm per pixel where the files do not say")] = None,
+    pixel_nm: Annotated[float | None, typer.Option(min=1e-4, help="nm per pixel where the files do not say")] = None,
     seed: Annotated[int, typer.Option(help="seed of everything drawn")] = 0,
     checkpoint: Annotated[str | None, typer.Option(help="best or last; default best where there is one")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lamella.cli.drafts import drafts, quoted
+from lamella.cli.drafts import drafts, pixels_of, quoted
 from lamella.data.naming import FILES, Names, find_names, name_classes, parse_names
 from lamella.data.reading import Reading
 from lamella.data.survey import Survey, class_table, name_groups, survey
@@ -34,7 +34,7 @@ def init(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="experiment file to write")] = Path("experiment.toml"),
     data_bar: Annotated[Bar, typer.Option(help="which burnt-in data bars are cut")] = Bar.METADATA,
-    pixel_nm: Annotated[float | None, typer.Option(min=0, help="nm per pixel where the files do not say")] = None,
+    pixel_nm: Annotated[float | None, typer.Option(min=1e-4, help="nm per pixel where the files do not say")] = None,
     modality: Annotated[str, typer.Option(help="imaging technique")] = "tem",
     trainer: Annotated[str, typer.Option(help="way to learn")] = "supervised",
     backbone: Annotated[str, typer.Option(help="network")] = "deeplabv3plus",
@@ -45,6 +45,8 @@ def init(
         registry.get(kind, name)
     if out.exists():
         raise ConfigError(f"{out} exists; choose another with --out, or move it away")
+    if labels is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     reading = Reading(data_bar.value)
     given = None if classes is None else parse_names(classes)
     found = survey(images, labels, reading=reading)
@@ -89,7 +91,7 @@ def _named(found: Survey, given: Names | None) -> tuple[dict[str, int | str], st
 
 def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], named: str | None) -> str:
     """What a person wants to know of the folders; ``named`` is where the names of the classes come from."""
-    pixels = sum(found.marks.values()) or 1
+    total, pixels = sum(found.marks.values()) or 1, pixels_of(found, table)
     lines = [f"{len(found.pairs)} images, {len(found.labelled)} of them with a mask"]
     lines.append("sizes: " + ", ".join(f"{h}×{w} ({n})" for (h, w), n in found.sizes.most_common(5)))
     lines.append("pixels: " + ", ".join(f"{kind} ({n})" for kind, n in found.kinds.most_common()))
@@ -100,7 +102,7 @@ def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], name
         lines.append(f"data bars: seen in {found.bars}, and left there; --data-bar find cuts them")
     lines += [f"classes, named by {named}:" if named else "classes:"] if found.marks else []
     for name, mark in table.items():
-        lines.append(f"    {name:<14} {mark!s:<8} {found.marks[mark] / pixels:8.3%} of the pixels")
+        lines.append(f"    {name:<14} {mark!s:<8} {pixels[name] / total:8.3%} of the pixels")
     if found.marks and named is None:
         lines.append(f"    name them: --classes NAME,NAME,… in this order, or {FILES[1]} beside the masks")
     grouped = name_groups(list(found.pairs))

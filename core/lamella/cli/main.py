@@ -63,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # whoever reads, `head` say, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except OSError as error:
+        if traceback or error.strerror is None:
+            raise
+        print(f"lamella: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("lamella: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -30,7 +30,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
     out: Annotated[Path, typer.Option("--out", help="folder for label maps, overlays and tables")],
     checkpoint: Annotated[str | None, typer.Option(help="best or last; default best where there is one")] = None,
-    pixel_nm: Annotated[float | None, typer.Option(min=0, help="nm per pixel where the files do not say")] = None,
+    pixel_nm: Annotated[float | None, typer.Option(min=1e-4, help="nm per pixel where the files do not say")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="tables of thickness, CD and objects in nm")] = False,
     structure: Annotated[
         list[str] | None, typer.Option(metavar="NAME=CLASS+CLASS", help="measure several classes as one structure")

@@ -1,6 +1,5 @@
 """``lamella study``."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +27,7 @@ def study(
     Writes table.json and report.html beside the runs.
     """
     from lamella.study.run import run_study
+    from lamella.study.share import first_process
     from lamella.study.study import read_study
 
     read = read_study(file, size)
@@ -37,12 +37,15 @@ def study(
             state = "done" if (folder / cell.folder / "results.json").is_file() else "to do"
             print(f"{state:<6} {cell.folder.as_posix()}")
         return
-    run_study(read, folder, limit=limit, tell=lambda line: typer.echo(line, err=True))
-    show(read, folder, as_json=as_json)
+    first = first_process()
+    run_study(read, folder, limit=limit, tell=lambda line: typer.echo(line, err=True) if first else None)
+    if first:
+        show(read, folder, as_json=as_json)
 
 
 def show(study: "Study", folder: Path, *, as_json: bool = False) -> None:
     """Write the page of what is done of a study, and print its tables."""
+    from lamella.engine.checkpoint import json_text
     from lamella.study.pictures import sheet
     from lamella.study.report import text_rows, write_study
     from lamella.study.run import results
@@ -53,7 +56,7 @@ def show(study: "Study", folder: Path, *, as_json: bool = False) -> None:
     picture = sheet(study, done, folder)
     page = write_study(study, found, folder, picture)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json_text(found))
         return
     for test in study.file.sets:
         header, rows = text_rows(study, found, test)

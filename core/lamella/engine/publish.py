@@ -14,7 +14,7 @@ from lamella.contracts.data import Sample
 from lamella.data.samples import SampleTable
 from lamella.engine.checkpoint import write_text
 from lamella.engine.inspection import Inspection
-from lamella.errors import DataError
+from lamella.errors import ConfigError, DataError
 
 _SHARD = 256 << 20
 """Bytes of pictures after which a file ends."""
@@ -139,6 +139,13 @@ def push(folder: Path, repository: str, *, private: bool, message: str) -> str:
         hint = "HF_TOKEN must hold a token with the right to write"
         raise DataError(f"Hub dataset {repository!r} cannot be written: {reason}; {hint}") from error
     return f"{api.endpoint}/datasets/{repository}"
+
+
+def check_card(folder: Path) -> None:
+    """Raise `ConfigError` where a folder has a README that is no card of a set that Lamella wrote."""
+    path = folder / "README.md"
+    if path.exists() and "- lamella" not in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        raise ConfigError(f"{path} is there and no card of `lamella data push`; choose another --out, or move it away")
 
 
 def write_card(folder: Path, text: str) -> None:

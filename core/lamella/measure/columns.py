@@ -96,11 +96,15 @@ def upright(mask: np.ndarray, name: str, pixel_nm: tuple[float, float]) -> list[
     """The upright structures of one mask (H, W), called ``name``; see `columns`."""
     chains = sorted(_chains(mask), key=lambda chain: float(chain[:, 1:].mean()))
     middles = np.array([float(chain[:, 1:].mean()) - 0.5 for chain in chains])
-    found = []
-    for number, (chain, pitch) in enumerate(zip(chains, _pitches(chains, middles), strict=True), 1):
-        x = float(middles[number - 1])
-        found.append(_column(chain, mask.shape[0], name, number, x, pitch * pixel_nm[1], pixel_nm))
-    return [one for one, chain in zip(found, chains, strict=True) if _taller_than_wide(chain, pixel_nm)]
+    standing = [
+        (chain, float(x), pitch * pixel_nm[1])
+        for chain, x, pitch in zip(chains, middles, _pitches(chains, middles), strict=True)
+        if _taller_than_wide(chain, pixel_nm)
+    ]
+    return [
+        _column(chain, mask.shape[0], name, number, x, pitch, pixel_nm)
+        for number, (chain, x, pitch) in enumerate(standing, 1)
+    ]
 
 
 def _taller_than_wide(chain: np.ndarray, pixel_nm: tuple[float, float]) -> bool:
@@ -155,7 +159,7 @@ def _pitches(chains: list[np.ndarray], middles: np.ndarray) -> list[float]:
         start, size, pitch = int(np.searchsorted(middles, x, side="right")), 64, math.nan
         while start < len(chains) and math.isnan(pitch):
             part = slice(start, start + size)
-            shared = np.minimum(last[i], last[part]) - np.maximum(top[i], top[part])
+            shared = np.minimum(last[i], last[part]) + 1 - np.maximum(top[i], top[part])
             broad, narrow = np.maximum(width[i], width[part]), np.minimum(width[i], width[part])
             alike = np.flatnonzero((shared >= 0.5 * np.maximum(rows[i], rows[part])) & (broad <= 1.5 * narrow))
             pitch = float(middles[start + alike[0]] - x) if len(alike) else math.nan

@@ -73,13 +73,23 @@ def counted_instances(
     return listed, total
 
 
+def count_objects(mask: np.ndarray) -> int:
+    """How many objects a mask (H, W) has: connected, at corners too, and no smaller than those that are listed."""
+    return int((_areas(*ndimage.label(mask, _EIGHT))[1:] >= _SMALLEST).sum())
+
+
+def _areas(numbered: np.ndarray, count: int) -> np.ndarray:
+    """(count + 1,) pixels of the ground and of every object."""
+    # Some rows at a time: bincount makes 64-bit integers of what it is given.
+    rows = range(0, len(numbered), _ROWS)
+    return np.sum([np.bincount(numbered[at : at + _ROWS].ravel(), minlength=count + 1) for at in rows], axis=0)
+
+
 def _of_class(mask: np.ndarray, name: str, pixel_nm: tuple[float, float]) -> tuple[list[Instance], int]:
     numbered, count = ndimage.label(mask, _EIGHT)
     if count == 0:
         return [], 0
-    # Some rows at a time: bincount makes 64-bit integers of what it is given.
-    areas = np.sum([np.bincount(numbered[at : at + _ROWS].ravel(), minlength=count + 1)
-                    for at in range(0, len(numbered), _ROWS)], axis=0)  # fmt: skip
+    areas = _areas(numbered, count)
     boxes = ndimage.find_objects(numbered)
     order = [int(i) for i in np.argsort(-areas[1:], kind="stable") + 1 if areas[i] >= _SMALLEST]
     listed = [

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lamella.measure.columns import Column, part_masks, upright, with_structures
-from lamella.measure.instances import Instance, counted_instances
+from lamella.measure.instances import Instance, count_objects, counted_instances
 from lamella.measure.thickness import thickness
 
 TABLES = ("measurements", "instances", "columns")
@@ -57,7 +57,7 @@ def measure(
         standing += found
         rows.append({
             "class": name, "area_px": area, "share": area / label.size, "area_nm2": area * pixel_nm[0] * pixel_nm[1],
-            "objects": sum(total[member] for member in parts[name]), **_lengths(mask, found, pixel_nm),
+            "objects": total[name] if name in total else count_objects(mask), **_lengths(mask, found, pixel_nm),
         })  # fmt: skip
     return {
         "measurements": rows,

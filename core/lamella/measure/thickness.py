@@ -118,7 +118,8 @@ def _edge(mask: np.ndarray) -> np.ndarray:
 def _across(mask: np.ndarray, points: np.ndarray, normal: np.ndarray, scale: np.ndarray, widest: float) -> np.ndarray:
     """From every point inwards to the first place outside; in nm.
 
-    Rays go on together, `_STRIDE` samples at a time, and those that have left the region stop.
+    Rays go on together, `_STRIDE` samples at a time, and those that have left the region stop. One that leaves the
+    image before the region does not count.
     """
     step = _STEP * float(scale.min())
     most = _SLACK * widest + 2 * float(scale.max())
@@ -142,8 +143,9 @@ def _across(mask: np.ndarray, points: np.ndarray, normal: np.ndarray, scale: np.
         left = ~np.isnan(enters[going]) & outside.any(1)
         leaves[going[left]] = _crossing(inside[left], part, leave[left])
         going = going[~left]
-    lengths = leaves - enters
-    return lengths[lengths <= most]
+    lengths, ends = leaves - enters, points + normal / scale * leaves[:, None]
+    there = ((ends >= -0.5) & (ends <= np.array(mask.shape) - 0.5)).all(1)
+    return lengths[there & (lengths <= most)]
 
 
 def _sampled(values: np.ndarray, points: np.ndarray, normal: np.ndarray, reach: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ left out of a mean over classes it would shift the interval away from the estima
 
 
 class Estimate(NamedTuple):
-    """A figure with its 95 % interval."""
+    """A figure with its 95 % interval; nan where there is nothing to resample."""
 
     mean: float
     low: float
@@ -73,19 +73,25 @@ def estimate(counts: Sequence[Counts], of: Figure, seed: int = 0) -> Estimate:
     """The mean over seeds of a figure on pooled counts, with a bootstrap interval over seeds and groups.
 
     Args:
-        counts: one entry a seed, all with the same groups.
+        counts: one entry a seed, all with the same groups; one seed with one group has no interval (nan).
+
+    Raises:
+        ConfigError: seeds with other groups.
     """
-    return interval(tuple(_pooled(one, of) for one in counts), resampled(counts, of, seed))
+    samples = resampled(counts, of, seed)
+    return interval(tuple(_pooled(one, of) for one in counts), samples if _several(counts) else ())
 
 
 def difference(ours: Sequence[Counts], theirs: Sequence[Counts], of: Figure, seed: int = 0) -> Estimate:
-    """The mean paired difference ours − theirs, seeds and groups resampled together for both."""
+    """The mean paired difference ours − theirs, seeds and groups resampled together for both; raises as `estimate`."""
     each = tuple(_pooled(a, of) - _pooled(b, of) for a, b in zip(ours, theirs, strict=True))
-    return interval(each, resampled_difference(ours, theirs, of, seed))
+    samples = resampled_difference(ours, theirs, of, seed)
+    return interval(each, samples if _several(ours) else ())
 
 
 def resampled(counts: Sequence[Counts], of: Figure, seed: int = 0) -> np.ndarray:
     """(RESAMPLES,) the mean over seeds of a figure, on seeds and groups drawn with replacement."""
+    _check_groups(counts)
     return np.array([np.mean([of(total) for total in totals]) for totals in _drawn(counts, seed)])
 
 
@@ -93,21 +99,35 @@ def resampled_difference(
     ours: Sequence[Counts], theirs: Sequence[Counts], of: Figure, seed: int = 0
 ) -> np.ndarray:
     """(RESAMPLES,) that of ours less that of theirs, the same seeds and groups drawn for both."""
+    _check_groups([*ours, *theirs])
     return resampled(ours, of, seed) - resampled(theirs, of, seed)
 
 
 def of_values(values: Sequence[float], seed: int = 0) -> Estimate:
     """The mean of one value a seed, with a bootstrap interval over seeds; with one seed there is none (nan)."""
-    if len(values) == 1:
-        return Estimate(values[0], np.nan, np.nan, tuple(values))
     drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    return interval(tuple(values), list(np.array(values)[drawn].mean(1)))
+    return interval(tuple(values), np.array(values)[drawn].mean(1) if len(values) > 1 else ())
 
 
 def interval(each: tuple[float, ...], samples: Sequence[Any] | np.ndarray) -> Estimate:
-    """The mean of ``each`` with the 2.5 and 97.5 percentiles of the resamples."""
-    low, high = np.nanpercentile(samples, (2.5, 97.5))
-    return Estimate(float(np.mean(each)), float(low), float(high), each)
+    """The mean of ``each`` with the 2.5 and 97.5 percentiles of the resamples; nan without these or without a mean."""
+    mean = float(np.mean(each))
+    known = np.isfinite(mean) and np.isfinite(samples).any()
+    low, high = np.nanpercentile(samples, (2.5, 97.5)) if known else (np.nan, np.nan)
+    return Estimate(mean, float(low), float(high), each)
+
+
+def _several(counts: Sequence[Counts]) -> bool:
+    return len(counts) > 1 or len(counts[0]) > 1
+
+
+def _check_groups(counts: Sequence[Counts]) -> None:
+    for one in counts:
+        if one.keys() != counts[0].keys():
+            apart = ", ".join(sorted(one.keys() ^ counts[0].keys()))
+            raise ConfigError(
+                f"a figure with an interval compares runs that were not measured on the same groups ({apart})"
+            )
 
 
 def _pooled(counts: Counts, of: Figure) -> float:

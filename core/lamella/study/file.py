@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lamella.engine.experiment import sentence
 from lamella.errors import ConfigError
 from lamella.registry.tomlfile import read_toml
+from lamella.study.figures import figure
+from lamella.study.groups import group_figure
 
 _STRICT = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
 Tables = dict[str, Any]
@@ -27,6 +29,11 @@ class RowConfig(BaseModel):
     ] = None
     columns: Annotated[list[str] | None, Field(description="only in these columns")] = None
     seeds: Annotated[int | None, Field(ge=1, description="only the first so many seeds")] = None
+
+    @property
+    def spends(self) -> list[str]:
+        """The rows that decide how many steps it takes: whose operations it may spend, and what a step costs."""
+        return [] if self.cost_of is None or self.like is None else [self.cost_of, self.like]
 
 
 class ColumnConfig(BaseModel):
@@ -64,7 +71,7 @@ class StudyFile(BaseModel):
     seeds: Annotated[list[int], Field(min_length=1, description="each is a subset and an initialisation")] = [0]
     seeded: Annotated[list[str], Field(description="keys that take the seed")] = ["seed"]
     rows: dict[str, RowConfig]
-    columns: dict[str, ColumnConfig] = {"": ColumnConfig()}
+    columns: Annotated[dict[str, ColumnConfig], Field(min_length=1)] = {"": ColumnConfig()}
     before: dict[str, BeforeConfig] = {}
     sets: Annotated[list[str], Field(min_length=1, description="test sets that are reported, headline first")] = [
         "test"
@@ -96,7 +103,8 @@ def read_study_file(path: Path) -> StudyFile:
 def _check_names(file: StudyFile, study: str) -> None:
     """Raise `ConfigError` where a row or column is named that is not there, or a row is like itself."""
     rows: dict[str, list[str | None]] = {
-        "reference": [file.reference], "paper": [*file.paper], "shown": [*file.shown]
+        "reference": [file.reference], "paper": [*file.paper], "shown": [*file.shown],
+        **{f"figure {title!r}": [_over(text)] for title, text in file.figures.items()},
     }  # fmt: skip
     for name, row in file.rows.items():
         rows[f"[rows.{name}] like"], rows[f"[rows.{name}] cost_of"] = [row.like], [row.cost_of]
@@ -121,6 +129,18 @@ def _check_names(file: StudyFile, study: str) -> None:
             if other is not None and other not in file.rows:
                 known = ", ".join(file.rows)
                 raise ConfigError(f"{study}: {where} names the row {other!r}, which is not there ({known})")
+    for name in file.rows:
+        _follow_costs(file.rows, name, ())
+
+
+def _over(text: str) -> str | None:
+    """The row that a figure compares with; raises `ConfigError` where it is no figure, whatever the classes are."""
+    if text.startswith("results:"):
+        return None
+    asked = group_figure(text)
+    one = text if asked is None else asked.figure
+    figure(one, [one.partition(":")[2].removeprefix("-")])
+    return None if asked is None else asked.over
 
 
 def _follow(named: Mapping[str, RowConfig] | Mapping[str, BeforeConfig], name: str) -> None:
@@ -130,3 +150,10 @@ def _follow(named: Mapping[str, RowConfig] | Mapping[str, BeforeConfig], name: s
             raise ConfigError(f"rows or trainings that are like each other in a circle: {' → '.join([*seen, at])}")
         seen.append(at)
         at = named[at].like
+
+
+def _follow_costs(rows: Mapping[str, RowConfig], name: str, trail: tuple[str, ...]) -> None:
+    if name in trail:
+        raise ConfigError(f"rows that wait for each other's cost in a circle: {' → '.join([*trail, name])}")
+    for other in rows[name].spends:
+        _follow_costs(rows, other, (*trail, name))

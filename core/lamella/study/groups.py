@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from lamella.errors import ConfigError, RunError
 from lamella.study.figures import FAINT, RESAMPLES, Estimate, figure, interval
 
 _TEXT = re.compile(
-    r"(?P<statistic>\w+) of (?P<figure>\S+)(?P<each> per image)? by (?P<column>[\w-]+)"
+    r"(?P<statistic>\w+) of (?P<figure>.+?)(?P<each> per image)? by (?P<column>[\w-]+)"
     r"(?: in (?P<groups>.+?))?(?: over (?P<over>\S+))?"
 )
 _STATISTICS: dict[str, Callable[[np.ndarray], Any]] = {
@@ -89,7 +89,7 @@ def group_figure(text: str) -> GroupFigure | None:
     GroupFigure(statistic='min', figure='iou:defect', per_image=False, column='device', groups=('gaa', 'nand-3d'), \
 over=None)
     """
-    if " " not in text:
+    if " of " not in text.partition(":")[0]:  # behind a colon is the name of a class
         return None
     match = _TEXT.fullmatch(text)
     if match is None or (match["statistic"] != "improved" and match["statistic"] not in _STATISTICS):
@@ -115,18 +115,12 @@ def read_groups(path: Path, asked: GroupFigure, unit: str | None) -> Groups:
 
     Raises:
         RunError: the file is not there or cut short.
-        ConfigError: the set has no such column or group, or the figure is none.
+        ConfigError: the set has no such column, or the figure is none.
     """
-    try:
-        kept = _kept(path, path.stat().st_mtime_ns)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: the counts of the test images cannot be read ({error})") from error
-    if asked.column not in kept["groups"]:
-        there = ", ".join(kept["groups"]) or "none"
-        raise ConfigError(f"figure by {asked.column!r}: the test set has no such group column (it has {there})")
-    of, size = figure(asked.figure, kept["classes"]), len(kept["classes"])
-    counts = np.array(kept["confusion"], np.int64).reshape(-1, size, size)
-    groups, units = kept["groups"][asked.column], kept["groups"].get(unit) or kept["names"]
+    kept = _kept(path)
+    of, (_, counts) = figure(asked.figure, kept["classes"]), image_counts(path)
+    groups = _column(kept, asked.column, f"figure by {asked.column!r}")
+    units = kept["names"] if unit is None else _unit(kept, unit)
     names = sorted(set(groups) & set(asked.groups or groups))
     places: dict[str, dict[str, list[int]]] = {name: {} for name in names}
     for number, (group, one) in sorted(enumerate(zip(groups, units)), key=lambda pair: pair[1]):
@@ -144,8 +138,45 @@ def read_groups(path: Path, asked: GroupFigure, unit: str | None) -> Groups:
     )
 
 
+def image_counts(path: Path) -> tuple[list[str], np.ndarray]:
+    """(classes, confusion (N, K, K)) of every image of a test set, in its order; raises `RunError` as `read_groups`."""
+    kept = _kept(path)
+    size = len(kept["classes"])
+    return kept["classes"], np.array(kept["confusion"], np.int64).reshape(-1, size, size)
+
+
+def check_unit(path: Path, unit: str | None) -> None:
+    """Raise `ConfigError` where a test set lacks the group column that intervals resample; else as `read_groups`."""
+    if unit is not None:
+        _unit(_kept(path), unit)
+
+
+def _unit(kept: Mapping[str, Any], unit: str) -> Sequence[str]:
+    names: Sequence[str] = kept["names"]
+    return names if unit == "name" else _column(kept, unit, f"groups = {unit!r}")
+
+
+def check_column(there: Collection[str], column: str, what: str) -> None:
+    """Raise `ConfigError` where a group column is not there; ``what`` asks for it."""
+    if column not in there:
+        raise ConfigError(f"{what}: the test set has no such group column (it has {', '.join(there) or 'none'})")
+
+
+def _column(kept: Mapping[str, Any], column: str, what: str) -> Sequence[str]:
+    check_column(kept["groups"], column, what)
+    found: Sequence[str] = kept["groups"][column]
+    return found
+
+
+def _kept(path: Path) -> Mapping[str, Any]:
+    try:
+        return _read(path, path.stat().st_mtime_ns)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: the counts of the test images cannot be read ({error})") from error
+
+
 @lru_cache(maxsize=256)
-def _kept(path: Path, changed: int) -> Mapping[str, Any]:
+def _read(path: Path, changed: int) -> Mapping[str, Any]:
     """The file as it was at ``changed``: every figure of a table, and every comparison, asks for the same ones."""
     found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
@@ -167,7 +198,7 @@ def estimate_groups(seeds: Sequence[tuple[Groups, ...]], score: Score, seed: int
     """The mean over seeds of a figure over groups, with a bootstrap interval.
 
     Seeds are resampled, and within each group its units, the same for all seeds and all runs that are compared;
-    the groups themselves are not: they are all there are.
+    the groups themselves are not: they are all there are. One seed with one unit in each has no interval (nan).
 
     Args:
         seeds: for each seed the runs that ``score`` takes the values of, all measured on the same images.
@@ -182,6 +213,8 @@ def estimate_groups(seeds: Sequence[tuple[Groups, ...]], score: Score, seed: int
     if not units:
         raise ConfigError("a figure over groups: none of the groups it names is in the test set")
     each = tuple(score(*(groups.values() for groups in run)) for run in seeds)
+    if len(seeds) == 1 and all(len(those) == 1 for those in units.values()):
+        return interval(each, ())
     rng, samples = np.random.default_rng(seed), []
     for _ in range(RESAMPLES):
         drawn = rng.integers(len(seeds), size=len(seeds))

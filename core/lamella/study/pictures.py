@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lamella.contracts.batch import Batch
-from lamella.engine.counts import read_counts
+from lamella.contracts.batch import IGNORE, Batch
+from lamella.contracts.data import Sample
 from lamella.engine.evaluate import predict_whole
 from lamella.engine.pictures import label_picture, panel_row, stack
 from lamella.engine.run import open_run
 from lamella.errors import ConfigError
 from lamella.study.figures import figure
+from lamella.study.groups import image_counts
 from lamella.study.study import Cell, Study
 
 SHARES = (1.0, 0.9, 0.5, 0.0)
@@ -32,6 +33,15 @@ def sheet(study: Study, done: Collection[Cell], out: Path) -> Image.Image | None
     return comparison(study, there, test, out) if test is not None and len(there) > 1 else None
 
 
+def mapped(sample: Sample, study: Study) -> Sample:
+    """The sample; raises `ConfigError` where it has no label map to show."""
+    if sample.views or not isinstance(sample.label, np.ndarray):
+        raise ConfigError(
+            f"{study.name}: pictures = {study.file.pictures!r} shows label maps side by side; {sample.name} has none"
+        )
+    return sample
+
+
 def comparison(study: Study, cells: Sequence[Cell], test: str, out: Path) -> Image.Image:
     """A sheet of image, label and what each cell predicts, for images chosen by the last cell's gain over the first.
 
@@ -43,7 +53,7 @@ def comparison(study: Study, cells: Sequence[Cell], test: str, out: Path) -> Ima
         test: the test set.
 
     Raises:
-        ConfigError: fewer than two cells.
+        ConfigError: fewer than two cells, or a test set without label maps.
     """
     if len(cells) < 2:
         raise ConfigError(f"{study.name}: a comparison needs two finished rows, not {len(cells)}")
@@ -53,39 +63,45 @@ def comparison(study: Study, cells: Sequence[Cell], test: str, out: Path) -> Ima
     titles = [study.file.rows[cell.row].title or cell.row for cell in cells]
     strips = []
     for index in ranked(cells, test, out):
-        batch = modality.collate([table.read(index)])
+        batch = modality.collate([mapped(table.read(index), study)])
         assert isinstance(batch, Batch) and batch.label is not None
         panels = [
             (table.rows[index].name, modality.picture(batch.image[0])),
             ("label", label_picture(batch.label[0].numpy(), classes)),
         ]
-        for title, (_, trainer, _, _) in zip(titles, opened):
-            predicted = _predicted(trainer, batch)
+        for title, (own, trainer, _, _) in zip(titles, opened):
+            predicted = _predicted(trainer, batch, own.fit.tile_for(trainer))
             panels.append((_titled(title, batch, predicted), label_picture(predicted, classes)))
         strips.append(panel_row(panels, pixel_nm=float(batch.pixel_nm[0, 1])))
     return stack(strips, classes)
 
 
 def ranked(cells: Sequence[Cell], test: str, out: Path) -> list[int]:
-    """The images of a test set at `SHARES` of the ranking by the last cell's gain of mIoU over the first's."""
+    """The images of a test set at `SHARES` of the ranking by the last cell's gain of mIoU over the first's.
+
+    Images without a labelled pixel have no place in it.
+    """
     gains = _each(out / cells[-1].folder, test) - _each(out / cells[0].folder, test)
-    order = np.argsort(gains, kind="stable")
-    return list(dict.fromkeys(int(order[round(share * (len(order) - 1))]) for share in SHARES))
+    order = [int(place) for place in np.argsort(gains, kind="stable") if np.isfinite(gains[place])]
+    if not order:
+        raise ConfigError(f"pictures of {test!r}: none of its images has a labelled pixel")
+    return list(dict.fromkeys(order[round(share * (len(order) - 1))] for share in SHARES))
 
 
 def _each(run: Path, test: str) -> np.ndarray:
-    """The mIoU of every image of a test set."""
-    classes, counts = read_counts(run / "counts" / f"{test}.json", "name")
+    """The mIoU of every image of a test set, nan of one without a labelled pixel."""
+    classes, counts = image_counts(run / "counts" / f"{test}.json")
     of = figure("miou", classes)
-    return np.array([of(one) for one in counts.values()])
+    return np.array([of(one) if one.any() else np.nan for one in counts])
 
 
-def _predicted(trainer: Any, batch: Batch) -> np.ndarray:
+def _predicted(trainer: Any, batch: Batch, tile: int) -> np.ndarray:
     with torch.inference_mode():
-        found: np.ndarray = predict_whole(trainer, batch, 1024)[0].argmax(0).numpy()
+        found: np.ndarray = predict_whole(trainer, batch, tile)[0].argmax(0).numpy()
     return found
 
 
 def _titled(title: str, batch: Batch, predicted: np.ndarray) -> str:
     assert batch.label is not None
-    return f"{title}: {float((batch.label[0].numpy() != predicted).mean()):.1%} wrong"
+    label = batch.label[0].numpy()
+    return f"{title}: {float((label != predicted)[label < IGNORE].mean()):.1%} wrong"

@@ -145,10 +145,10 @@ def _differences(study: Study, table: Table, test: str) -> str:
 
 
 def _difference(entry: Entry | None) -> str:
-    if entry is None or "difference" not in entry:
+    if entry is None or "difference" not in entry or not math.isfinite(entry["difference"]["mean"]):
         return "<td>–</td>"
     apart = entry["difference"]
-    if not math.isfinite(apart["low"]):  # one seed: no interval
+    if not math.isfinite(apart["low"]):  # nothing to resample
         return f"<td>{apart['mean']:+.3f}</td>"
     resolved = "" if resolved_sign(apart) else "<br><span class='quiet'>not resolved</span>"
     return (

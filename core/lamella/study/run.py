@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lamella.engine.checkpoint import Checkpoints, write_json
-from lamella.engine.experiment import Experiment, check_experiment
+from accelerate import PartialState
+
+from lamella.engine.experiment import Experiment
 from lamella.engine.fit import fit
-from lamella.errors import ConfigError, LamellaError, RunError
-from lamella.registry.registry import Registry
+from lamella.errors import ConfigError
+from lamella.study.check import check_data
+from lamella.study.claim import claim
 from lamella.study.share import taken
 from lamella.study.study import Cell, Study
 
@@ -32,8 +33,9 @@ def run_study(
 
     Raises:
         RunError: ``out`` holds another study, or another version of this one.
+        ConfigError: figures or pictures that the test set cannot give.
     """
-    _claim(study, out)
+    claim(study, out)
     cells, new = study.cells(), 0
     for number, cell in enumerate(cells):
         if limit is not None and new >= limit:
@@ -46,6 +48,8 @@ def run_study(
             if not mine:
                 tell(f"{what}: another process is at it")
             elif not done.is_file():
+                if not new:
+                    check_data(study)
                 tell(what)
                 result_of(study, cell, out, tell=tell)
                 new += 1
@@ -71,24 +75,26 @@ def result_of(study: Study, cell: Cell, out: Path, *, tell: Tell = print) -> dic
 def trained(experiment: Experiment, run: Path, *, tell: Tell = print) -> dict[str, Any]:
     """Train an experiment into ``run``: not again where it is done, from its checkpoint where it was cut off.
 
-    Where another process trains it at present, its end is waited for.
+    Where another process trains it at present, its end is waited for; processes that train it together go on together.
     """
     path = run / "results.json"
     if not path.is_file():
         with taken(run, wait=lambda: tell(f"waiting for another process to train {run}")):
             if not path.is_file():
-                fit(experiment, run, resume=Checkpoints(run).has("last"))
+                fit(experiment, run, resume=(run / "run.json").is_file())
+                PartialState().wait_for_everyone()  # the first one measures
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
 def _affordable(study: Study, cell: Cell, out: Path, tell: Tell) -> int | None:
     """The steps a row may take for the operations of the row it is compared with; None where it has its own."""
-    config = study.file.rows[cell.row]
-    if config.cost_of is None or config.like is None:
+    spends = study.file.rows[cell.row].spends
+    if not spends:
         return None
-    spent = total_flops(study, cell._replace(row=config.cost_of), out, tell=tell)
-    like = result_of(study, cell._replace(row=config.like), out, tell=tell)
+    whole, price = (cell._replace(row=row) for row in spends)
+    spent = total_flops(study, whole, out, tell=tell)
+    like = result_of(study, price, out, tell=tell)
     left = spent - _flops_before(study, cell, out)  # what it builds on itself is paid first
     return max(1, round(left / (like["flops"] / like["steps"])))
 
@@ -105,51 +111,3 @@ def _flops_before(study: Study, cell: Cell, out: Path) -> float:
     """The operations of everything a cell builds on, which is trained."""
     paths = [out / study.before_folder(name, cell) / "results.json" for name in study.needs(cell)]
     return float(sum(json.loads(path.read_text(encoding="utf-8"))["flops"] for path in paths))
-
-
-def _claim(study: Study, out: Path) -> None:
-    """Note which study a folder belongs to; raise `RunError` where it was begun as another.
-
-    Seeds, rows and columns may be added to a study; what a row is may not change under its results.
-    """
-    note = out / "study.json"
-    known = json.loads(note.read_text(encoding="utf-8"))["rows"] if note.is_file() else {}
-    rows = {}
-    for cell in study.cells():
-        if cell.seed == study.file.seeds[0]:
-            name = f"{cell.row} · {cell.column}"
-            noted = cell._replace(seed=_noted_seed(known, name, study))
-            rows[name] = study.experiment(noted, {before: out for before in study.needs(cell)})
-    texts = {name: experiment.resolved() for name, experiment in rows.items()}
-    changed = [
-        name
-        for name in known.keys() & rows.keys()
-        if _started(out, name) and not _is(known[name], texts[name], rows[name].registry)
-    ]
-    if changed:
-        raise RunError(
-            f"{out}: {min(changed)} was begun with other settings; choose another --out, or remove its runs there"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(note, {"study": study.name, "size": study.size, "rows": {**known, **texts}})
-
-
-def _noted_seed(known: dict[str, str], name: str, study: Study) -> int:
-    """The seed that a row's note was written for, which need not be the first of the study any more."""
-    first = study.file.seeds[0]
-    return int(tomllib.loads(known[name])["seed"]) if name in known and "seed" in study.file.seeded else first
-
-
-def _is(known: str, text: str, registry: Registry) -> bool:
-    """Whether two experiments are one; a setting that the known one does not say has its default."""
-    if known == text:
-        return True
-    try:
-        return check_experiment(tomllib.loads(known), name="", folder=Path(), registry=registry).resolved() == text
-    except LamellaError:
-        return False
-
-
-def _started(out: Path, name: str) -> bool:
-    row, _, column = name.partition(" · ")
-    return any(out.glob(f"seed-*/{column or 'all'}/{row}/run.json"))

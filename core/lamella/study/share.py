@@ -8,6 +8,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
+def first_process() -> bool:
+    """Whether this process is the one that writes, of those that train together or alone."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def taken(run: Path, *, wait: Callable[[], None] | None = None) -> Iterator[bool]:
     """Within it the run folder ``run`` is this process's to train in, where the value is True.

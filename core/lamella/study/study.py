@@ -39,15 +39,28 @@ class Study:
     registry: Registry
 
     def cells(self) -> list[Cell]:
-        """Every run, seeds outermost, so that what is done at any time is paired."""
+        """Every run, seeds outermost, so that what is done is paired; a row after those whose cost it waits for."""
+        rows = {name: self.file.rows[name] for name in self._in_order()}
         return [
             Cell(row, column, seed)
             for place, seed in enumerate(self.file.seeds)
             for column, condition in self.file.columns.items()
-            for row, method in self.file.rows.items()
+            for row, method in rows.items()
             if (method.columns is None or column in method.columns)
             and place < min(method.seeds or len(self.file.seeds), condition.seeds or len(self.file.seeds))
         ]
+
+    def _in_order(self) -> list[str]:
+        found: dict[str, None] = {}
+
+        def add(row: str) -> None:
+            for other in self.file.rows[row].spends:
+                add(other)
+            found[row] = None
+
+        for row in self.file.rows:
+            add(row)
+        return list(found)
 
     def experiment(self, cell: Cell, runs: Mapping[str, Path], steps: int | None = None) -> Experiment:
         """The experiment of a cell.
@@ -138,7 +151,7 @@ def read_study(path: Path, size: str | None = None, *, registry: Registry | None
     """Read a study and check every experiment in it.
 
     Raises:
-        ConfigError: an unreadable file, unknown key, row, column or size.
+        ConfigError: an unreadable file, unknown key, row, column, test set or size.
         RegistryError: an unknown component or parameter in any of its experiments.
     """
     from lamella.registry.registry import current
@@ -148,14 +161,39 @@ def read_study(path: Path, size: str | None = None, *, registry: Registry | None
     if size and size not in file.sizes:
         raise ConfigError(f"{path}: there is no size {size!r}; it has {', '.join(file.sizes) or 'none'}")
     study = Study(path.stem, path.parent, file, size, current() if registry is None else registry)
-    first = file.seeds[0]
+    first, cells = file.seeds[0], set(study.cells())
+    measured: set[str] = set()
     for cell in study.cells():
+        _check_cost(study, cell, cells)
         if cell.seed == first:
             places = {name: path.parent for name in study.needs(cell)}
-            study.experiment(cell, places)
+            experiment = study.experiment(cell, places)
+            measured |= {"validation", *experiment.tests()} & experiment.file.data.keys()
             for name in places:
                 study.experiment_before(name, cell, places)
+    if cells:
+        _check_sets(study, measured)
     return study
+
+
+def _check_sets(study: Study, measured: Collection[str]) -> None:
+    pictures = study.file.pictures
+    named = [("sets", name) for name in study.file.sets] + ([] if pictures is None else [("pictures", pictures)])
+    for key, name in named:
+        if name not in measured:
+            known = ", ".join(sorted(measured)) or "none"
+            raise ConfigError(f"{study.name}: {key} names the test set {name!r}, which is not there ({known})")
+
+
+def _check_cost(study: Study, cell: Cell, cells: Collection[Cell]) -> None:
+    """Raise `ConfigError` where a cell's steps depend on the cost of one that the study does not train."""
+    for other in study.file.rows[cell.row].spends:
+        if cell._replace(row=other) not in cells:
+            where = f"in the column {cell.column!r} " if cell.column else ""
+            raise ConfigError(
+                f"{study.name}: [rows.{cell.row}] cost_of needs what the row {other!r} costs "
+                f"{where}with the seed {cell.seed}, which its columns or seeds leave out"
+            )
 
 
 def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> Tables:

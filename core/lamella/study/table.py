@@ -10,7 +10,15 @@ from typing import Any
 from lamella.engine.counts import read_counts
 from lamella.errors import ConfigError
 from lamella.study.figures import Counts, Estimate, difference, estimate, figure, of_values
-from lamella.study.groups import GroupFigure, Groups, estimate_groups, group_figure, joined_groups, read_groups
+from lamella.study.groups import (
+    GroupFigure,
+    Groups,
+    check_unit,
+    estimate_groups,
+    group_figure,
+    joined_groups,
+    read_groups,
+)
 from lamella.study.study import Cell, Study
 
 Results = Mapping[Cell, Mapping[str, Any]]
@@ -79,8 +87,6 @@ def _over_groups(
     """A figure over groups and the paired difference reference − row; None where nothing is done that it needs."""
     own = _groups(study, results, out, row, column, test, asked)
     if asked.over is not None:
-        if asked.over not in study.file.rows:
-            raise ConfigError(f"{study.name}: a figure compares with the row {asked.over!r}, which is not there")
         other = _groups(study, results, out, asked.over, column, test, asked)
         pairs = [(own[seed], other[seed]) for seed in own if seed in other]
         return (estimate_groups(pairs, asked.score()), None) if pairs and row != asked.over else None
@@ -147,7 +153,9 @@ def _figure(
 
 
 def _counts(study: Study, out: Path, cell: Cell, test: str) -> tuple[list[str], Counts]:
-    return read_counts(_counts_file(out, cell, test), study.file.groups)
+    path = _counts_file(out, cell, test)
+    check_unit(path, study.file.groups)
+    return read_counts(path, study.file.groups)
 
 
 def _counts_file(out: Path, cell: Cell, test: str) -> Path:
@@ -158,6 +166,8 @@ def _value(result: Mapping[str, Any], test: str, path: str) -> float:
     at: Any = result["sets"][test]
     for part in path.split("."):
         at = at.get(part) if isinstance(at, Mapping) else None
+    if isinstance(at, Mapping | list | str):
+        raise ConfigError(f"figure 'results:{path}' is no number in the results of {test!r}; write results:{path}.NAME")
     return float("nan") if at is None else float(at)
 
 

@@ -72,15 +72,16 @@ class Classify(Trainer):
         truth = torch.where(label == IGNORE, 0, label)
         each = cross_entropy(logits.float(), truth, reduction="none", label_smoothing=self.smoothing)
         if self.balance:
-            each = each * self._class_weight(truth, weight)[truth]
+            each = each * self._class_weight(truth, weight, step)[truth]
         loss = step.mean(Mean((each * weight).sum(), weight.sum()), "ce")
         hit = ((logits.detach().argmax(1) == truth) * weight).sum()
         return {"ce": loss, "hit": step.mean(Mean(hit, weight.sum()), "hit"), "loss": loss}
 
     def counts(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
-        """How many samples are labelled."""
-        _, weight = _labels(_pair(batches["labelled"]))
-        return {"ce": weight.sum(), "hit": weight.sum()}
+        """How many samples are labelled, and of each class (K,)."""
+        label, weight = _labels(_pair(batches["labelled"]))
+        classes = self._of_classes(torch.where(label == IGNORE, 0, label), weight)
+        return {"ce": weight.sum(), "hit": weight.sum(), "classes": classes}
 
     def logits(self, pair: Mapping[str, Batch]) -> Tensor:
         """(B, K)."""
@@ -96,11 +97,20 @@ class Classify(Trainer):
             return parts.flatten(1)
         return parts.sum(1) / there.sum(1, keepdim=True).clamp(min=1.0)
 
-    def _class_weight(self, label: Tensor, weight: Tensor) -> Tensor:
-        """(K,): 1/(K·share), from the samples of all steps up to this one, and one more of each class."""
-        counts = torch.zeros_like(self.seen).scatter_add_(0, label, weight)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(counts)
+    def _of_classes(self, label: Tensor, weight: Tensor) -> Tensor:
+        return torch.zeros_like(self.seen).scatter_add_(0, label, weight)
+
+    def _class_weight(self, label: Tensor, weight: Tensor, step: Step) -> Tensor:
+        """(K,): 1/(K·share), from the samples of all steps up to this one, and one more of each class.
+
+        The parts of a batch share the weights of the whole.
+        """
+        if "classes" in step.counts:
+            counts = step.counts["classes"]
+        else:
+            counts = self._of_classes(label, weight)
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(counts)
         self._counted = counts
         share = self.seen + counts + 1.0
         return share.sum() / (share * len(share))

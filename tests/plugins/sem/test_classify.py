@@ -61,10 +61,28 @@ def test_balanced_classes_weigh_alike():
         losses(made, batch, Step(number, 100, 0))
         made.after_step()
     assert made.seen.tolist() == [200, 0, 40]
-    weight = made._class_weight(rare, torch.ones(6))
+    weight = made._class_weight(rare, torch.ones(6), Step(40, 100, 0))
     share_of = (made.seen + torch.tensor([5.0, 0, 1.0]) + 1) / 249
     assert weight.tolist() == pytest.approx((1 / (3 * share_of)).tolist(), rel=1e-4)
     assert (weight[0] * 205).item() == pytest.approx((weight[2] * 41).item(), rel=0.02)
+
+
+def test_the_parts_of_a_batch_share_the_weights_of_its_classes():
+    batch, found = pairs(6), []
+    batch = {view: one._replace(label=torch.tensor([0, 0, 0, 0, 1, 2])) for view, one in batch.items()}
+    for count in (1, 3):
+        made, step = trainer("classify", balance=True, smoothing=0.0), Step(0, 10, 3, count)
+        parts = [share(batch, slice(i * 6 // count, (i + 1) * 6 // count)) for i in range(count)]
+        if count > 1:
+            named = [made.counts({"labelled": part}, step) for part in parts]
+            step = step._replace(counts={name: sum(one[name] for one in named) for name in named[0]})
+        total = sum(losses(made, part, step)["loss"] for part in parts)
+        total.backward()
+        made.after_step()
+        assert made.seen.tolist() == [4, 1, 1]
+        found.append((total.item(), made.head.weight.grad))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    assert (found[1][1] - found[0][1]).abs().max() < 1e-5
 
 
 def test_ignored_samples_count_for_nothing():

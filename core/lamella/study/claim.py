@@ -1,0 +1,123 @@
+"""Which study a folder belongs to, and that nothing changes under the results in it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from lamella.engine.checkpoint import write_json
+from lamella.engine.experiment import Experiment, check_experiment
+from lamella.errors import LamellaError, RunError
+from lamella.study.share import first_process
+from lamella.study.study import Cell, Study
+
+
+class _Training(NamedTuple):
+    """What a study trains for every seed: a row in a column, or what comes before it."""
+
+    cell: Cell
+    before: str | None
+
+    def experiment(self, study: Study, seed: int, runs: Mapping[str, Path]) -> Experiment:
+        """Its experiment where ``seed`` is the study's only one."""
+        alone = replace(study, file=study.file.model_copy(update={"seeds": [seed]}))
+        cell = self.cell._replace(seed=seed)
+        if self.before is None:
+            return alone.experiment(cell, runs)
+        return alone.experiment_before(self.before, cell, runs)
+
+    def started(self, study: Study, out: Path) -> bool:
+        """Whether a run of it was begun, of whatever seed."""
+        folder = self.cell.folder if self.before is None else study.before_folder(self.before, self.cell)
+        return any(out.glob(f"{folder.as_posix().replace(f'seed-{self.cell.seed}/', 'seed-*/', 1)}/run.json"))
+
+
+def claim(study: Study, out: Path) -> None:
+    """Note which study a folder belongs to; raise `RunError` where it was begun as another.
+
+    Seeds, rows and columns may be added to a study; what a row is, builds on and may spend may not change under its
+    results. A note of an earlier version says nothing of what rows build on or spend, and has the study's folder in
+    place of ``{NAME}``.
+    """
+    note = out / "study.json"
+    noted = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    known, spent = noted.get("rows", {}), noted.get("spends", {})
+    trainings = _trainings(study)
+    seeds = {name: _noted_seed(known, name, study) for name in trainings}
+    texts = {name: training.experiment(study, seeds[name], {}).resolved() for name, training in trainings.items()}
+    spends = {name: _spends(study, training) for name, training in trainings.items()}
+    fillings: tuple[dict[str, Path], ...] = {}, dict.fromkeys(study.file.before, out)
+    changed = {name for name in spent.keys() & spends.keys() if spent[name] != spends[name]} | {
+        name
+        for name in known.keys() & trainings.keys()
+        if not any(_is(known[name], trainings[name].experiment(study, seeds[name], runs)) for runs in fillings)
+    }
+    for name in sorted(trainings, key=lambda name: (name not in changed, name)):
+        causes = changed & _rests_on(name, study, trainings, texts)
+        if causes and trainings[name].started(study, out):
+            of = "" if name in causes else f" of {min(causes)}"
+            raise RunError(
+                f"{out}: {name} was begun with other settings{of}; choose another --out, or remove its runs there"
+            )
+    if not first_process():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    kept = {"rows": {**known, **texts}, "spends": {**spent, **spends}}
+    write_json(note, {"study": study.name, "size": study.size, **kept})
+
+
+def _trainings(study: Study) -> dict[str, _Training]:
+    found = {}
+    for cell in study.cells():
+        if cell.seed == study.file.seeds[0]:
+            found[_name(cell.row, cell)] = _Training(cell, None)
+            for before in study.needs(cell):
+                found[_before_name(before, cell, study)] = _Training(cell, before)
+    return found
+
+
+def _name(row: str, cell: Cell) -> str:
+    """As notes have it."""
+    return f"{row} · {cell.column}"
+
+
+def _before_name(before: str, cell: Cell, study: Study) -> str:
+    return _name(f"[before.{before}]", cell) if study.file.before[before].per_column else f"[before.{before}]"
+
+
+def _spends(study: Study, training: _Training) -> list[str]:
+    """The trainings that decide how many steps it takes."""
+    if training.before is not None:
+        return []
+    return [_name(row, training.cell) for row in study.file.rows[training.cell.row].spends]
+
+
+def _rests_on(name: str, study: Study, trainings: Mapping[str, _Training], texts: Mapping[str, str]) -> set[str]:
+    """A training with all that it builds on and all that decide what it may spend."""
+    if name not in trainings:
+        return set()
+    built = [_before_name(b, trainings[name].cell, study) for b in study.file.before if "{" + b + "}" in texts[name]]
+    direct = [*built, *_spends(study, trainings[name])]
+    return {name}.union(*(_rests_on(other, study, trainings, texts) for other in direct))
+
+
+def _noted_seed(known: Mapping[str, str], name: str, study: Study) -> int:
+    """The seed that a training's note was written for, which need not be the first of the study any more."""
+    first = study.file.seeds[0]
+    return int(tomllib.loads(known[name])["seed"]) if name in known and "seed" in study.file.seeded else first
+
+
+def _is(known: str, experiment: Experiment) -> bool:
+    """Whether a noted experiment is this one; a setting that the note does not say has its default."""
+    text = experiment.resolved()
+    if known == text:
+        return True
+    try:
+        noted = check_experiment(tomllib.loads(known), name="", folder=Path(), registry=experiment.registry)
+        return noted.resolved() == text
+    except LamellaError:
+        return False
