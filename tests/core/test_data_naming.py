@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from lamella.cli.drafts import _rare
 from lamella.cli.main import main
+from lamella.data.duplicates import thumbnail
+from lamella.data.holdout import hold_out
 from lamella.data.naming import find_names, name_classes, parse_names
 from lamella.data.survey import Survey, survey
 from lamella.engine.experiment import read_experiment
@@ -222,3 +224,14 @@ def test_a_mask_of_an_images_own_stem_comes_before_one_of_that_stem_and_an_endin
         "other.png: no image has this stem",
         "scan2_mask.png: scan2.png belongs to the same image; this one is left out",
     ]
+
+
+@pytest.mark.parametrize(
+    ("alike", "test"), [(("a_0", "d_0"), ["b_0", "b_1"]), (("c_0", "d_0"), ["a_0", "a_1", "b_0", "b_1"])]
+)
+def test_a_group_with_an_image_like_a_trained_one_is_trained_on_whole(tmp_path, alike, test):
+    found, chance = Survey(tmp_path, tmp_path), np.random.default_rng(0)
+    for stem in [f"{group}_{i}" for group, count in (("a", 2), ("b", 2), ("c", 7), ("d", 9)) for i in range(count)]:
+        found.pairs[stem], found.thumbnails[stem] = (tmp_path, tmp_path), thumbnail(chance.random((64, 64)))
+    found.thumbnails[alike[1]] = found.thumbnails[alike[0]]
+    assert sorted(hold_out(found).test) == test

@@ -18,11 +18,14 @@ class HeldOut:
 def hold_out(found: Survey) -> HeldOut:
     """About a fifth of the labelled images: whole groups where the file names show any, else every fifth.
 
-    An image that shows the same as one that is trained on would make figures too good and stays in training, if any
-    other is left.
+    An image that shows the same as one that is trained on would make figures too good and stays in training, with its
+    whole group where another group is left.
     """
     test, rule = _fifth(found.labelled)
-    moved = {stem for group in found.alike() if (group & set(found.labelled)) - test for stem in group & test}
+    moved = {stem for alike in found.alike() if (alike & set(found.labelled)) - test for stem in alike & test}
+    groups = (set(members) for members in (name_groups(found.labelled) or {}).values())
+    whole = moved.union(*(members & test for members in groups if members & moved))
+    moved = whole if test - whole else moved
     if not moved or not test - moved:
         return HeldOut(test, rule)
     return HeldOut(test - moved, f"{rule}; {', '.join(sorted(moved))} left to training, where their like is")
