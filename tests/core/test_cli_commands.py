@@ -117,7 +117,7 @@ def test_every_command_explains_itself(lamella, name):
         (["train", "tiny.toml", "--set", "fit.steeps=3"], "tiny.toml: unknown key 'steeps' in [fit]"),
         (["train", "tiny.toml", "--set", "fit.steps"], "must read KEY=VALUE"),
         (["train", "tiny.toml", "--resume"], "--resume takes a run folder"),
-        (["train", ".", "--resume"], "experiment.toml"),
+        (["train", ".", "--resume"], "this is no run folder"),
         (["evaluate", "gone"], "gone: this is no run folder"),
         (["predict", "gone", "x.png", "--out", "out"], "gone: this is no run folder"),
         (["show", "colour"], "there is no kind 'colour'"),

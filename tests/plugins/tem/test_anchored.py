@@ -94,7 +94,7 @@ def test_it_is_the_row_that_the_tables_show(file, share, start):
     ("backbone", "words"),
     [
         (NET, "trainer.backbone: 'anchored' goes on .* 'deeplabv3plus' would begin at random; give start"),
-        ("sam-nano", "'sam-nano' would begin at random; it has nothing to start from"),
+        ("sam-nano", "'sam-nano' would begin at random; give weights"),
     ],
 )
 def test_a_network_that_would_begin_at_random_is_refused(backbone, words):
