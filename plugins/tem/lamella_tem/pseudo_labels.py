@@ -68,6 +68,7 @@ class PseudoLabels(nn.Module):
         sums = torch.zeros_like(self.confidence).scatter_add_(0, label.flatten(), confidence.flatten())
         ones = torch.ones_like(confidence.flatten())
         counts = torch.zeros_like(self.confidence).scatter_add_(0, label.flatten(), ones)
-        seen = torch.where(counts > 0, sums / counts.clamp(min=1), self.confidence)
+        known = (counts > 0) & sums.isfinite()  # of a step that is left out nothing stays
+        seen = torch.where(known, sums / counts.clamp(min=1), self.confidence)
         self.confidence.lerp_(seen, 0.01)
         return self.tau * self.confidence

@@ -30,6 +30,12 @@ def test_class_thresholds_are_lower_for_classes_that_are_seldom_sure():
     assert threshold.tolist() == pytest.approx([0.9 * 0.95, 0.9 * 0.55, 0.9], rel=0.01)  # c is never met
 
 
+def test_a_step_that_is_not_finite_leaves_no_trace_in_the_thresholds():
+    one = trainer(class_tau=True, tau=0.9)
+    one.pseudo_labels.threshold(torch.full((1, 3, 2, 2), torch.nan))
+    assert one.pseudo_labels.confidence.tolist() == [1.0, 1.0, 1.0]
+
+
 def test_the_share_of_a_rare_class_is_that_of_the_labels_of_late():
     learner, given = trainer(0.1, tau=0.0, paste=["c"], doubt=2.0), batches()
     label = torch.zeros(4, 12, 12, dtype=torch.int64)
