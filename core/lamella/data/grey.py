@@ -16,7 +16,7 @@ def grey_ends(image: np.ndarray, key: int) -> tuple[float, float]:
     >>> round(low), round(high)
     (1, 999)
     """
-    looks = image.reshape(-1)[:: max(1, image.size // _LOOKS)].tobytes()
+    looks = image.flat[:: max(1, image.size // _LOOKS)].tobytes()
     name = (key, image.shape, image.dtype.str, looks)
     if name not in _known:
         low, high = np.percentile(image, (0.1, 99.9)).tolist()

@@ -107,7 +107,7 @@ def _known(predictor: Predictor, noted: Mapping[str, Mapping[str, Any]], files: 
         entry = noted.get(name, {})
         if "pixels" not in entry:
             continue
-        same = entry.get("stamp", file.stamp()) == file.stamp()
+        same = entry.get("stamp") in (None, file.stamp())  # none in journals of earlier versions
         path = readable(str(file.path.resolve()))
         if not same and entry["path"] != path:
             raise RunError(

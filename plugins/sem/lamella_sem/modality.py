@@ -69,7 +69,7 @@ class SemModality:
         alike = torch.tensor([_group(sample, self.alike, -1) for sample in samples])
         key, visit = (torch.tensor([getattr(sample, what) for sample in samples]) for what in ("key", "visit"))
         planes = [_planes(sample, sample.image) for sample in samples]
-        whole = [_planes(one, one.image if one.whole is None else one.whole) for one in samples]
+        whole = [own if one.whole is None else _planes(one, one.whole) for own, one in zip(planes, samples)]
         out = {}
         for view in VIEWS:
             there = [plane.get(view) for plane in planes]
