@@ -107,18 +107,17 @@ def test_a_batch_size_for_every_role_but_one_is_noticed(read):
 
 
 @pytest.mark.parametrize(
-    ("given", "rescales", "expected"),
+    ("given", "sees", "expected"),
     [
-        ({}, False, 1024), ({"crop": 96}, False, 1024), ({"tile": 300}, False, 300),
-        ({}, True, sys.maxsize), ({"crop": 96}, True, 96), ({"crop": 96, "tile": 300}, True, 300),
+        ({}, "tiles", 1024), ({"crop": 96}, "tiles", 1024), ({"tile": 300}, "tiles", 300),
+        ({}, "trained", sys.maxsize), ({"crop": 96}, "trained", 96), ({"crop": 96, "tile": 300}, "trained", 300),
+        ({"crop": 96, "tile": 300}, "whole", sys.maxsize),
     ],
 )  # fmt: skip
-def test_what_scales_images_is_evaluated_on_as_much_as_it_was_trained_on(given, rescales, expected):
+def test_a_trainer_is_evaluated_on_as_much_of_an_image_as_it_wants_to_see(given, sees, expected):
     trainer = Trainer()
-    trainer.rescales = rescales
+    trainer.sees = sees
     assert FitConfig(**given).tile_for(trainer) == expected
-    trainer.whole = True
-    assert FitConfig(**given).tile_for(trainer) == sys.maxsize
 
 
 def test_a_role_without_a_table_says_what_to_add(read):

@@ -1,7 +1,7 @@
 """What learns: the three shapes of backbone, losses, trainers, and the step they share."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -144,12 +144,10 @@ class Trainer(nn.Module):
     embeds: ClassVar[bool] = False
     """Whether it learns without classes: ``predict`` gives embeddings (B, …, D) instead of probabilities."""
 
-    rescales: bool = False
-    """Whether it scales any image to one size of its own, so that what is evaluated has to show as much as what was
-    trained on: whole images, or crops."""
-    whole: bool = False
-    """Whether ``predict`` asks for the labels of what it sees, as for prompts made of them: no image comes in tiles,
-    which have none."""
+    sees: Literal["tiles", "trained", "whole"] = "tiles"
+    """How much of a large image ``predict`` is shown: ``tiles`` of any size; as much as was ``trained`` on, whole
+    images or crops, by what scales whatever it gets to one size; the ``whole`` image by what asks for its labels, as
+    for prompts made of them, since tiles have none."""
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """Named scalar losses, with the one to minimise under ``"loss"``.

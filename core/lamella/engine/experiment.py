@@ -73,11 +73,11 @@ class FitConfig(BaseModel):
 
     def tile_for(self, trainer: Trainer) -> int:
         """The side in pixels above which evaluation tiles an image for a trainer."""
-        if trainer.whole:
+        if trainer.sees == "whole":
             return sys.maxsize
         if self.tile is not None:
             return self.tile
-        return (self.crop or sys.maxsize) if trainer.rescales else _TILE
+        return (self.crop or sys.maxsize) if trainer.sees == "trained" else _TILE
 
     def batch_of(self, role: str) -> int:
         """The global batch size of a role; raises `ConfigError` where a table of sizes lacks it."""

@@ -48,7 +48,7 @@ class PromptedSupervised(Trainer):
     """
 
     roles = ("labelled",)
-    whole = True
+    sees = "whole"
 
     def __init__(
         self,

@@ -97,7 +97,8 @@ class Sesami(Trainer):
     ):
         super().__init__()
         self.backbone: Any = _whole(backbone)
-        self.rescales, self.whole = getattr(backbone, "size", None) is not None, answer != "classes"
+        scaled = getattr(backbone, "size", None) is not None
+        self.sees = "whole" if answer != "classes" else "trained" if scaled else "tiles"
         self.adapt, self.augment, self.prompts, self.corrections = adapt, augment, prompts, corrections
         self.objects, self.answer, self.class_names, self.evenness = objects, answer, class_names, evenness
         self.background, self.decoder_rate = _number_of(background, class_names), decoder_rate

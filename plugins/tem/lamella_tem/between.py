@@ -21,6 +21,11 @@ def logits_between(one: nn.Module, other: nn.Module, share: float, image: Tensor
     return functional_call(_Whole(one), named, (image,))  # type: ignore[no-any-return]
 
 
+def teachers_part(ema: float | None, teacher_share: float | None) -> float:
+    """The share of a teacher in the weights that predict, where none is given: all of one that moves, else none."""
+    return float(ema is not None and ema < 1.0) if teacher_share is None else teacher_share
+
+
 def weights_between(one: Mapping[str, Tensor], other: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """(1 − share)·w_one + share·w_other of every number; what counts whole numbers is that of ``one``."""
     return {

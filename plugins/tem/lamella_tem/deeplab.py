@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from lamella_tem.between import weights_between
+from lamella_tem.between import teachers_part, weights_between
 from lamella_tem.starts import shipped
 
 
@@ -127,14 +127,9 @@ def _of_run(run: Path) -> tuple[dict[str, Tensor], list[str]]:
     found = {name.split("backbone.", 1)[1]: value for name, value in state.items() if "backbone.net." in name}
     teacher = {name.split("teacher.", 1)[1]: value for name, value in state.items() if "teacher.net." in name}
     if teacher:
-        found = weights_between(found, teacher, _teacher_share(run))
+        trainer = tomllib.loads((run / "experiment.toml").read_text(encoding="utf-8"))["trainer"]
+        found = weights_between(found, teacher, teachers_part(trainer.get("ema"), trainer.get("teacher_share")))
     return found, read_header(run)["data"]["class_names"]
-
-
-def _teacher_share(run: Path) -> float:
-    """The share of the teacher in the weights that a run predicts with, as `WeakToStrong` takes it."""
-    trainer = tomllib.loads((run / "experiment.toml").read_text(encoding="utf-8"))["trainer"]
-    return float(trainer.get("teacher_share", trainer.get("ema", 1.0) < 1.0))
 
 
 def _to_group_norm(module: nn.Module) -> None:

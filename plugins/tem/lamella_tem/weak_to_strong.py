@@ -12,7 +12,7 @@ from lamella.errors import ConfigError
 from pydantic import Field
 from torch import Tensor, nn
 
-from lamella_tem.between import logits_between
+from lamella_tem.between import logits_between, teachers_part
 from lamella_tem.consistency import counted, gather_views, mean_consistency, mean_overlap
 from lamella_tem.passes import Statistics, first_pass, recording
 from lamella_tem.paste import paste_objects
@@ -116,7 +116,7 @@ class WeakToStrong(Trainer):
             self.teacher = copy.deepcopy(self._network()).requires_grad_(False).eval()
         elif teacher_share is not None:
             raise ConfigError("weak-to-strong: teacher_share needs a teacher; give ema, 1 for one that never moves")
-        self.teacher_share = float(ema is not None and ema < 1.0) if teacher_share is None else teacher_share
+        self.teacher_share = teachers_part(ema, teacher_share)
         self.register_load_state_dict_pre_hook(_present_names)
 
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:

@@ -179,28 +179,28 @@ def test_sam_nano_is_asked_in_its_trained_size_unless_another_is_given():
     assert sizes == [128, 64]
 
 
-@pytest.mark.parametrize(("size", "rescales"), [(128, True), ("native", False)])
-def test_a_network_that_scales_images_says_so_to_who_evaluates(size, rescales):
+@pytest.mark.parametrize(("size", "sees"), [(128, "trained"), ("native", "tiles")])
+def test_a_network_that_scales_images_says_so_to_who_evaluates(size, sees):
     settings = {"name": "sesami", "backbone": {"name": "sam-nano", "weights": "none", "size": size}}
     trainer = current().plan("trainer", settings, "here").build(data={"class_names": ["a", "b"]})
-    assert trainer.rescales is rescales
+    assert trainer.sees == sees
     image = torch.rand(1, 1, 300, 200)
-    assert trainer.backbone.embed(image).shape[-1] == (16 if rescales else -(-300 // 8))
+    assert trainer.backbone.embed(image).shape[-1] == (16 if sees == "trained" else -(-300 // 8))
 
 
 @pytest.mark.parametrize(
-    ("settings", "whole"),
+    ("settings", "sees"),
     [
-        ({"name": "sesami"}, False),
-        ({"name": "sesami", "answer": "box"}, True),
-        ({"name": "prompted-supervised", "backbone": {"name": "deeplabv3plus", "channels": 3}}, True),
+        ({"name": "sesami"}, "tiles"),
+        ({"name": "sesami", "answer": "box"}, "whole"),
+        ({"name": "prompted-supervised", "backbone": {"name": "deeplabv3plus", "channels": 3}}, "whole"),
     ],
 )
-def test_prompts_from_labels_are_answered_on_whole_images(settings, whole):
+def test_prompts_from_labels_are_answered_on_whole_images(settings, sees):
     settings = {"backbone": {"name": "sam-nano", "weights": "none", "size": "native"}, **settings}
     data = {"class_names": ["a", "b"], "channels": 1, "classes": 2}
     trainer = current().plan("trainer", settings, "here").build(data=data).eval()
-    assert trainer.whole is whole
+    assert trainer.sees == sees
     label = torch.zeros(1, 40, 90, dtype=torch.int64)
     label[:, 10:30, 50:80] = 1
     with torch.no_grad():
