@@ -10,6 +10,10 @@ from lamella.engine.update import update
 from lamella.testing.no_sync import no_sync
 
 
+def _record(trainer, batches, losses):
+    trainer.seen.add_(losses["loss"].detach())
+
+
 def session(file, registry, run, *settings):
     return prepare(read_experiment(file, ["fit.cache=false", *settings], registry=registry), run)
 
@@ -35,6 +39,8 @@ def test_no_host_sync_between_log_steps(tiny_file, tiny_registry, tmp_path, prec
 def test_an_update_that_is_not_finite_is_left_out_and_named(tiny_file, tiny_registry, tmp_path, optimizer):
     settings = (f"fit.optimizer.name={optimizer}", "trainer.bad_step=2")
     one = session(tiny_file, tiny_registry, tmp_path / "run", *settings)
+    one.trainer.register_buffer("seen", torch.zeros(()))  # as a batch norm records what passes through it
+    one.trainer.register_forward_hook(_record)
     meters, before = Meters(one.accelerator.device), {}
     for number, batch in training_batches(one):
         if number == 2:

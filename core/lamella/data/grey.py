@@ -1,26 +1,42 @@
-"""The grey range of a whole image, remembered, so that its crops and tiles are mapped as it is."""
+"""The grey range of an image; of a large one remembered, so that its crops and tiles are mapped as it is."""
+
+from collections.abc import Hashable
+from math import gcd
 
 import numpy as np
 
 _KEPT, _LOOKS = 4096, 256
-_known: dict[tuple[object, ...], tuple[float, float]] = {}
+_known: dict[tuple[Hashable, ...], tuple[float, float]] = {}
 
 
-def grey_ends(image: np.ndarray, key: int) -> tuple[float, float]:
-    """The 0.1 and 99.9 percentiles of the pixels of an image.
+def grey_ends(image: np.ndarray, whole: np.ndarray | None = None, key: Hashable = None) -> tuple[float, float]:
+    """The 0.1 and 99.9 percentiles of the pixels of an image, or of the whole that it was cut out of.
 
-    Sorting a large image takes longer than reading a crop of it, so what was found is kept for the next crop: by the
-    sample's ``key``, the shape, the type and a few hundred pixels.
+    Sorting a large image takes longer than reading a crop of it, so what was found of a whole is kept for its next
+    crop: by ``key``, which says whose it is, the shape, the type and a few hundred pixels all over it.
 
-    >>> low, high = grey_ends(np.arange(1001), key=0)
+    >>> low, high = grey_ends(np.arange(1001))
     >>> round(low), round(high)
     (1, 999)
     """
-    looks = image.flat[:: max(1, image.size // _LOOKS)].tobytes()
-    name = (key, image.shape, image.dtype.str, looks)
+    if whole is None:
+        return _percentiles(image)
+    name = (key, whole.shape, whole.dtype.str, _looks(whole).tobytes())
     if name not in _known:
-        low, high = np.percentile(image, (0.1, 99.9)).tolist()
         while len(_known) >= _KEPT:
             del _known[next(iter(_known))]
-        _known[name] = low, high
+        _known[name] = _percentiles(whole)
     return _known[name]
+
+
+def _percentiles(image: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(image, (0.1, 99.9)).tolist()
+    return low, high
+
+
+def _looks(image: np.ndarray) -> np.ndarray:
+    """Pixels all over an image: every so many-th, by a step that meets every column."""
+    step = max(1, image.size // _LOOKS)
+    while gcd(step, image.size // len(image)) > 1:
+        step += 1
+    return image.flat[::step]

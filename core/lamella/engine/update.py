@@ -20,7 +20,7 @@ def update(session: Session, batches: Mapping[str, Any], number: int) -> tuple[d
 
     Returns:
         The named losses of the whole step, detached, and whether the step was finite (() bool); if not, the
-        weights stay as they were.
+        weights, and what a forward pass records (a batch norm's statistics, say), stay as they were.
     """
     config, accelerator = session.experiment.fit, session.accelerator
     factor = lr_factor(number, config)
@@ -30,7 +30,7 @@ def update(session: Session, batches: Mapping[str, Any], number: int) -> tuple[d
     step = Step(number, config.steps, session.experiment.seed, len(parts))
     if len(parts) > 1:
         step = step._replace(counts=_counts(session, parts, step))
-    losses: dict[str, Tensor] = {}
+    recorded, losses = _recorded(session), dict[str, Tensor]()
     for place, part in enumerate(parts):
         torch.manual_seed(step_seed(session.experiment.seed, number, accelerator.process_index, place))
         last = place == len(parts) - 1
@@ -40,10 +40,19 @@ def update(session: Session, batches: Mapping[str, Any], number: int) -> tuple[d
         for name, value in named.items():
             losses[name] = losses[name] + value.detach() if name in losses else value.detach()
     finite = _apply(session, losses["loss"])
+    for buffer, before in recorded:
+        buffer.copy_(torch.where(finite, buffer, before))
     session.trainer.after_step()
     if session.ema is not None:
         session.ema.update(number)
     return losses, finite
+
+
+def _recorded(session: Session) -> list[tuple[Tensor, Tensor]]:
+    """The buffers that a forward pass may record into, those of modules in train mode, and copies of them."""
+    modules = [module for module in session.trainer.modules() if module.training]
+    buffers = [b for module in modules for b in module.buffers(recurse=False) if b.is_floating_point()]
+    return list(zip(buffers, torch._foreach_mul(buffers, 1.0))) if buffers else []
 
 
 def _apply(session: Session, loss: Tensor) -> Tensor:

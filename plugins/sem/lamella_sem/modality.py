@@ -69,12 +69,12 @@ class SemModality:
         alike = torch.tensor([_group(sample, self.alike, -1) for sample in samples])
         key, visit = (torch.tensor([getattr(sample, what) for sample in samples]) for what in ("key", "visit"))
         planes = [_planes(sample, sample.image) for sample in samples]
-        whole = [own if one.whole is None else _planes(one, one.whole) for own, one in zip(planes, samples)]
+        wholes = [{} if sample.whole is None else _planes(sample, sample.whole) for sample in samples]
         out = {}
         for view in VIEWS:
             there = [plane.get(view) for plane in planes]
             out[view] = Batch.of(
-                torch.stack([self._image(*one) for one in zip(there, [w.get(view) for w in whole], samples)]),
+                torch.stack([self._image(*one, view) for one in zip(there, [w.get(view) for w in wholes], samples)]),
                 label=label,
                 key=key,
                 visit=visit,
@@ -88,12 +88,12 @@ class SemModality:
         grey = (image.clamp(0, 1).mean(0) * 255).round().to(torch.uint8).numpy()
         return np.repeat(grey[..., None], 3, axis=2)
 
-    def _image(self, plane: np.ndarray | None, whole: np.ndarray | None, sample: Sample) -> Tensor:
+    def _image(self, plane: np.ndarray | None, whole: np.ndarray | None, sample: Sample, view: str) -> Tensor:
         """(1, H, W) float32 in [0, 1], by the grey range of the whole plane; black where there is none."""
-        if plane is None or whole is None:
+        if plane is None:
             return torch.zeros(1, *sample.image.shape[:2])
         if self.intensity == "image":
-            low, high = grey_ends(whole, sample.key)
+            low, high = grey_ends(plane, whole, (sample.key, view))
         elif plane.dtype.kind == "f":
             raise DataError(
                 f"{sample.name}: floating-point pixels have no range of their own; set intensity = 'image' in the "

@@ -95,7 +95,7 @@ class TemModality:
 
     def _ends(self, sample: Sample) -> tuple[float, float]:
         if self.intensity == "image":
-            return grey_ends(sample.image if sample.whole is None else sample.whole, sample.key)
+            return grey_ends(sample.image, sample.whole, sample.key)
         if self.intensity == "data":
             if self._range is None:
                 raise ConfigError("modality 'tem': intensity = 'data' has not seen the training images yet")
