@@ -129,7 +129,7 @@ class WeakToStrong(Trainer):
         labelled = self.student.augmented(batches, step)
         weak = self._weakened(batches["unlabelled"], step)
         supervised, p_w, perturbed = self._first_pass(labelled, weak, step)
-        target = self.pseudo_labels(weak, p_w, batches["labelled"])
+        target = self.pseudo_labels(weak, p_w, batches["labelled"], step.parts)
         with recording(self._network(), self.statistics):
             strong = self._strong(self._pasted(target, labelled, step), step)
         feature = supervised.new_zeros(())
