@@ -21,7 +21,7 @@ from lamella.errors import ConfigError
 from pydantic import Field
 from torch import Tensor, nn
 
-from lamella_tem.cutmix import cutmix
+from lamella_tem.cutmix import cutmix, warn_if_alone
 from lamella_tem.losses import cross_entropy, dice
 from lamella_tem.object_recall import ObjectRecall
 from lamella_tem.paste import neighbours, paste_objects, rare_classes
@@ -89,6 +89,8 @@ class Supervised(Trainer):
 
     def mixed(self, batch: Batch, step: Step) -> tuple[Batch, Tensor, Tensor]:
         """The batch with what is pasted and mixed from image to image, its label and its trust."""
+        if len(self.pasted) or self.mix > 0:
+            warn_if_alone(batch, step)
         if len(self.pasted):
             batch = paste_objects(batch, neighbours(batch), step.streams(batch, "paste"), classes=self.pasted)
         if self.mix > 0:

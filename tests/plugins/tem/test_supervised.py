@@ -156,6 +156,16 @@ def test_an_unknown_parameter_is_refused_by_name():
         current().plan("trainer", {"name": "supervised", "backbone": "deeplabv3plus", "lossses": {}}, "here")
 
 
+@pytest.mark.parametrize("option", [{"mix": 0.5}, {"paste": ["c"]}])
+def test_an_image_that_is_alone_is_said_where_images_take_from_each_other(backbone, batch, option):
+    made, alone = Supervised(backbone=backbone, class_names=NAMES, **option), batch.select(slice(0, 1))
+    with pytest.warns(UserWarning, match="one image per process and part has none"):
+        made({"labelled": alone}, STEP)
+    made({"labelled": alone}, STEP._replace(number=1))  # once
+    made({"labelled": batch}, STEP)
+    Supervised(backbone=backbone, class_names=NAMES)({"labelled": alone}, STEP)
+
+
 def test_objects_are_pasted_from_the_image_before(backbone, batch):
     label = torch.zeros_like(batch.label)
     label[:, 2:5, 2:5] = 1
