@@ -22,6 +22,21 @@ def test_the_pseudo_label_and_its_trust_follow_a_warp():
     assert consistency(torch.zeros(4, 3, 12, 12), target)[:, -2:].abs().max() == 0
 
 
+def test_the_padding_of_a_crop_is_never_trusted():
+    one, data, step = trainer(weak=Chain([Shift()]), tau=0.0), batches(), Step(0, 10, 0)
+    own = torch.tensor([[12, 12], [12, 7], [5, 12], [5, 7]])
+    padded = data["unlabelled"]._replace(meta={"inside": own})
+    weak = one._weakened(padded, step)
+    for label, (rows, columns) in zip(weak.label, own.tolist()):
+        expected = torch.full((12, 12), IGNORE)
+        expected[: rows - 2, :columns] = 0  # moved by two
+        assert torch.equal(label, expected)
+    target = one.pseudo_labels(weak, torch.rand(4, 3, 12, 12).softmax(1), data["labelled"])
+    assert torch.equal(target.weight > 0, weak.label != IGNORE)
+    counts = one.counts({**data, "unlabelled": padded}, step)
+    assert counts["feature"] == 10 * 12 + 10 * 7 + 3 * 12 + 3 * 7
+
+
 def test_class_thresholds_are_lower_for_classes_that_are_seldom_sure():
     one = trainer(class_tau=True, tau=0.9)
     p_w = torch.tensor([[0.95, 0.05, 0.0], [0.05, 0.55, 0.4]]).T.reshape(1, 3, 1, 2)
