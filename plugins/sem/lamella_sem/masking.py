@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from lamella import Mean, Streams
+from lamella.errors import ContractError
 from torch import Tensor
 
 
@@ -38,12 +39,17 @@ class Masked(NamedTuple):
 def random_mask(streams: Streams, patches: int, ratio: float) -> Masked:
     """Exactly round(ratio·N) of N patches masked in every image, at least one masked and one seen.
 
+    Raises:
+        ContractError: fewer than two patches.
+
     Source: He et al., "Masked autoencoders are scalable vision learners", CVPR 2022: the order of uniform noise.
 
     >>> masked = random_mask(Streams(torch.arange(3)), 64, 0.75)
     >>> masked.mask.sum(1).tolist(), masked.visible.shape
     ([48.0, 48.0, 48.0], torch.Size([3, 16]))
     """
+    if patches < 2:
+        raise ContractError("an image of one patch cannot be both masked and seen; use larger images, or a smaller patch")
     hidden = min(max(round(ratio * patches), 1), patches - 1)
     order = streams.uniform(0.0, 1.0, patches).argsort(1)
     mask = torch.zeros(order.shape, device=order.device).scatter_(1, order[:, :hidden], 1.0)

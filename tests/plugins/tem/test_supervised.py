@@ -75,6 +75,14 @@ def test_a_batch_without_labels_is_refused(backbone, batch):
         Supervised(backbone=backbone, class_names=NAMES)({"labelled": batch._replace(label=None, weight=None)}, STEP)
 
 
+def test_a_class_for_each_image_and_no_loss_are_refused(backbone, batch):
+    classes = batch._replace(label=batch.label[:, 1, 1], weight=batch.weight[:, 1, 1])
+    with pytest.raises(ConfigError, match="one class for each image"):
+        Supervised(backbone=backbone, class_names=NAMES)({"labelled": classes}, STEP)
+    with pytest.raises(ConfigError, match="nothing to learn from"):
+        Supervised(backbone=backbone, losses={}, class_names=NAMES)
+
+
 def test_ignored_pixels_get_no_gradient(backbone, batch):
     image = batch.image.clone().requires_grad_()
     Supervised(backbone=backbone, class_names=NAMES)({"labelled": batch._replace(image=image)}, STEP)["loss"].backward()
