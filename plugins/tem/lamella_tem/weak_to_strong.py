@@ -166,7 +166,7 @@ class WeakToStrong(Trainer):
         return self.student.judged(passed.logits, label, weight, step)["loss"], passed.p_w, passed.perturbed
 
     def _weakened(self, unlabelled: Batch, step: Step) -> Batch:
-        """The weak view; its label is 0 inside the image and ``IGNORE`` where the view, or its crop, reaches outside."""
+        """The weak view; its label is 0 inside the image and ``IGNORE`` where view or crop reach outside."""
         label = torch.zeros_like(unlabelled.image[:, 0], dtype=torch.int64)
         if (inside := unlabelled.meta.get("inside")) is not None:
             rows, columns = (torch.arange(size, device=label.device) for size in label.shape[1:])

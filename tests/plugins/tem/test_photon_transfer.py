@@ -134,7 +134,8 @@ def test_every_frame_of_a_stack_tells_its_dose(folder, capsys):
     tifffile.imwrite("stack.tif", (np.stack(frames) * 65535).round().astype(np.uint16))
     code, text = said(capsys, "stack.tif", "--intensity", "dtype")
     assert code == 0 and "2 of 2 images tell their dose" in text and "stack.tif-f0001: dose" in text
-    low, high = tomllib.loads(Path("noise.toml").read_text(encoding="utf-8"))["sets"]["my-microscope"]["chain"][0]["dose"]
+    written = tomllib.loads(Path("noise.toml").read_text(encoding="utf-8"))
+    low, high = written["sets"]["my-microscope"]["chain"][0]["dose"]
     assert (low, high) == (pytest.approx(150, rel=0.2), pytest.approx(600, rel=0.2))
 
 
