@@ -158,6 +158,12 @@ def test_small_images_are_mirrored_and_their_padding_is_ignored():
     assert (after.label == IGNORE).sum() == 16 - 6
 
 
+def test_batches_say_how_much_of_a_crop_is_the_image_where_it_is_not_all(table):
+    assert all(batch.meta["inside"].tolist() == [[16, 16]] * 4 for batch in loaded(table, crop=24))
+    assert all("inside" not in batch.meta for crop in (8, 16, None) for batch in loaded(table, crop=crop))
+    assert loaded(table, crop=24)[0].select(slice(1, 3)).meta["inside"].shape == (2, 2)
+
+
 def test_colour_images_keep_their_channels_when_cropped():
     before = sample(4, 4)._replace(image=np.zeros((4, 4, 3), np.uint8))
     assert cropped(before, 6, 0).image.shape == (6, 6, 3)

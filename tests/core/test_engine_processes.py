@@ -37,6 +37,8 @@ def test_two_processes_equal_one(whole, tiny_registry_file, tmp_path):
     two = trained(2, file, tiny_registry_file, tmp_path / "run")
     assert (expected["processes"], two["processes"]) == (1, 2)
     assert difference(two, expected) < 1e-6
+    assert two["logged"] == pytest.approx(expected["logged"], abs=1e-5)
+    assert two["losses"] != pytest.approx(expected["losses"], abs=1e-5)  # each process has its share of them
     print(f"two processes against one: weights differ by {difference(two, expected):.1e} at most")
 
 

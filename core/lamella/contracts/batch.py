@@ -36,7 +36,11 @@ class Batch(NamedTuple):
     pixel_nm: Tensor
     """(B, 2) float32, nm per pixel in y and x; nan where unknown."""
     meta: dict[str, Tensor]
-    """Further per-image values (B, ...), declared by the modality (polarity: +1 HAADF, −1 bright field)."""
+    """Further per-image values (B, ...), declared by the modality (polarity: +1 HAADF, −1 bright field).
+
+    Where crops are larger than their images also ``inside`` (B, 2) int64: how many rows and columns, from the top left,
+    are the image's own; what follows is padding.
+    """
 
     @classmethod
     def of(

@@ -12,6 +12,8 @@ _known: dict[tuple[Hashable, ...], tuple[float, float]] = {}
 def grey_ends(image: np.ndarray, whole: np.ndarray | None = None, key: Hashable = None) -> tuple[float, float]:
     """The 0.1 and 99.9 percentiles of the pixels of an image, or of the whole that it was cut out of.
 
+    Of an image in colour those of the mean of its channels.
+
     Sorting a large image takes longer than reading a crop of it, so what was found of a whole is kept for its next
     crop: by ``key``, which says whose it is, the shape, the type and a few hundred pixels all over it.
 
@@ -30,7 +32,8 @@ def grey_ends(image: np.ndarray, whole: np.ndarray | None = None, key: Hashable 
 
 
 def _percentiles(image: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(image, (0.1, 99.9)).tolist()
+    grey = image.mean(2, dtype=np.float32) if image.ndim == 3 else image
+    low, high = np.percentile(grey, (0.1, 99.9)).tolist()
     return low, high
 
 

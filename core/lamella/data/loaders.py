@@ -110,7 +110,19 @@ class _Collate:
         if len(sizes) > 1:
             listed = ", ".join(f"{h}×{w}" for h, w in sorted(sizes))
             raise ConfigError(f"images of different sizes ({listed}) cannot share a batch; set crop in [fit]")
-        return self.modality.collate(samples)
+        made, inside = self.modality.collate(samples), _inside(samples, *sizes.pop())
+        if inside is None:
+            return made
+        if isinstance(made, Batch):
+            return made._replace(meta={**made.meta, "inside": inside})
+        return {view: one._replace(meta={**one.meta, "inside": inside}) for view, one in made.items()}
+
+
+def _inside(samples: Sequence[Sample], height: int, width: int) -> torch.Tensor | None:
+    """(B, 2) rows and columns that are an image's own; None where every crop of (height, width) is full."""
+    wholes = [sample.image if sample.whole is None else sample.whole for sample in samples]
+    own = [(min(height, whole.shape[0]), min(width, whole.shape[1])) for whole in wholes]
+    return None if set(own) == {(height, width)} else torch.tensor(own)
 
 
 def evaluation_batches(

@@ -62,9 +62,10 @@ def _loop(session: Session, progress: Progress) -> None:
             session.seconds = before + time.monotonic() - begun
             session.flops = session.flops if flops.per_step is None else flops.per_step
             done = number + 1
-            saving = done % checkpoint_every == 0 or done == config.steps or interrupted.is_set()
-            if saving or done % config.log_every == 0:
-                _log(session, progress, done, meters)
+            due = done % checkpoint_every == 0 or done == config.steps
+            logging, saving = due or done % config.log_every == 0, due or interrupted.is_set()
+            if logging or saving:  # Ctrl-C need not find every process at the same step
+                _log(session, progress, done, meters.read(together=logging))
             else:
                 progress.at(done)
             if config.evaluate_every and (done % config.evaluate_every == 0 or done == config.steps):
@@ -121,8 +122,8 @@ def _interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _log(session: Session, progress: Progress, done: int, meters: Meters) -> None:
-    means, trouble = meters.read()
+def _log(session: Session, progress: Progress, done: int, read: tuple[dict[str, float], str | None]) -> None:
+    means, trouble = read
     if trouble is not None:
         progress.say(f"step {done}: {trouble}; these updates were left out")
     if not means:

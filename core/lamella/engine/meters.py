@@ -36,13 +36,18 @@ class Meters:
             keys = _keys(batch)
             self._bad_keys[role] = torch.where(new, keys, self._bad_keys.get(role, keys))
 
-    def read(self) -> tuple[dict[str, float], str | None]:
+    def read(self, *, together: bool = True) -> tuple[dict[str, float], str | None]:
         """(means since the last reading, what was not finite); starts over.
 
         The means are empty where no step was finite.
+
+        Args:
+            together: whether every process reads now; the means then are those of all, as a loss divided by the count
+                over all processes (`Step.mean`) has to be read. Else they are this process's.
         """
         count, bad, step = (int(value) for value in (self._count, self._bad, self._bad_step))
-        means = {name: float(total) / count for name, total in self._sums.items()} if count else {}
+        sums = _over_processes(self._sums) if together and self._sums else self._sums
+        means = {name: float(total) / count for name, total in sums.items()} if count else {}
         trouble = None
         if bad:
             keys = "; ".join(f"{role} {keys.tolist()}" for role, keys in self._bad_keys.items())
@@ -52,6 +57,16 @@ class Meters:
         self._bad.zero_()
         self._bad_step.fill_(-1)
         return means, trouble
+
+
+def _over_processes(sums: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The mean of each over all processes."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return sums
+    names = sorted(sums)
+    total = torch.stack([sums[name].float() for name in names])
+    torch.distributed.all_reduce(total)
+    return dict(zip(names, (total / torch.distributed.get_world_size()).unbind()))
 
 
 def _keys(batch: Batch | dict[str, Batch]) -> Tensor:

@@ -1,6 +1,7 @@
 """The encoder of a run for use elsewhere: as weights that timm loads, and as ONNX."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,14 @@ def export(run: Path, out: Path, *, checkpoint: str | None = None, onnx: bool = 
         ``{"files": […], "differences": {"timm": …, "onnx": …}}``, the largest over 4 random images.
 
     Raises:
-        RunError: no such run, a trainer without an encoder, a package that is missing, or an export that differs.
+        RunError: no such run, a trainer without an encoder, a package that is missing, files of these names that are
+            not of an export, or an export that differs.
     """
     from lamella.engine.run import open_run
 
+    if onnx:
+        _check_packages()
+    _check_files(out, [CONFIG, WEIGHTS, ONNX] if onnx else [CONFIG, WEIGHTS])
     experiment, trainer, _, _ = open_run(run, checkpoint)
     if not isinstance(getattr(trainer, "encoder", None), nn.Module):
         raise RunError(f"{run}: its trainer {experiment.trainer.component.full_name} has no encoder to export")
@@ -56,11 +61,11 @@ def export(run: Path, out: Path, *, checkpoint: str | None = None, onnx: bool = 
     channels, random = encoder.patch_embed.proj.in_channels, torch.Generator().manual_seed(0)
     image = torch.rand(4, channels, *_size(encoder), generator=random)
     wanted = Embedder(encoder)(image)
-    save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, out / WEIGHTS)
     write_json(out / CONFIG, {
         "architecture": "vit_base_patch16_224", "num_classes": 0, "num_features": encoder.embed_dim,
         "model_args": arguments, "mean": MEAN, "std": STD, "pooling": "mean of the patch tokens", "run": run.name,
     })  # fmt: skip
+    save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, out / WEIGHTS)
     files, differences = [WEIGHTS, CONFIG], {"timm": _apart(_through_timm(out)(image), wanted)}
     if onnx:
         _write_onnx(Embedder(encoder).eval(), image, out / ONNX)
@@ -70,6 +75,27 @@ def export(run: Path, out: Path, *, checkpoint: str | None = None, onnx: bool = 
         if not gap < TOLERANCE:
             raise RunError(f"{out}: what {name} makes of the export differs by {gap:.2g}; it is not to be used")
     return {"files": files, "differences": differences}
+
+
+def _check_packages() -> None:
+    try:
+        import onnxruntime  # noqa: F401 - what the export is checked with
+        import onnxscript  # noqa: F401 - what torch.onnx writes with
+    except ImportError:
+        raise RunError(
+            "ONNX needs further packages: pip install 'lamella-sem[onnx]', or leave it out with --no-onnx"
+        ) from None
+
+
+def _check_files(out: Path, names: Sequence[str]) -> None:
+    """Raise `RunError` where a file would be replaced and the configuration beside it is none of an export."""
+    there = next((out / name for name in names if (out / name).exists()), None)
+    try:
+        ours = {"model_args", "run"} <= json.loads((out / CONFIG).read_text(encoding="utf-8")).keys()
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if there is not None and not ours:
+        raise RunError(f"{there} is there and not of `lamella sem-export`; choose another --out, or move it away")
 
 
 def model_args(encoder: "VisionTransformer") -> dict[str, Any]:
@@ -103,12 +129,6 @@ def _through_timm(out: Path) -> Embedder:
 
 
 def _write_onnx(embedder: Embedder, image: Tensor, path: Path) -> None:
-    try:
-        import onnxscript  # noqa: F401 - what torch.onnx writes with
-    except ImportError:
-        raise RunError(
-            "ONNX needs further packages: pip install 'lamella-sem[onnx]', or leave it out with --no-onnx"
-        ) from None
     torch.onnx.export(
         embedder, (image,), str(path), dynamo=True, external_data=False, verbose=False, optimize=True,
         input_names=["image"], output_names=["embedding"], dynamic_shapes=({0: torch.export.Dim("images")},),

@@ -53,7 +53,8 @@ class MaeContrastive(Trainer):
     other magnification, nearest neighbours and a linear probe.
 
     Raises:
-        ConfigError: neither a reconstruction nor a consistency is switched on.
+        ConfigError: neither a reconstruction nor a consistency is switched on, heads of the decoder that do not divide
+            its width, or, at the first step, ``exclude_same`` or ``hard_negatives`` without a group to go by.
         ContractError: an encoder that is no VisionTransformer of timm.
 
     Source: the paper's section 2.3, equations 7 to 9, λ .97 and .03; one encoder pass and the two-layer head to 128
@@ -98,6 +99,10 @@ class MaeContrastive(Trainer):
         self.contrasts, self.reconstructs = bool(self.terms) and con > 0, rec > 0
         if not (self.contrasts or self.reconstructs):
             raise ConfigError("mae-contrastive: nothing to learn from: rec is 0, and con is 0 or both terms are off")
+        if decoder_width % decoder_heads:
+            raise ConfigError(
+                f"mae-contrastive: decoder_heads = {decoder_heads} do not divide decoder_width = {decoder_width}"
+            )
         width, side = self.encoder.embed_dim, patch_side(self.encoder)
         self.decoder = MaskedDecoder(
             encoder_width=width, width=decoder_width, depth=decoder_depth, heads=decoder_heads,
@@ -116,6 +121,8 @@ class MaeContrastive(Trainer):
                 "larger batch_size, or less accumulation",
                 stacklevel=2,
             )
+        if self.contrasts and step.number == 0:
+            self._check_groups(pair["high"])
         seen = self._see(pair, step)
         tokens = self._encode(seen)
         losses = {}
@@ -140,6 +147,17 @@ class MaeContrastive(Trainer):
         anchors = {"hh": images[0], "ll": images[1], "hl": both, "lh": both}
         reconstructed = {f"rec {view}": images[place] for place, view in enumerate(VIEWS)}
         return {**reconstructed, **anchors, "paired": present.new_full((), len(present))}
+
+    def _check_groups(self, batch: Batch) -> None:
+        """Raise `ConfigError` where an option goes by a group that no sample has; the host waits, once."""
+        asked = {"exclude_same": self.exclude_same, "hard_negatives": self.hard_negatives}
+        groups = {"exclude_same": ("same", "die", batch.key), "hard_negatives": ("alike", "alike", -1)}
+        for option, (column, name, unknown) in groups.items():
+            if asked[option] and bool((batch.meta[name] == unknown).all()):
+                raise ConfigError(
+                    f"mae-contrastive: {option} goes by the group column that {column!r} of the modality names, and no "
+                    f"sample has that column; name another, as modality = {{ name = 'sem', {column} = 'COLUMN' }}"
+                )
 
     def _see(self, pair: dict[str, Batch], step: Step) -> Seen:
         """Two views of each magnification, and what of them is masked."""

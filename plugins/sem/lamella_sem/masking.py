@@ -4,26 +4,19 @@ from typing import NamedTuple
 
 import torch
 from lamella import Mean, Streams
+from lamella.errors import ContractError
 from torch import Tensor
 
 
 def patchify(image: Tensor, side: int) -> Tensor:
     """Images (B, C, H, W) as patches (B, N, side²·C), row by row; within a patch row, column, channel.
 
-    >>> image = torch.rand(2, 1, 16, 24)
-    >>> bool((unpatchify(patchify(image, 8), (16, 24)) == image).all())
-    True
+    >>> patchify(torch.arange(8.0).view(1, 1, 2, 4), 2).tolist()
+    [[[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]]
     """
     count, channels, height, width = image.shape
     grid = image.view(count, channels, height // side, side, width // side, side)
     return grid.permute(0, 2, 4, 3, 5, 1).reshape(count, -1, side * side * channels)
-
-
-def unpatchify(patches: Tensor, size: tuple[int, int], *, channels: int = 1) -> Tensor:
-    """The inverse of `patchify`: (B, N, side²·C) as images (B, C, H, W) of ``size`` = (H, W)."""
-    side = round((patches.shape[2] / channels) ** 0.5)
-    grid = patches.view(len(patches), size[0] // side, size[1] // side, side, side, channels)
-    return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), channels, *size)
 
 
 class Masked(NamedTuple):
@@ -38,12 +31,17 @@ class Masked(NamedTuple):
 def random_mask(streams: Streams, patches: int, ratio: float) -> Masked:
     """Exactly round(ratio·N) of N patches masked in every image, at least one masked and one seen.
 
+    Raises:
+        ContractError: fewer than two patches.
+
     Source: He et al., "Masked autoencoders are scalable vision learners", CVPR 2022: the order of uniform noise.
 
     >>> masked = random_mask(Streams(torch.arange(3)), 64, 0.75)
     >>> masked.mask.sum(1).tolist(), masked.visible.shape
     ([48.0, 48.0, 48.0], torch.Size([3, 16]))
     """
+    if patches < 2:
+        raise ContractError("one patch cannot be both masked and seen; use larger images, or a smaller patch")
     hidden = min(max(round(ratio * patches), 1), patches - 1)
     order = streams.uniform(0.0, 1.0, patches).argsort(1)
     mask = torch.zeros(order.shape, device=order.device).scatter_(1, order[:, :hidden], 1.0)

@@ -32,6 +32,7 @@ def synth(
         return
     if out is None:
         raise DataError("lamella synth needs --out FOLDER (or --list to see the presets)")
+    _check(out)
     from lamella_synth.sem.presets import PRESETS
 
     sem = preset in PRESETS
@@ -86,17 +87,26 @@ def listing() -> str:
     return "\n".join(lines)
 
 
+def _check(out: Path) -> None:
+    """Raise `DataError` where a folder holds a card, or images without one, that are not of `lamella synth`."""
+    card, images = out / "README.md", out / "train.parquet"
+    there = next((path for path in (card, images) if path.exists()), None)
+    ours = card.is_file() and _OURS in card.read_text(encoding="utf-8", errors="replace")
+    if there is not None and not ours:
+        raise DataError(f"{there} is there and not of `lamella synth`; choose another --out, or move it away")
+
+
 def write(table: "Dataset", out: Path, facts: str) -> None:
     """Write a dataset as ``train.parquet`` with a card beside it; each file appears whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     names = table.features["classes"].feature.names
     part = out / f".{os.getpid()}.parquet"
     table.to_parquet(str(part))
+    text = _CARD.format(ours=_OURS, facts=facts, classes=", ".join(f"{k} {name}" for k, name in enumerate(names)))
+    card = out / f".{os.getpid()}.md"
+    card.write_text(text, encoding="utf-8")
+    card.replace(out / "README.md")
     part.replace(out / "train.parquet")
-    text = _CARD.format(facts=facts, classes=", ".join(f"{k} {name}" for k, name in enumerate(names)))
-    part = out / f".{os.getpid()}.md"
-    part.write_text(text, encoding="utf-8")
-    part.replace(out / "README.md")
 
 
 def _hash(name: str) -> str:
@@ -106,6 +116,7 @@ def _hash(name: str) -> str:
     return PRESETS[name].hash if name in PRESETS else preset(name).hash
 
 
+_OURS = "Rendered by lamella-synth: "
 _CARD = """\
 ---
 license: apache-2.0
@@ -115,7 +126,7 @@ configs:
 ---
 # Synthetic micrographs
 
-Rendered by lamella-synth: {facts}.
+{ours}{facts}.
 
 Classes, by number: {classes}.
 

@@ -25,11 +25,6 @@ def intersect(a: np.ndarray, b: np.ndarray, radius: float = 0.0) -> np.ndarray:
     return np.minimum(-radius, sharp) + corner
 
 
-def subtract(a: np.ndarray, b: np.ndarray, radius: float = 0.0) -> np.ndarray:
-    """Inside a, outside b."""
-    return intersect(a, -b, radius)
-
-
 def disc(x: np.ndarray, y: np.ndarray, *, cx: float, cy: float, radius: float) -> np.ndarray:
     """A disc."""
     return np.hypot(x - cx, y - cy) - radius

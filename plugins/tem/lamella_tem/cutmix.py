@@ -1,9 +1,10 @@
 """CutMix: a rectangle of one image, with its label and its trust, pasted into another."""
 
 import math
+import warnings
 
 import torch
-from lamella import Batch, Streams
+from lamella import Batch, Step, Streams
 from torch import Tensor
 
 
@@ -34,6 +35,16 @@ def cutmix(batch: Batch, streams: Streams, *, p: float = 0.5) -> Batch:
     return batch._replace(
         image=image, label=mixed(batch.label), weight=mixed(batch.weight), instance=mixed(batch.instance)
     )
+
+
+def warn_if_alone(batch: Batch, step: Step) -> None:
+    """Warn, at the first step, where images are to take from each other and there is one alone."""
+    if step.number == 0 and len(batch.key) == 1:
+        warnings.warn(
+            "mix and paste take from the image before, and one image per process and part has none: nothing is mixed, "
+            "and labelled objects are pasted into their own image; use a larger batch_size, or less accumulation",
+            stacklevel=1,
+        )
 
 
 def rectangles(height: int, width: int, streams: Streams) -> Tensor:

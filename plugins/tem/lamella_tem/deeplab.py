@@ -107,8 +107,8 @@ class DeepLabV3Plus(nn.Module):
         """Features of (B, C, H, W), from the image itself (first) down to 1/16."""
         if self.training and self.norm == "batch" and len(image) == 1:
             raise ContractError(
-                "deeplabv3plus: one image per process is too few for batch norm in training; "
-                "use a batch_size of 2 or more, or norm = 'group'"
+                "deeplabv3plus: one image per process and part is too few for batch norm in training; "
+                "use a larger batch_size, less accumulation, or norm = 'group'"
             )
         below, right = (-size % self.stride for size in image.shape[-2:])
         return list(self.net.encoder(pad(image, (0, right, 0, below), mode="replicate")))

@@ -1,7 +1,7 @@
 """``lamella noise``: the dose that your own images were taken with, and a perturbation set of that noise."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,12 +10,14 @@ from lamella.errors import DataError, LamellaError
 
 if TYPE_CHECKING:
     import numpy as np
+    from lamella.data.formats.files import Frame
+    from lamella.data.reading import Reading
 
     from lamella_tem.photon_transfer import PhotonTransfer
 
 
 def noise(
-    images: Annotated[Path, typer.Argument(help="folder of images as the microscope gave them, or one file")],
+    images: Annotated[Path, typer.Argument(help="folder of images or stacks as the microscope gave them, or one file")],
     name: Annotated[str, typer.Option(help="what to call the perturbation set")] = "my-microscope",
     out: Annotated[Path, typer.Option("--out", help="file for the set; a figure goes beside it")] = Path("noise.toml"),
     intensity: Annotated[
@@ -33,8 +35,9 @@ def noise(
             raise LamellaError(f"{path} exists; choose another name with --out, or move it away")
     found: dict[str, PhotonTransfer | str] = {}
     for path in _files(images):
-        found[path.name] = _measured(path, intensity, data_bar)
-        print(_line(path.name, found[path.name]), flush=True)
+        for file, one in _measured(path, intensity, data_bar):
+            found[file] = one
+            print(_line(file, one), flush=True)
     usable = {file: one for file, one in found.items() if not isinstance(one, str)}
     if not usable:
         raise DataError(f"{images}: no image of which the noise tells a dose; take them as the microscope gave them")
@@ -58,15 +61,25 @@ def _files(images: Path) -> list[Path]:
     return files
 
 
-def _measured(path: Path, intensity: str, data_bar: Any) -> "PhotonTransfer | str":
-    """What an image's noise tells, or why it tells nothing."""
-    from lamella.data.reading import Reading
+def _measured(path: Path, intensity: str, data_bar: Any) -> Iterator[tuple[str, "PhotonTransfer | str"]]:
+    """The name of an image, or of each frame of a stack, and what its noise tells, or why it tells nothing."""
+    from lamella.data.reading import Reading, frame_name
 
+    reading = Reading(data_bar=data_bar, stack="each")
+    try:
+        frames = reading.frames(path)
+    except DataError as error:
+        yield path.name, str(error)
+        return
+    for frame in frames:
+        yield frame_name(path.name, frame), _of_frame(reading, path, frame, intensity)
+
+
+def _of_frame(reading: "Reading", path: Path, frame: "Frame", intensity: str) -> "PhotonTransfer | str":
     from lamella_tem.photon_transfer import photon_transfer
 
     try:
-        grey, step = _grey(Reading(data_bar=data_bar, stack="mean").micrograph(path).image, intensity)
-        one = photon_transfer(grey, step)
+        one = photon_transfer(*_grey(reading.micrograph(path, frame).image, intensity))
     except DataError as error:
         return str(error)
     if not one.independent:

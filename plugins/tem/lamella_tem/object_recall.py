@@ -35,11 +35,12 @@ class ObjectRecall:
         """
         if batch.instance is None or batch.label is None:
             return
-        objects = torch.where(batch.label == self.number, batch.instance, 0).flatten(1)  # (B, H·W)
-        hit = (prediction.argmax(1) == self.number).flatten(1)
-        size = torch.zeros(len(objects), int(objects.max()) + 1, dtype=torch.int64, device=objects.device)
-        pixels = size.scatter_add(1, objects, torch.ones_like(objects))[:, 1:]
-        found = size.scatter_add(1, objects, hit.to(torch.int64))[:, 1:]
+        shown = (batch.label == self.number) & (batch.instance != 0)
+        ids, place = torch.unique(batch.instance[shown], return_inverse=True)  # a set's own ids may be of any size
+        place = place + len(ids) * shown.nonzero()[:, 0]
+        size = torch.zeros(len(ids) * len(shown), dtype=torch.int64, device=place.device)
+        pixels = size.scatter_add(0, place, torch.ones_like(place))
+        found = size.scatter_add(0, place, (prediction.argmax(1) == self.number)[shown].to(torch.int64))
         there = pixels > 0
         self._there.append(there.sum())
         self._found.append((there & (found >= self.share * pixels)).sum())

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def perturb(
-    image: Annotated[Path, typer.Argument(help="image file (PNG, JPEG, TIFF)")],
+    image: Annotated[Path, typer.Argument(help="image file, or a stack: a sheet of each frame")],
     set_name: Annotated[str, typer.Option("--set", help="perturbation set to show")] = "tem-strong",
     out: Annotated[Path, typer.Option("--out", help="contact sheet to write (PNG)")] = Path("sheet.png"),
     size: Annotated[int, typer.Option(min=16, max=2048, help="side of the central crop that is shown (px)")] = 320,
@@ -27,18 +27,22 @@ def perturb(
         raise LamellaError(f"--out {out}: the sheet is a PNG file; end its name with .png")
     if not out.parent.is_dir():
         raise LamellaError(f"--out {out}: there is no folder {out.parent}")
-    batch = _batch(_grey(image, size), 1.0 if polarity == "haadf" else -1.0, pixel_nm)
-    rows = _rows(set_name, batch, seed)
-    _write(rows, out)
-    print(f"{len(rows) - 1} perturbations of set {set_name!r} on {image.name}: {out}")
+    from lamella.data.reading import Reading, frame_name
+
+    reading = Reading(data_bar="keep", stack="each")
+    for frame in reading.frames(image):
+        grey = _grey(reading.micrograph(image, frame).image, image, size)
+        rows = _rows(set_name, _batch(grey, 1.0 if polarity == "haadf" else -1.0, pixel_nm), seed)
+        sheet = out.with_stem(frame_name(out.stem, frame))
+        _write(rows, sheet)
+        print(f"{len(rows) - 1} perturbations of set {set_name!r} on {frame_name(image.name, frame)}: {sheet}")
 
 
-def _grey(path: Path, size: int) -> "np.ndarray":
+def _grey(image: "np.ndarray", path: Path, size: int) -> "np.ndarray":
     """The central crop (H, W) float32 in [0, 1], stretched to the image's own 0.1 and 99.9 percentiles."""
     import numpy as np
-    from lamella.data.formats.files import read_image
 
-    pixels = read_image(path).astype(np.float32)
+    pixels = image.astype(np.float32)
     pixels = pixels.mean(2) if pixels.ndim == 3 else pixels
     if min(pixels.shape) < 8:
         raise DataError(f"{path}: {pixels.shape[0]} × {pixels.shape[1]} pixels are too few; 8 × 8 are needed")

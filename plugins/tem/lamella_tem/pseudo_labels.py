@@ -6,13 +6,14 @@ from lamella.errors import ConfigError
 from torch import Tensor, nn
 
 from lamella_tem.consistency import pseudo_label
-from lamella_tem.rare import capped, doubted, share_of
+from lamella_tem.rare import capped, doubted, ranked, share_of, suspected, without
 
 
 class PseudoLabels(nn.Module):
     """Labels where max p^w ≥ τ; a threshold of each class, doubt and a cap for rare classes if asked for.
 
-    It remembers, over some fifty steps, how sure each class is and what share rare classes have of the labels.
+    It remembers, over some hundred steps, how sure each class is, and over some fifty what share rare classes have of
+    the labels.
     Parameters as those of `WeakToStrong`; ``rare`` (R,) are the numbers of the classes of ``paste``.
 
     Raises:
@@ -39,24 +40,29 @@ class PseudoLabels(nn.Module):
         """Whether the share of rare classes matters."""
         return self.doubt > 0 or self.cap is not None
 
-    def forward(self, weak: Batch, p_w: Tensor, labelled: Batch) -> Batch:
+    def forward(self, weak: Batch, p_w: Tensor, labelled: Batch, parts: int = 1) -> Batch:
         """The weak view with its pseudo-label and trust.
 
         Args:
             weak: the weak view of unlabelled images.
             p_w: (B, K, H, W) its probabilities, without gradient.
             labelled: the labelled images of the step, for the share of rare classes.
+            parts: how many calls make a step; each moves what is remembered by its part.
         """
         if not self.follows_rare:
-            return pseudo_label(weak, p_w, self.threshold(p_w))
+            return pseudo_label(weak, p_w, self.threshold(p_w, parts))
         assert labelled.label is not None
         share = share_of(labelled.label, self.rare)
-        self.prior.copy_(torch.where(self.prior > 0, self.prior.lerp(share, 0.02), share))
-        trusted = p_w if self.cap is None else capped(p_w, self.rare, self.cap * self.prior)
-        target = pseudo_label(weak, trusted, self.threshold(trusted))
-        return doubted(target, p_w, self.rare, self.doubt * self.prior) if self.doubt > 0 else target
+        self.prior.copy_(torch.where(self.prior > 0, self.prior.lerp(share, 0.02 / parts), share))
+        if self.cap or self.doubt:
+            place = ranked(p_w, self.rare)
+        trusted = without(p_w, self.rare) if self.cap == 0 else p_w
+        if self.cap:
+            trusted = capped(p_w, self.rare, suspected(place, self.cap * self.prior))
+        target = pseudo_label(weak, trusted, self.threshold(trusted, parts))
+        return doubted(target, self.rare, suspected(place, self.doubt * self.prior)) if self.doubt else target
 
-    def threshold(self, p_w: Tensor) -> Tensor | float:
+    def threshold(self, p_w: Tensor, parts: int = 1) -> Tensor | float:
         """τ, or with ``class_tau`` (K,) thresholds τ·c_k, c_k the mean confidence in class k of late, at first 1.
 
         Source: after FreeMatch (Wang et al., ICLR 2023), against the collapse of rare classes; without its division by
@@ -65,10 +71,11 @@ class PseudoLabels(nn.Module):
         if not self.class_tau:
             return self.tau
         confidence, label = p_w.max(1)
-        sums = torch.zeros_like(self.confidence).scatter_add_(0, label.flatten(), confidence.flatten())
-        ones = torch.ones_like(confidence.flatten())
-        counts = torch.zeros_like(self.confidence).scatter_add_(0, label.flatten(), ones)
+        # Rows first: into one float32, millions of numbers add up to a wrong mean.
+        rows = confidence.new_zeros(*label.shape[:2], len(self.confidence))
+        sums = rows.scatter_add(2, label, confidence).sum((0, 1))
+        counts = rows.scatter_add(2, label, torch.ones_like(confidence)).sum((0, 1))
         known = (counts > 0) & sums.isfinite()  # of a step that is left out nothing stays
         seen = torch.where(known, sums / counts.clamp(min=1), self.confidence)
-        self.confidence.lerp_(seen, 0.01)
+        self.confidence.lerp_(seen, 0.01 / parts)
         return self.tau * self.confidence

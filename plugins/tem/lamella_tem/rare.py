@@ -10,36 +10,55 @@ def share_of(label: Tensor, rare: Tensor) -> Tensor:
     return torch.isin(label, rare).sum() / (label != IGNORE).sum().clamp(min=1)
 
 
-def suspected(p: Tensor, rare: Tensor, share: Tensor) -> Tensor:
-    """(B, H, W) bool: the ``share`` of all pixels of the batch where a rare class is likeliest; no host sync.
+def ranked(p: Tensor, rare: Tensor) -> Tensor:
+    """(B, H, W) int64: the place of every pixel of the batch by how likely a rare class is there; no host sync.
+
+    The likeliest has 0, and where no rare class is possible the place is beyond any share.
 
     Args:
         p: (B, K, H, W) probabilities.
         rare: (R,) numbers of the rare classes.
-        share: scalar; 0 suspects nothing, 1 and more every pixel where a rare class is possible at all.
     """
     suspicion = p[:, rare].amax(1)
     order = suspicion.flatten().argsort(descending=True, stable=True)  # by rank: many are equally sure, at 1
-    first = torch.arange(len(order), device=order.device) < (share * len(order)).round()
-    return torch.empty_like(first).scatter_(0, order, first).view_as(suspicion) & (suspicion > 0)
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    return torch.where(suspicion > 0, place.view_as(suspicion), torch.iinfo(torch.int64).max)
 
 
-def doubted(target: Batch, p: Tensor, rare: Tensor, share: Tensor) -> Batch:
+def suspected(place: Tensor, share: Tensor) -> Tensor:
+    """(B, H, W) bool: the ``share`` of all pixels of the batch where a rare class is likeliest, by `ranked`.
+
+    Args:
+        share: scalar; 0 suspects nothing, 1 and more every pixel where a rare class is possible at all.
+    """
+    return place < (share * place.numel()).round()
+
+
+def doubted(target: Batch, rare: Tensor, overlooked: Tensor) -> Batch:
     """Pseudo-labels without trust where a rare class is suspected and another is the label.
 
     An overlooked object then is not taught as what surrounds it.
+
+    Args:
+        overlooked: (B, H, W) bool: where a rare class is `suspected`.
     """
     assert target.label is not None and target.weight is not None
-    overlooked = suspected(p, rare, share) & ~torch.isin(target.label, rare)
-    return target._replace(weight=torch.where(overlooked, 0.0, target.weight))
+    doubt = overlooked & ~torch.isin(target.label, rare)
+    return target._replace(weight=torch.where(doubt, 0.0, target.weight))
 
 
-def capped(p: Tensor, rare: Tensor, share: Tensor) -> Tensor:
-    """``p``, (B, K, H, W), where rare classes are impossible outside the ``share`` of pixels most suspected of them.
+def capped(p: Tensor, rare: Tensor, allowed: Tensor) -> Tensor:
+    """``p``, (B, K, H, W), where rare classes are impossible outside the pixels that are ``allowed``, (B, H, W) bool.
 
-    There the other classes take their place in proportion: what p would be, were it known that none is there. On a
-    device whose contrast is new to it a network may take most of an image for a defect.
+    On a device whose contrast is new to it a network may take most of an image for a defect.
+    """
+    return torch.where(allowed.unsqueeze(1), p, without(p, rare))
+
+
+def without(p: Tensor, rare: Tensor) -> Tensor:
+    """``p``, (B, K, H, W), where rare classes are impossible and the others take their place in proportion.
+
+    It is what p would be, were it known that none is there.
     """
     others = p.index_fill(1, rare, 0.0)
-    others = others / others.sum(1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny)
-    return torch.where(suspected(p, rare, share).unsqueeze(1), p, others)
+    return others / others.sum(1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny)

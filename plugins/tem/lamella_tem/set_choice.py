@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from lamella_tem.consistency import consistency, gather_views, hardest
-from lamella_tem.cutmix import cutmix
+from lamella_tem.cutmix import cutmix, warn_if_alone
 from lamella_tem.passes import statistics_left_alone
 from lamella_tem.supervised import Supervised
 
@@ -74,7 +74,10 @@ class SetChoice(nn.Module):
         """𝒜^{s_i}(𝒜^w(x^u)), with the pseudo-label and its trust moved along."""
         streams = step.streams(target, f"strong {number}")
         strong = self.sets[number](target, streams.child("set"))
-        return cutmix(strong, streams.child("cutmix"), p=self.mix) if self.mix > 0 else strong
+        if self.mix == 0:
+            return strong
+        warn_if_alone(target, step)
+        return cutmix(strong, streams.child("cutmix"), p=self.mix)
 
     def views(self, target: Batch, step: Step) -> list[Batch]:
         """The strong view of every set."""

@@ -21,7 +21,7 @@ from lamella.errors import ConfigError
 from pydantic import Field
 from torch import Tensor, nn
 
-from lamella_tem.cutmix import cutmix
+from lamella_tem.cutmix import cutmix, warn_if_alone
 from lamella_tem.losses import cross_entropy, dice
 from lamella_tem.object_recall import ObjectRecall
 from lamella_tem.paste import neighbours, paste_objects, rare_classes
@@ -55,6 +55,8 @@ class Supervised(Trainer):
         self.register_buffer("pasted", rare_classes(paste or [], class_names), persistent=False)
         self.pasted: Tensor
         self.losses: dict[str, Loss] = {"ce": cross_entropy, "dice": dice} if losses is None else losses
+        if not self.losses:
+            raise ConfigError("supervised: losses = {} leaves nothing to learn from; name one, or leave losses out")
         self.loss_modules = nn.ModuleList(loss for loss in self.losses.values() if isinstance(loss, nn.Module))
         self.weights = weights or {name: 1 / len(self.losses) for name in self.losses}
         if set(self.weights) != set(self.losses):
@@ -85,10 +87,17 @@ class Supervised(Trainer):
         batch = batches["labelled"]
         if batch.label is None or batch.weight is None:
             raise ConfigError("supervised: the role 'labelled' has no labels")
+        if batch.label.ndim != 3:
+            raise ConfigError(
+                "supervised: the role 'labelled' has one class for each image, and this trainer learns from label "
+                "maps; give masks, or take a trainer of classes, as 'classify'"
+            )
         return batch if self.augment is None else self.augment(batch, step.streams(batch, "weak"))
 
     def mixed(self, batch: Batch, step: Step) -> tuple[Batch, Tensor, Tensor]:
         """The batch with what is pasted and mixed from image to image, its label and its trust."""
+        if len(self.pasted) or self.mix > 0:
+            warn_if_alone(batch, step)
         if len(self.pasted):
             batch = paste_objects(batch, neighbours(batch), step.streams(batch, "paste"), classes=self.pasted)
         if self.mix > 0:

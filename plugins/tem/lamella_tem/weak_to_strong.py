@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import torch
-from lamella import Batch, Chain, FromData, Loss, SegmentationBackbone, Step, Trainer, logits_of
+from lamella import IGNORE, Batch, Chain, FromData, Loss, SegmentationBackbone, Step, Trainer, logits_of
 from lamella.contracts.model import Metric
 from lamella.errors import ConfigError
 from pydantic import Field
@@ -129,7 +129,7 @@ class WeakToStrong(Trainer):
         labelled = self.student.augmented(batches, step)
         weak = self._weakened(batches["unlabelled"], step)
         supervised, p_w, perturbed = self._first_pass(labelled, weak, step)
-        target = self.pseudo_labels(weak, p_w, batches["labelled"])
+        target = self.pseudo_labels(weak, p_w, batches["labelled"], step.parts)
         with recording(self._network(), self.statistics):
             strong = self._strong(self._pasted(target, labelled, step), step)
         feature = supervised.new_zeros(())
@@ -166,9 +166,13 @@ class WeakToStrong(Trainer):
         return self.student.judged(passed.logits, label, weight, step)["loss"], passed.p_w, passed.perturbed
 
     def _weakened(self, unlabelled: Batch, step: Step) -> Batch:
-        """The weak view; its label is 0 inside the image and ``IGNORE`` where the view reaches outside."""
-        inside = torch.zeros_like(unlabelled.image[:, 0], dtype=torch.int64)
-        blank = unlabelled._replace(label=inside, weight=torch.ones_like(unlabelled.image[:, 0]))
+        """The weak view; its label is 0 inside the image and ``IGNORE`` where view or crop reach outside."""
+        label = torch.zeros_like(unlabelled.image[:, 0], dtype=torch.int64)
+        if (inside := unlabelled.meta.get("inside")) is not None:
+            rows, columns = (torch.arange(size, device=label.device) for size in label.shape[1:])
+            height, width = inside.view(-1, 2, 1, 1).unbind(1)
+            label = torch.where((rows.view(1, -1, 1) < height) & (columns < width), label, IGNORE)
+        blank = unlabelled._replace(label=label, weight=torch.ones_like(unlabelled.image[:, 0]))
         return blank if self.weak is None else self.weak(blank, step.streams(blank, "weak"))
 
     def _pasted(self, target: Batch, labelled: Batch, step: Step) -> Batch:

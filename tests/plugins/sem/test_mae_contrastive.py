@@ -117,6 +117,16 @@ def test_only_defects_on_one_pattern_are_negatives_where_that_is_asked_for():
     assert losses(trainer(hard_negatives=True), pairs())["cross"] == every  # no pattern known: one for all
 
 
+@pytest.mark.parametrize(("option", "column"), [("exclude_same", "same"), ("hard_negatives", "alike")])
+def test_an_option_without_a_group_to_go_by_is_refused_at_the_first_step(option, column):
+    made, unknown = trainer(**{option: True}), pairs(dies=[100, 101, 102, 103])  # as the modality: the samples' own
+    with pytest.raises(ConfigError, match=f"{option} goes by the group column that '{column}'"):
+        losses(made, unknown, Step(0, 10, 5))
+    known = pairs(dies=[100, 9, 102, 103], alike=[-1, 4, -1, -1])
+    assert losses(made, known, Step(0, 10, 5))["loss"].isfinite()
+    assert losses(trainer(), unknown, Step(0, 10, 5))["loss"].isfinite()
+
+
 def test_parts_of_a_step_are_batches_of_their_own():
     """Gradient accumulation: reconstruction is the whole batch's, the contrast the mean of its parts'."""
     made, batch = trainer(), pairs(4)
@@ -146,6 +156,8 @@ def test_images_of_another_size_than_the_encoder_was_made_for():
 def test_mistakes_are_named():
     with pytest.raises(ConfigError, match="nothing to learn from"):
         trainer(rec=0.0, self_consistency=False, cross_magnification=False)
+    with pytest.raises(ConfigError, match="decoder_heads = 3 do not divide decoder_width = 16"):
+        trainer(decoder_heads=3)
     with pytest.raises(ConfigError, match="set modality = 'sem'"):
         losses(trainer(), pairs()["high"])
     with pytest.raises(ContractError, match="must be a VisionTransformer of timm"):

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lamella import Streams
+from lamella.errors import ContractError
 from lamella.testing.no_sync import no_sync
 from lamella_sem.decoder import MaskedDecoder, positions
-from lamella_sem.masking import patchify, random_mask, reconstruction, take, unpatchify
+from lamella_sem.masking import patchify, random_mask, reconstruction, take
 from literal_equations import equation_8
 
 
@@ -16,7 +17,8 @@ def test_patches_go_back_into_the_image(count, rows, columns, side, channels):
     image = torch.rand(count, channels, rows * side, columns * side)
     patches = patchify(image, side)
     assert patches.shape == (count, rows * columns, side * side * channels)
-    assert (unpatchify(patches, (rows * side, columns * side), channels=channels) == image).all()
+    back = patches.view(count, rows, columns, side, side, channels).permute(0, 5, 1, 3, 2, 4)
+    assert (back.reshape(image.shape) == image).all()
 
 
 def test_a_patch_holds_its_square_of_the_image():
@@ -33,6 +35,11 @@ def test_the_ratio_is_exact_in_every_image(patches, ratio, count, seed):
     assert masked.visible.shape == (count, patches - wanted)
     assert (masked.mask.gather(1, masked.visible) == 0).all()
     assert (masked.visible.diff(dim=1) > 0).all()
+
+
+def test_one_patch_cannot_be_both_masked_and_seen():
+    with pytest.raises(ContractError, match="larger images, or a smaller patch"):
+        random_mask(Streams(torch.arange(2)), 1, 0.25)
 
 
 @pytest.mark.parametrize(("ratio", "hidden"), [(0.25, 16), (0.75, 48)])

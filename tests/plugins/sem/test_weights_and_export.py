@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import warnings
 
 import pytest
@@ -145,6 +146,25 @@ def test_the_onnx_export_gives_the_same(runs, tmp_path):
     assert not [str(one.message) for one in told if "training mode" in str(one.message)]
     assert done["files"][-1] == "encoder.onnx" and done["differences"]["onnx"] < 1e-4
     assert (tmp_path / "encoder.onnx").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_files_that_are_of_no_export_are_left_alone(name, runs, tmp_path):
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(RunError, match=f"{name} is there and not of `lamella sem-export`"):
+        export(runs["pre"], tmp_path, onnx=False)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, '{"mine": 1}')]
+    (tmp_path / name).unlink()
+    for run in ("cls", "pre"):  # its own are replaced
+        export(runs[run], tmp_path, onnx=False)
+    assert json.loads((tmp_path / "config.json").read_text())["run"] == "pre"
+
+
+def test_onnx_is_looked_for_before_anything_is_written(runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(RunError, match="ONNX needs further packages"):
+        export(runs["pre"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_export_that_differs_is_refused(runs, tmp_path, monkeypatch):

@@ -102,6 +102,19 @@ def test_the_command_writes_a_folder_that_datasets_loads(name: str, column: str,
     assert name in card and table.features["classes"].feature.names[-1] in card
 
 
+@pytest.mark.parametrize("name", ["README.md", "train.parquet"])
+def test_files_that_the_command_did_not_write_are_left_alone(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    settings = ["synth", "--preset", "demo-finfet", "--count", "2", "--size", "32", "--out", str(tmp_path)]
+    ran = CliRunner().invoke(program(), settings)
+    assert isinstance(ran.exception, DataError) and f"{name} is there and not of" in str(ran.exception)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+    (tmp_path / name).unlink()
+    for seed in ("0", "1"):  # its own are replaced
+        assert CliRunner().invoke(program(), [*settings, "--seed", seed]).exit_code == 0
+    assert "seed 1" in (tmp_path / "README.md").read_text()
+
+
 def test_the_listing_names_every_preset() -> None:
     ran = CliRunner().invoke(program(), ["synth", "--list"])
     assert ran.exit_code == 0 and "device-a" in ran.output and "sem-b" in ran.output

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lamella_synth.fields import cells, cloud, mottle, wave
 from lamella_synth.roughness import Roughness
 from lamella_synth.seeds import stream
-from lamella_synth.shapes import box, disc, intersect, subtract, union
+from lamella_synth.shapes import box, disc, intersect, union
 from lamella_synth.tem.canvas import Canvas, label_map
 from lamella_synth.tem.columns import Columns
 
@@ -61,7 +61,6 @@ def test_rounded_corners_keep_edges_and_lose_corners() -> None:
     assert intersect(a, b, 2.0)[1] > -0.5
     assert np.allclose(intersect(a, b, 2.0)[[0, 2]], [-1, 3], atol=0.3)
     assert union(a, b, 2.0)[1] < -0.5
-    assert np.allclose(subtract(a, b), np.maximum(a, -b))
 
 
 @settings(max_examples=10, deadline=None)

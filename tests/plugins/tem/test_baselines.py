@@ -100,6 +100,13 @@ def test_cutmix_consistency_perturbs_by_cutmix_alone():
     assert all(parameter.grad is not None for parameter in one.parameters())
 
 
+def test_an_unlabelled_image_that_is_alone_is_said():
+    data = batches()
+    data["unlabelled"] = data["unlabelled"].select(slice(0, 1))
+    with pytest.warns(UserWarning, match="one image per process and part has none"):
+        made(cutmix_consistency, tau=0.0)(data, Step(0, 9, 0))
+
+
 def test_cutmix_on_labelled_images_changes_what_is_learned_from():
     plain, mixed = made(cutmix_supervised, p=0.0), made(cutmix_supervised, p=1.0)
     data, step = batches(), Step(0, 9, 0)

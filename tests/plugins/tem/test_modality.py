@@ -112,6 +112,18 @@ def test_a_constant_image_gives_no_nan():
         assert one.collate([sample(image)]).image.isfinite().all()
 
 
+@pytest.mark.parametrize("intensity", ["image", "data"])
+def test_an_image_in_one_colour_is_mapped_as_it_is_in_grey(intensity):
+    grey = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    red = np.stack([grey, np.zeros_like(grey), np.zeros_like(grey)], 2)
+    found = []
+    for image in (grey, red):
+        modality = TemModality(intensity=intensity)
+        modality.calibrate([image])
+        found.append(modality.collate([sample(image)]).image)
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=0)
+
+
 def test_a_crop_is_mapped_as_its_whole_image():
     image = np.repeat(np.array([[10, 20], [110, 210]], np.uint8), 8, 1).repeat(8, 0)
     whole = TemModality(intensity="image").collate([sample(image)]).image[0, 0]

@@ -128,6 +128,23 @@ def test_the_set_that_is_written_makes_the_noise_that_was_measured(folder, capsy
     assert all(0.75 * low < dose < 1.33 * high for dose in again)
 
 
+def test_every_frame_of_a_stack_tells_its_dose(folder, capsys):
+    tifffile = pytest.importorskip("tifffile")
+    frames = [np.clip(counted(scene(seed=n), dose, 0.2, n), 0, 1) for n, dose in enumerate((150, 600))]
+    tifffile.imwrite("stack.tif", (np.stack(frames) * 65535).round().astype(np.uint16))
+    code, text = said(capsys, "stack.tif", "--intensity", "dtype")
+    assert code == 0 and "2 of 2 images tell their dose" in text and "stack.tif-f0001: dose" in text
+    written = tomllib.loads(Path("noise.toml").read_text(encoding="utf-8"))
+    low, high = written["sets"]["my-microscope"]["chain"][0]["dose"]
+    assert (low, high) == (pytest.approx(150, rel=0.2), pytest.approx(600, rel=0.2))
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_measured(folder, capsys):
+    (folder / "broken.tif").write_bytes(b"no image")
+    code, text = said(capsys, "images", "--intensity", "dtype")
+    assert code == 0 and "broken.tif: " in text and "2 of 4 images tell their dose" in text
+
+
 def test_a_folder_without_a_dose_writes_nothing(folder, capsys):
     for path in folder.glob("*0.png"):
         path.unlink()

@@ -6,7 +6,7 @@ from lamella import IGNORE, Chain, Step
 from lamella.errors import ConfigError
 from lamella_tem.consistency import consistency, pseudo_label
 from lamella_tem.passes import weak_pass
-from lamella_tem.rare import doubted
+from lamella_tem.rare import doubted, ranked, suspected
 from tem_small_trainer import Shift, batches, trainer
 
 
@@ -20,6 +20,21 @@ def test_the_pseudo_label_and_its_trust_follow_a_warp():
     moved = Chain([Shift()])(target, step.streams(target, "strong"))
     assert torch.equal(moved.label[:, :-2], target.label[:, 2:])
     assert consistency(torch.zeros(4, 3, 12, 12), target)[:, -2:].abs().max() == 0
+
+
+def test_the_padding_of_a_crop_is_never_trusted():
+    one, data, step = trainer(weak=Chain([Shift()]), tau=0.0), batches(), Step(0, 10, 0)
+    own = torch.tensor([[12, 12], [12, 7], [5, 12], [5, 7]])
+    padded = data["unlabelled"]._replace(meta={"inside": own})
+    weak = one._weakened(padded, step)
+    for label, (rows, columns) in zip(weak.label, own.tolist()):
+        expected = torch.full((12, 12), IGNORE)
+        expected[: rows - 2, :columns] = 0  # moved by two
+        assert torch.equal(label, expected)
+    target = one.pseudo_labels(weak, torch.rand(4, 3, 12, 12).softmax(1), data["labelled"])
+    assert torch.equal(target.weight > 0, weak.label != IGNORE)
+    counts = one.counts({**data, "unlabelled": padded}, step)
+    assert counts["feature"] == 10 * 12 + 10 * 7 + 3 * 12 + 3 * 7
 
 
 def test_class_thresholds_are_lower_for_classes_that_are_seldom_sure():
@@ -36,6 +51,43 @@ def test_a_step_that_is_not_finite_leaves_no_trace_in_the_thresholds():
     assert one.pseudo_labels.confidence.tolist() == [1.0, 1.0, 1.0]
 
 
+def test_the_mean_confidence_is_that_of_millions_of_pixels():
+    one = trainer(class_tau=True, tau=1.0)
+    p_w = torch.tensor([0.9, 0.1, 0.0]).view(1, 3, 1, 1).expand(4, 3, 1024, 1024)
+    assert one.pseudo_labels.threshold(p_w)[0].item() == pytest.approx(0.99 + 0.01 * 0.9, abs=1e-6)
+
+
+def test_what_is_remembered_moves_by_a_step_however_many_parts_it_has():
+    given, p_w = batches(), torch.tensor([0.6, 0.3, 0.1]).view(1, 3, 1, 1).expand(4, 3, 12, 12)
+    found = []
+    for parts in (1, 4):
+        one = trainer(paste=["c"], class_tau=True, cap=1.0)
+        weak = one._weakened(given["unlabelled"], Step(0, 1, 0))
+        one.pseudo_labels.prior.fill_(0.9)
+        for _ in range(20 * parts):
+            one.pseudo_labels(weak, p_w, given["labelled"], parts)
+        found.append([one.pseudo_labels.prior.item(), one.pseudo_labels.confidence[0].item()])
+    assert found[1] == pytest.approx(found[0], abs=2e-3)
+
+
+@pytest.mark.parametrize(("doubt", "cap", "times"), [(3.0, 0.0, 1), (3.0, 1.5, 1), (0.0, 0.0, 0), (0.0, 1.5, 1)])
+def test_pixels_are_ranked_once_at_most(doubt, cap, times, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "argsort", counting(torch.Tensor.argsort, asked))
+    one, given = trainer(paste=["c"], doubt=doubt, cap=cap), batches()
+    weak = one._weakened(given["unlabelled"], Step(0, 1, 0))
+    one.pseudo_labels(weak, torch.rand(4, 3, 12, 12).softmax(1), given["labelled"])
+    assert len(asked) == times
+
+
+def counting(function, calls):
+    def counted(*given, **named):
+        calls.append(function)
+        return function(*given, **named)
+
+    return counted
+
+
 def test_the_share_of_a_rare_class_is_that_of_the_labels_of_late():
     learner, given = trainer(0.1, tau=0.0, paste=["c"], doubt=2.0), batches()
     label = torch.zeros(4, 12, 12, dtype=torch.int64)
@@ -43,7 +95,8 @@ def test_the_share_of_a_rare_class_is_that_of_the_labels_of_late():
     weak, p_w = learner._weakened(given["unlabelled"], Step(0, 1, 0)), torch.rand(4, 3, 12, 12)
     p_w[:, 2] *= 0.5  # c is suspected, seldom likeliest
     found = learner.pseudo_labels(weak, p_w, given["labelled"]._replace(label=label))
-    same = doubted(pseudo_label(weak, p_w, 0.0), p_w, torch.tensor([2]), torch.tensor(2 * 12 / 144))
+    overlooked = suspected(ranked(p_w, torch.tensor([2])), torch.tensor(2 * 12 / 144))
+    same = doubted(pseudo_label(weak, p_w, 0.0), torch.tensor([2]), overlooked)
     assert torch.equal(found.weight, same.weight) and (found.weight == 0).any()
     learner.pseudo_labels(weak, p_w, given["labelled"]._replace(label=torch.zeros_like(label)))
     assert learner.pseudo_labels.prior.item() == pytest.approx(0.98 * 12 / 144)

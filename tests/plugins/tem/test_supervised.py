@@ -75,6 +75,14 @@ def test_a_batch_without_labels_is_refused(backbone, batch):
         Supervised(backbone=backbone, class_names=NAMES)({"labelled": batch._replace(label=None, weight=None)}, STEP)
 
 
+def test_a_class_for_each_image_and_no_loss_are_refused(backbone, batch):
+    classes = batch._replace(label=batch.label[:, 1, 1], weight=batch.weight[:, 1, 1])
+    with pytest.raises(ConfigError, match="one class for each image"):
+        Supervised(backbone=backbone, class_names=NAMES)({"labelled": classes}, STEP)
+    with pytest.raises(ConfigError, match="nothing to learn from"):
+        Supervised(backbone=backbone, losses={}, class_names=NAMES)
+
+
 def test_ignored_pixels_get_no_gradient(backbone, batch):
     image = batch.image.clone().requires_grad_()
     Supervised(backbone=backbone, class_names=NAMES)({"labelled": batch._replace(image=image)}, STEP)["loss"].backward()
@@ -154,6 +162,16 @@ def test_it_learns_a_few_images_by_heart():
 def test_an_unknown_parameter_is_refused_by_name():
     with pytest.raises(lamella.LamellaError, match="lossses"):
         current().plan("trainer", {"name": "supervised", "backbone": "deeplabv3plus", "lossses": {}}, "here")
+
+
+@pytest.mark.parametrize("option", [{"mix": 0.5}, {"paste": ["c"]}])
+def test_an_image_that_is_alone_is_said_where_images_take_from_each_other(backbone, batch, option):
+    made, alone = Supervised(backbone=backbone, class_names=NAMES, **option), batch.select(slice(0, 1))
+    with pytest.warns(UserWarning, match="one image per process and part has none"):
+        made({"labelled": alone}, STEP)
+    made({"labelled": alone}, STEP._replace(number=1))  # once
+    made({"labelled": batch}, STEP)
+    Supervised(backbone=backbone, class_names=NAMES)({"labelled": alone}, STEP)
 
 
 def test_objects_are_pasted_from_the_image_before(backbone, batch):

@@ -18,8 +18,8 @@ class Carbon(Perturbation):
         bright field  y = x·exp(−τ)          HAADF  y = x + η·τ·(1 − x)
 
     with t_c the thickness in nm, λ the inelastic mean free path in nm, η the brightness of carbon against the
-    brightest material, and S the shape: from 0 outside its support to 1 where the deposit is thickest. A disc
-    is a disc in nm, also where pixels are not square.
+    brightest material, and S the shape: 0 outside its support, 1 within a disc, and of a rectangle most at its rim,
+    where it stays a little below 1. A disc is a disc in nm, also where pixels are not square.
 
     Source: mean free paths near those of light elements at 200 kV after Malis (Si 125 nm). Thickness, η and
     shapes are plausible defaults without a firm source.

@@ -85,7 +85,7 @@ def transmission(drawn: dict[str, Tensor], about: About, reach: int) -> Tensor:
     centre_y, centre_x = drawn["centre"][..., 0:1] * about.height, drawn["centre"][..., 1:2] * about.width
     rows = centre_y.round().to(torch.int64) + side  # (B, 32, S)
     columns = centre_x.round().to(torch.int64) + side
-    lower = aspect(about).view(-1, 1, 1)  # distances are in pixels of the longer side, so that ``reach`` holds them
+    lower = aspect(about).view(-1, 1, 1)  # distances are in shorter sides of a pixel, so that ``reach`` holds them
     y = (rows - centre_y) * lower.clamp(min=1.0)
     x = (columns - centre_x) / lower.clamp(max=1.0)
     distance = torch.sqrt(y.square().unsqueeze(3) + x.square().unsqueeze(2))  # (B, 32, S, S)

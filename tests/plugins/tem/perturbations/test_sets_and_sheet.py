@@ -91,6 +91,15 @@ def test_the_sheet_shows_every_perturbation(picture, tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir() if "part" in p.name] == []
 
 
+def test_every_frame_of_a_stack_has_a_sheet(tmp_path, capsys):
+    frames = [Image.fromarray(np.full((40, 40), grey, np.uint8)) for grey in (50, 150, 200)]
+    frames[0].save(tmp_path / "stack.tif", save_all=True, append_images=frames[1:])
+    out = tmp_path / "sheet.png"
+    perturb(tmp_path / "stack.tif", set_name="post", out=out, size=32, polarity="haadf", pixel_nm=None, seed=0)
+    assert sorted(p.name for p in tmp_path.glob("*.png")) == [f"sheet-f000{n}.png" for n in range(3)]
+    assert "on stack.tif-f0002" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [
