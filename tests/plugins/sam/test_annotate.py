@@ -117,7 +117,7 @@ def test_a_mask_accepted_while_it_is_suggested_anew_stays(folder, run, monkeypat
     folder.entry("im3").status = "suggested"
     folder.save()
 
-    def meanwhile(self, pixels, name):
+    def meanwhile(self, folder, name):
         if name == "im3":
             AnnotationFolder(folder.path).accept("im3", by="ann")
         if name == "im4":
@@ -247,7 +247,8 @@ def test_the_coherence_of_a_model_that_says_the_same_is_one(folder, run, monkeyp
     )
     pixels = picture(0)
     pixels[:] = np.where(truth(0) == 2, 250, 5)
-    label, score = suggester.suggest(pixels, "im0")
+    Image.fromarray(pixels).save(folder.original("im0"))
+    label, score = suggester.suggest(folder, "im0")
     assert score == pytest.approx(1.0) and np.array_equal(label == 2, truth(0) == 2)
     with pytest.raises(ConfigError, match="tells the classes"):
         Suggester(run, ["a", "b"])

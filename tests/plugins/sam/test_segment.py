@@ -131,7 +131,7 @@ def marks_of(path, dtype=np.uint8):
 
 def test_marks_become_a_mask_prompt_each_in_the_order_of_their_values(nano, tmp_path):
     marks = marks_of(tmp_path / "marks.png", np.uint16)
-    prompts = segment_command._mask_prompts(nano, tmp_path / "marks.png", (64, 80))
+    prompts = segment_command._mask_prompts(nano, marks, (64, 80))
     assert prompts.number == 2 and (prompts.labels < 0).all()
     marked = nano.enlarge(prompts.mask, (64, 80))[0] > 0
     for got, value in zip(marked.numpy(), (3, 7)):

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from lamella import IGNORE
 from lamella.data.formats.files import read_image, read_mask
+from lamella.data.formats.raster import LARGEST
 from lamella.data.formats.sidecar import sidecar_of
 from lamella.engine.checkpoint import write_json, write_text
 from lamella.engine.inputs import find_images
@@ -134,18 +135,26 @@ class AnnotationFolder:
         waiting = self.of("suggested", "new")
         return sorted(waiting, key=lambda entry: (entry.score is None, entry.score or 0.0, entry.name))
 
+    def original(self, name: str) -> Path:
+        """The file that was taken in."""
+        return self.path / self.entry(name).original
+
     def image(self, name: str) -> np.ndarray:
         """The original's pixels, in its own depth."""
-        return read_image(self.path / self.entry(name).original)
+        return read_image(self.original(name))
 
     def preview(self, name: str) -> Path:
         """The 8-bit picture."""
         return self.path / "images" / f"{name}.png"
 
     def size(self, name: str) -> tuple[int, int]:
-        """Height and width of an image; raises `DataError`."""
-        height, width = read_image(self.preview(name)).shape[:2]
-        return height, width
+        """Height and width of an image, from the header of its picture; raises `DataError`."""
+        Image.MAX_IMAGE_PIXELS = LARGEST
+        try:
+            with Image.open(self.preview(name)) as opened:
+                return opened.height, opened.width
+        except OSError as error:
+            raise DataError(f"{self.preview(name)}: the picture cannot be read ({error})") from error
 
     def mask_path(self, name: str) -> Path:
         """Where the mask is, or will be."""

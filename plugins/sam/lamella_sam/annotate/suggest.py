@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lamella import Batch, Modality, Sample, Trainer
+from lamella import IGNORE, Batch, Modality, Trainer
 from lamella.engine.evaluate import predict_whole
 from lamella.engine.experiment import Experiment
+from lamella.engine.inputs import Input, as_trained, read_sample
 from lamella.engine.metrics import confusion, iou_of
 from lamella.engine.run import open_run
 from lamella.errors import ConfigError, DataError
@@ -39,11 +40,11 @@ class Suggester:
     def __init__(self, run: Path, classes: list[str]):
         experiment, self.trainer, self.modality = open_for(run, classes)
         self.run, self.tile = run, experiment.fit.tile_for(self.trainer)
+        self.reading = as_trained(experiment, self.trainer)
 
-    def batch(self, pixels: np.ndarray, name: str) -> Batch:
-        """One image as the run's modality reads it; what it cannot read is called ``name`` in the error."""
-        sample = Sample(pixels, None, None, 0, 0, (float("nan"), float("nan")), {}, name)
-        made = self.modality.collate([sample])
+    def batch(self, folder: AnnotationFolder, name: str) -> Batch:
+        """An image as training and `lamella predict` show it to the run: without a data bar. Raises `DataError`."""
+        made = self.modality.collate([read_sample(name, Input(folder.original(name)), self.reading)])
         assert isinstance(made, Batch)
         return made
 
@@ -52,21 +53,29 @@ class Suggester:
         """(1, H, W) int64 classes."""
         return predict_whole(self.trainer, batch, self.tile).argmax(1)
 
-    def suggest(self, pixels: np.ndarray, name: str) -> tuple[np.ndarray, float]:
-        """The label (H, W) uint8 of an image, and its coherence.
+    def suggest(self, folder: AnnotationFolder, name: str) -> tuple[np.ndarray, float]:
+        """The label (H, W) uint8 of an image, 255 in a data bar, and its coherence.
 
         Coherence is the mean over views (mirrored twice, lighter) of the mIoU between the label of the image and
         that of the view, turned back: 1 where the model always says the same. It needs no truth and is no
         accuracy; it only orders the queue.
         """
-        batch = self.batch(pixels, name)
+        batch = self.batch(folder, name)
         label = self.label(batch)
         scores = []
         for there, back in VIEWS:
             other = back(self.label(batch._replace(image=there(batch.image))))
             count = int(torch.maximum(label.max(), other.max())) + 1
             scores.append(iou_of(confusion(other, label, count)).nanmean())
-        return label[0].to(torch.uint8).numpy(), float(torch.stack(scores).mean())
+        whole = in_whole(label[0].to(torch.uint8).numpy(), folder.size(name), IGNORE)
+        return whole, float(torch.stack(scores).mean())
+
+
+def in_whole(seen: np.ndarray, size: tuple[int, int], bar: int) -> np.ndarray:
+    """What was said of an image without its data bar, in the size of the whole one; ``bar`` below it."""
+    out = np.full(size, bar, seen.dtype)
+    out[: len(seen)] = seen
+    return out
 
 
 def suggest_all(folder: AnnotationFolder, run: Path, tell: Callable[[str], None]) -> list[Entry]:
@@ -80,7 +89,7 @@ def suggest_all(folder: AnnotationFolder, run: Path, tell: Callable[[str], None]
         try:
             if _left_alone(folder, name, tell):
                 continue
-            label, score = suggester.suggest(folder.image(name), name)
+            label, score = suggester.suggest(folder, name)
             folder.read()
             if _left_alone(folder, name, tell):
                 continue
