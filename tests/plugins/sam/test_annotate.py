@@ -32,6 +32,30 @@ def test_images_among_what_the_folder_writes_are_refused_untouched(tmp_path):
     assert (tmp_path / "images" / "a.png").read_bytes() == before and len(list(tmp_path.rglob("*"))) == 2
 
 
+@pytest.mark.parametrize("part", ["images", "originals", "masks", "suggested", "review"])
+def test_a_folder_with_files_of_the_user_where_its_own_would_lie_is_refused_untouched(tmp_path, part):
+    (tmp_path / "raw").mkdir()
+    Image.fromarray(picture(0, np.uint16)).save(tmp_path / "raw" / "a.png")
+    (tmp_path / "work" / part).mkdir(parents=True)
+    given = [tmp_path / "raw"]
+    (tmp_path / "work" / part / "a.png").write_bytes(b"the user's")
+    with pytest.raises(ConfigError, match=f"{part}: it is not empty"):
+        AnnotationFolder.create(tmp_path / "work", given, CLASSES)
+    assert [p.read_bytes() for p in (tmp_path / "work").rglob("*") if p.is_file()] == [b"the user's"]
+    (tmp_path / "work" / part / "a.png").unlink()
+    (tmp_path / "work" / "runs" / "round-1").mkdir(parents=True)  # never written over
+    assert list(AnnotationFolder.create(tmp_path / "work", given, CLASSES).entries) == ["a"]
+
+
+def test_nothing_is_written_before_every_image_is_read(tmp_path):
+    (tmp_path / "raw").mkdir()
+    Image.fromarray(picture(0)).save(tmp_path / "raw" / "a.png")
+    (tmp_path / "raw" / "b.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"b\.png"):
+        AnnotationFolder.create(tmp_path / "work", [tmp_path / "raw"], CLASSES)
+    assert not (tmp_path / "work").exists()
+
+
 def test_the_text_file_of_the_microscope_comes_along(tmp_path):
     import tifffile
 

@@ -73,8 +73,8 @@ class AnnotationFolder:
         """Begin a folder with images.
 
         Raises:
-            ConfigError: a folder that is there already, images that lie where it keeps its own, or classes of which one
-                is empty or named twice.
+            ConfigError: a folder that is there already, images that lie where it keeps its own, files of others there,
+                or classes of which one is empty or named twice.
             DataError: an image that cannot be read, or has too few pixels.
         """
         if (path / "annotate.json").exists():
@@ -86,9 +86,22 @@ class AnnotationFolder:
         for image in found.values():
             if any(image.parent.resolve().is_relative_to(part) for part in own):
                 raise ConfigError(f"{image}: it lies where {path} keeps its own files; begin the folder elsewhere")
-        entries = [_take_in(path, name, image) for name, image in found.items()]
-        write_text(path / "images" / "metadata.jsonl", "".join(_line(entry) for entry in entries))
-        write_json(path / "annotate.json", {"format": FORMAT, "classes": list(classes), "rounds": []})
+        for part in own:
+            if part.name != "runs" and part.exists() and (part.is_file() or any(part.iterdir())):
+                raise ConfigError(
+                    f"{part}: it is not empty, and an annotation folder keeps files of its own there; begin the folder "
+                    "elsewhere, or move what is in the way"
+                )
+        for image in found.values():
+            _pixels(image)
+        try:
+            entries = [_take_in(path, name, image) for name, image in found.items()]
+            write_text(path / "images" / "metadata.jsonl", "".join(_line(entry) for entry in entries))
+            write_json(path / "annotate.json", {"format": FORMAT, "classes": list(classes), "rounds": []})
+        except BaseException:  # it can be begun again
+            for written in ("images", "originals"):
+                shutil.rmtree(path / written, ignore_errors=True)
+            raise
         return cls(path)
 
     def read(self) -> None:
@@ -269,11 +282,17 @@ def _line(entry: Entry) -> str:
     return json.dumps(fields) + "\n"
 
 
-def _take_in(path: Path, name: str, image: Path) -> Entry:
-    """Copy an image with its microscope's text file, and make its 8-bit picture where it is not one itself."""
+def _pixels(image: Path) -> np.ndarray:
+    """An image that can be annotated; raises `DataError`."""
     pixels = read_image(image)
     if min(pixels.shape[:2]) < 2:
         raise DataError(f"{image}: {pixels.shape[0]}×{pixels.shape[1]} pixels are too few to annotate")
+    return pixels
+
+
+def _take_in(path: Path, name: str, image: Path) -> Entry:
+    """Copy an image with its microscope's text file, and make its 8-bit picture where it is not one itself."""
+    pixels = _pixels(image)
     preview = path / "images" / f"{name}.png"
     preview.parent.mkdir(parents=True, exist_ok=True)
     shown = pixels.dtype == np.uint8 and image.suffix.lower() == ".png"
