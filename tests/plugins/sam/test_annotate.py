@@ -5,7 +5,6 @@ import pytest
 import torch
 from lamella.engine.experiment import check_experiment
 from lamella.errors import ConfigError, DataError
-from lamella_sam.annotate import suggest
 from lamella_sam.annotate.folder import AnnotationFolder
 from PIL import Image
 from six_images import CLASSES, command, experiment_tables, picture, truth
@@ -174,7 +173,7 @@ def test_a_suggestion_that_was_stopped_is_made_again(folder, monkeypatch, round_
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "save_image", stopped)
         folder.write_mask("im0", truth(0), suggested=True)
-    assert not suggest._touched(folder, "im0")
+    assert not folder.touched("im0")
 
 
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_labelled(folder, run, capsys):

@@ -137,7 +137,7 @@ def export(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None) 
 def import_(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None) -> None:
     """Take masks in from another tool.
 
-    COCO run lengths or polygons, or Label Studio brush masks. Accepted masks stay as they are.
+    COCO run lengths or polygons, or Label Studio brush masks. Accepted masks stay as they are, and are told.
     """
     from lamella_sam.annotate import exchange
 

@@ -192,6 +192,14 @@ class AnnotationFolder:
             raise DataError(f"{path}: the mask holds the value {stray[0]}, which is no class ({known}, 255 unlabelled)")
         return found.astype(np.uint8)
 
+    def touched(self, name: str) -> bool:
+        """Whether there is a mask, and another than what was suggested."""
+        if not self.mask_path(name).is_file():
+            return False
+        if not self.suggestion_path(name).is_file():
+            return True
+        return bool((self.mask(name) != self.mask(name, suggested=True)).any())
+
     def begun(self, name: str) -> np.ndarray:
         """The mask that is to be changed: all unlabelled where there is none; `DataError` where it is accepted."""
         if (status := self.entry(name).status) in ("accepted", "locked"):

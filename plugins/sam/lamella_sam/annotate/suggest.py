@@ -113,19 +113,10 @@ def _left_alone(folder: AnnotationFolder, name: str, tell: Callable[[str], None]
     if (status := folder.entry(name).status) in ("accepted", "locked"):
         tell(f"{name}: it is {status} by now and left alone")
         return True
-    if _touched(folder, name):
+    if folder.touched(name):
         tell(f"{name}: its mask was changed by hand and is left alone")
         return True
     return False
-
-
-def _touched(folder: AnnotationFolder, name: str) -> bool:
-    """Whether the mask on disk is another than what was suggested."""
-    if not folder.mask_path(name).is_file():
-        return False
-    if not folder.suggestion_path(name).is_file():
-        return True
-    return bool((folder.mask(name) != folder.mask(name, suggested=True)).any())
 
 
 def promptable(suggester: Suggester) -> Any | None:
