@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from lamella.engine.experiment import check_experiment
+from lamella.engine.fit import fit
 from lamella.errors import ConfigError, DataError
 from lamella_sam.annotate.folder import AnnotationFolder
 from PIL import Image
@@ -133,6 +134,20 @@ def test_suggestions_of_any_run_queue_by_coherence_and_hands_are_respected(folde
     assert again.entry("im3").provenance[-1]["suggested"] == str(run)
     assert command("review", folder.path) == 0
     assert (folder.path / "review" / "im3.png").is_file()
+
+
+def test_a_run_that_labels_no_pixels_is_refused(folder, tmp_path, capsys):
+    for number in range(6):
+        Image.fromarray(picture(number)).save(tmp_path / f"{CLASSES[number % 3]}_{number}.png")
+    tables = {
+        "modality": "sem",
+        "data": {"labelled": {"source": str(tmp_path), "group": "(?P<label>[a-z]+)_", "classes": CLASSES}},
+        "trainer": {"name": "classify", "encoder": {"name": "vit", "depth": 1, "width": 24, "heads": 2}},
+        "fit": {"steps": 1, "batch_size": 2},
+    }
+    fit(check_experiment(tables, name="classes", folder=tmp_path), tmp_path / "run")
+    assert command("suggest", folder.path, "--run", tmp_path / "run") == 2
+    assert "it gives no class to each pixel of an image" in capsys.readouterr().err
 
 
 def test_a_mask_accepted_while_it_is_suggested_anew_stays(folder, run, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from lamella.engine.evaluate import predict_whole
 from lamella.engine.experiment import Experiment
 from lamella.engine.inputs import Input, as_trained, read_sample
 from lamella.engine.metrics import confusion, iou_of
+from lamella.engine.predict_classes import classifies
 from lamella.engine.run import open_run
 from lamella.errors import ConfigError, DataError
 from torch import Tensor
@@ -26,11 +27,13 @@ VIEWS: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], ...]
 
 
 def open_for(run: Path, classes: list[str]) -> tuple[Experiment, Trainer, Modality]:
-    """A trained run that tells a folder's classes; raises `ConfigError` for one that tells others."""
+    """A trained run that tells a folder's classes of pixels; raises `ConfigError` for another."""
     experiment, trainer, modality, header = open_run(run)
     known = header["data"]["class_names"]
     if known != classes:
         raise ConfigError(f"{run} tells the classes {', '.join(known)}, the folder has {', '.join(classes)}")
+    if classifies(trainer) or trainer.embeds:
+        raise ConfigError(f"{run}: it gives no class to each pixel of an image; name a run that segments")
     return experiment, trainer, modality
 
 
@@ -45,7 +48,8 @@ class Suggester:
     def batch(self, folder: AnnotationFolder, name: str) -> Batch:
         """An image as training and `lamella predict` show it to the run: without a data bar. Raises `DataError`."""
         made = self.modality.collate([read_sample(name, Input(folder.original(name)), self.reading)])
-        assert isinstance(made, Batch)
+        if isinstance(made, dict):
+            raise ConfigError(f"{self.run} makes label maps of several views; name a run that segments single images")
         return made
 
     @torch.inference_mode()
