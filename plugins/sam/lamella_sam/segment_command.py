@@ -21,7 +21,9 @@ def segment(
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
     out: Annotated[Path, typer.Option("--out", help="folder for instance maps (16-bit PNG) and overlays")],
     run: Annotated[Path | None, typer.Option(help="a sesami run; else --backbone as it is")] = None,
-    backbone: Annotated[str, typer.Option(help="sam-nano, sam-vit-b, sam-vit-l or sam-vit-h")] = "sam-nano",
+    backbone: Annotated[
+        str | None, typer.Option(help="sam-nano, sam-vit-b, sam-vit-l or sam-vit-h; else sam-nano")
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="of the backbone; sam-nano has its own")] = None,
     size: Annotated[
         int | None, typer.Option(min=16, help="longer side images are scaled to; else as the network was trained")
@@ -34,9 +36,15 @@ def segment(
             help="file whose values above 0 mark a part of one object each; or a folder of such, named as the images"
         ),
     ] = None,
-    grid: Annotated[int, typer.Option(min=1, max=128, help="without prompts: clicks along each side")] = 16,
-    quality: Annotated[float, typer.Option(min=0, max=1, help="least expected IoU")] = 0.6,
-    tile: Annotated[int, typer.Option(min=64, help="images above this side go in tiles (pixels)")] = 1024,
+    grid: Annotated[
+        int | None, typer.Option(min=1, max=128, help="without prompts: clicks along each side; else 16")
+    ] = None,
+    quality: Annotated[
+        float | None, typer.Option(min=0, max=1, help="without prompts: least expected IoU; else 0.6")
+    ] = None,
+    tile: Annotated[
+        int | None, typer.Option(min=64, help="without prompts: images above this side go in tiles; else 1024 pixels")
+    ] = None,
 ) -> None:
     """Segment the objects that points, boxes or masks ask for; without prompts every object there is."""
     from lamella.engine.inputs import find_images, read_sample, with_frames
@@ -46,6 +54,10 @@ def segment(
     given = [name for name, value in (("--point", point), ("--box", box), ("--mask", mask)) if value]
     if len(given) > 1:
         raise LamellaError(f"give {given[0]} or {given[1]}, not both")
+    options: dict[str, Any] = {"grid": grid, "quality": quality, "tile": tile}
+    search = {name: value for name, value in options.items() if value is not None}
+    if given and search:
+        raise LamellaError(f"--{next(iter(search))} is about finding every object; leave it out beside {given[0]}")
     points, boxes, named = _clicks(point or []), _numbers(box or [], (4,)), find_images(images)
     network, modality, reading = _network(run, backbone, weights, size)
     files = with_frames(named, reading)
@@ -55,7 +67,7 @@ def segment(
         drawn = _drawn(marks[name], file, reading, (image.shape[-2], image.shape[-1])) if marks else None
         prompts = _prompts(network, image, points, boxes, drawn)
         if prompts is None:
-            found = everything(network, image, grid=grid, quality=quality, tile=tile)
+            found = everything(network, image, **search)
         else:
             found = _asked(network, image, prompts)
         _write(found, modality.picture(image[0]), out, name)
@@ -63,19 +75,20 @@ def segment(
 
 
 def _network(
-    run: Path | None, backbone: str, weights: str | None, size: int | None
+    run: Path | None, backbone: str | None, weights: str | None, size: int | None
 ) -> tuple[Any, Any, "Reading"]:
     """The network in eval mode, the modality that makes its images, and how their files are read."""
     network: Any
-    if run is not None and size is not None:
-        raise LamellaError("--size is for --backbone; a run has the size of its experiment")
+    own = [name for name, value in (("backbone", backbone), ("weights", weights), ("size", size)) if value is not None]
+    if run is not None and own:
+        raise LamellaError(f"--{own[0]} is for a network without a run; a run has its own network, weights and size")
     if run is None:
         import lamella
         from lamella.data.reading import AS_TOLD
 
         given = {"weights": weights, "size": size}
         settings = {name: value for name, value in given.items() if value is not None}
-        network = lamella.build("backbone", backbone, **settings).eval()
+        network = lamella.build("backbone", backbone or "sam-nano", **settings).eval()
         return network, lamella.build("modality", "tem", intensity="image"), AS_TOLD
     from lamella.engine.inputs import as_trained
     from lamella.engine.run import open_run

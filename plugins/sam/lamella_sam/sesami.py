@@ -109,6 +109,11 @@ class Sesami(Trainer):
             raise ConfigError("sesami: semantic = 'none' knows no classes; set answer to 'point', 'box' or 'mask'")
         if adapt == "nothing" and semantic == "tokens":
             raise ConfigError("sesami: adapt = 'nothing' learns no class tokens; set semantic = 'exemplars'")
+        if decoder_rate != 1.0 and semantic != "tokens" and decoder == "frozen" and adapt != "full":
+            raise ConfigError(
+                f"sesami: decoder_rate = {decoder_rate} is of mask decoder and class tokens, neither of which learns; "
+                "set decoder = 'train', or leave it out"
+            )
         self._adapt(adapt, rank, alpha, late_blocks, adapter, decoder)
         self._keep_prefix(cache)
         width, count = int(self.backbone.width), len(class_names)

@@ -100,6 +100,18 @@ def test_what_is_not_labelled_becomes_the_rest(folder, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words, message", [
+    (["--by", "object"], "--by says what a click fills; give --clicks FILE too"),
+    (["--by", "superpixel"], "--by says what a click fills"),
+    (["--clicks", "c.json", "--run", "nowhere"], "--run is whose network sees an object; give --by object too"),
+    (["--clicks", "c.json", "--by", "superpixel", "--run", "nowhere"], "--run is whose network"),
+    (["--run", "nowhere"], "--run is whose network"),
+])  # fmt: skip
+def test_options_that_would_not_be_used_are_refused(folder, capsys, words, message):
+    assert command("review", folder.path, *words) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_superpixels_keep_to_edges():
     segments = superpixels(picture(0), size=8)
     inside = truth(0)

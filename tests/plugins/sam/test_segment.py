@@ -220,7 +220,12 @@ def test_prompts_from_labels_are_answered_on_whole_images(settings, sees):
         (["--box", "0,0,2,2", "--mask", "marks.png"], "give --box or --mask, not both"),
         (["--mask", "nothing.png"], "there is no such file"),
         (["--size", "50", "--point", "1,1"], "must be a multiple of the patch, 8 pixels"),
-        (["--size", "64", "--run", "runs/one"], "a run has the size of its experiment"),
+        (["--size", "64", "--run", "runs/one"], "a run has its own network, weights and size"),
+        (["--backbone", "sam-vit-h", "--run", "runs/one"], "--backbone is for a network without a run"),
+        (["--weights", "none", "--run", "runs/one"], "--weights is for a network without a run"),
+        (["--point", "1,1", "--grid", "3"], "--grid is about finding every object; leave it out beside --point"),
+        (["--box", "0,0,2,2", "--quality", "0.5"], "--quality is about finding every object"),
+        (["--mask", "marks.png", "--tile", "64"], "--tile is about finding every object"),
         (["--backbone", "sam-vit-b", "--weights", "nothing.pth"], "there is no such file"),
     ],
 )

@@ -340,6 +340,8 @@ def test_exemplars_are_those_of_all_processes(monkeypatch):
         ({"adapter": "/no/such/folder"}, "cannot be read as LoRA"),
         ({"adapter": "/no/such/folder", "rank": 4}, "adapter brings its own rank"),
         ({"adapter": "/no/such/folder", "late_blocks": 2}, "adapter brings its own rank"),
+        ({"semantic": "exemplars", "decoder_rate": 3.0}, "decoder_rate = 3.0 is of mask decoder and class tokens"),
+        ({"adapt": "nothing", "semantic": "exemplars", "decoder_rate": 3.0}, "neither of which learns"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(settings, message):
