@@ -143,7 +143,7 @@ def _drawn(marks: Path, image: "Input", reading: "Reading", size: tuple[int, int
     if values.shape != size:
         raise LamellaError(f"{marks}: {values.shape[0]}×{values.shape[1]} pixels, its image has {size[0]}×{size[1]}")
     if not (values > 0).any():
-        raise LamellaError(f"{marks}: it marks no pixel; every value above 0 is a part of one object")
+        raise LamellaError(f"{marks}: it marks no pixel; draw in each object, by a value above 0 of its own")
     return values
 
 
@@ -178,7 +178,7 @@ def _mask_prompts(network: Any, values: "np.ndarray", size: tuple[int, int]) -> 
 
     objects = [value for value in np.unique(values) if value > 0]
     masks = torch.stack([torch.from_numpy(values == value) for value in objects]).unsqueeze(0)
-    return mask_prompts(mask_logits(network.reduce(masks.to(torch.float32))), size)
+    return mask_prompts(mask_logits(network.touched(masks)), size)
 
 
 def _asked(network: Any, image: "torch.Tensor", prompts: "Prompts") -> "Found":

@@ -10,6 +10,7 @@ from lamella.engine.experiment import FitConfig
 from lamella.errors import ContractError, DataError
 from lamella.registry.registry import current
 from lamella_sam import segment, segment_command
+from lamella_sam.nano.network import sam_nano
 from lamella_sam.prompts import box_prompts, point_prompts
 from lamella_sam.segment import Found, ask, everything
 from PIL import Image
@@ -158,13 +159,36 @@ def test_the_command_takes_marks_of_a_file_or_a_folder(photo, tmp_path, capsys):
         (np.zeros((64, 80), np.uint8), "it marks no pixel"),
         (np.ones((64, 81), np.uint8), "64×81 pixels, its image has 64×80"),
         (np.ones((64, 80, 3), np.uint8), "this file has colours"),
-        (np.eye(64, 80, dtype=np.uint8) * (np.arange(80) == 0), "or smaller than half a cell"),
     ],
 )
 def test_marks_that_cannot_be_used_end_in_a_sentence(photo, tmp_path, capsys, marks, message):
     Image.fromarray(marks.astype(np.uint8)).save(tmp_path / "marks.png")
     assert command(photo, "--out", tmp_path / "out", "--size", 80, "--mask", tmp_path / "marks.png") == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stroke", [(slice(100, 101), slice(60, 180)), (slice(100, 102), slice(90, 91))])
+def test_a_thin_stroke_is_a_mark(tmp_path, capsys, stroke):
+    """A cell of sam-nano's mask grid is 4 pixels of this image wide."""
+    y, x = np.mgrid[:256, :256]
+    pixels = np.where((y - 125) ** 2 + (x - 120) ** 2 < 80**2, 200, 60)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "a.png")
+    marks = np.zeros((256, 256), np.uint8)
+    marks[stroke] = 1
+    Image.fromarray(marks).save(tmp_path / "marks.png")
+    assert command(tmp_path / "a.png", "--out", tmp_path / "out", "--mask", tmp_path / "marks.png") == 0
+    assert "a: 1 objects" in capsys.readouterr().out
+
+
+def test_every_cell_that_a_mark_touches_is_marked(nano):
+    mask = torch.zeros(1, 1, 50, 70, dtype=torch.bool)
+    mask[0, 0, 7, 11], mask[0, 0, 49, 69] = True, True
+    for backbone, cell in ((nano, 2.0), (sam_nano(weights="none", size=32), 2 * 70 / 32)):
+        found = backbone.touched(mask)
+        assert found.shape == backbone.reduce(mask.float()).shape and set(found.unique().tolist()) == {0.0, 1.0}
+        for y, x in ((7, 11), (49, 69)):
+            assert found[0, 0, int((y + 0.5) / cell), int((x + 0.5) / cell)] == 1
+        assert found.sum() <= 8
 
 
 def test_a_folder_of_marks_needs_one_for_every_image(photo, tmp_path, capsys):
