@@ -14,6 +14,7 @@ from lamella_sam.nano.network import sam_nano
 from lamella_sam.prompts import box_prompts, point_prompts
 from lamella_sam.segment import Found, ask, everything
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Perfect:
@@ -69,9 +70,48 @@ def test_nothing_is_found_in_an_empty_image():
 def test_doubles_are_dropped_and_the_better_stays():
     mask = torch.zeros(3, 10, 10, dtype=torch.bool)
     mask[0, :5], mask[1, :5], mask[1, 0, 0], mask[2, 6:] = True, True, False, True
-    kept = segment._without_doubles(Found(mask, torch.tensor([0.6, 0.9, 0.7])), 0.7)
-    assert kept.quality.tolist() == pytest.approx([0.9, 0.7])
-    assert torch.equal(kept.mask[0], mask[1]) and torch.equal(kept.mask[1], mask[2])
+    assert segment._without_doubles(segment._patches(mask, 0, 0), torch.tensor([0.6, 0.9, 0.7]), 0.7) == [1, 2]
+
+
+@pytest.mark.parametrize("overlap", [0.1, 0.3, 0.5])
+def test_doubles_of_patches_are_those_of_whole_masks(overlap):
+    """Blobs in two parts of an image that overlap, against each mask in the whole image."""
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.arange(40).view(-1, 1), torch.arange(40)
+    masks, patches = [], []
+    for top in (0, 20):
+        place, radius = 40 * torch.rand(60, 2, generator=generator), 3 + 6 * torch.rand(60, generator=generator)
+        part = torch.stack([(y - a) ** 2 + (x - b) ** 2 < r * r for (a, b), r in zip(place, radius)])
+        patches += segment._patches(part, top, 0)
+        masks += [torch.nn.functional.pad(one, (0, 0, top, 20 - top)) for one in part]
+    quality = torch.rand(120, generator=generator).mul(20).round()  # some alike
+    kept = []
+    for number in quality.argsort(descending=True, stable=True).tolist():
+        shared = [((masks[k] & masks[number]).sum() / (masks[k] | masks[number]).sum()).item() for k in kept]
+        if all(share <= overlap for share in shared):
+            kept.append(number)
+    assert 10 < len(kept) < 115 and segment._without_doubles(patches, quality, overlap) == kept
+
+
+class Largest(TorchDispatchMode):
+    """The elements of the largest tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.elements = max(self.elements, made.untyped_storage().nbytes() // made.element_size())
+        return made
+
+
+def test_no_candidate_is_held_in_the_size_of_the_whole_image():
+    ids = torch.zeros(192, 192, dtype=torch.int64)
+    ids[8::24, 8::24] = torch.arange(1, 65).view(8, 8)
+    ids = torch.nn.functional.max_pool2d(ids[None].float(), 13, 1, 6)[0].long()
+    with Largest() as seen:
+        found = everything(Perfect(ids), ids.float().div(100).view(1, 1, 192, 192), grid=8, tile=64)
+    assert len(found.quality) == 64 and seen.elements < 4 * 64 * 192 * 192
 
 
 def test_smaller_objects_lie_on_top():
