@@ -99,6 +99,7 @@ class PairLearner(Trainer):
 
     roles = ("unlabelled",)
     embeds = True
+    takes_views = True
 
     def __init__(self, *, start: float = 0.0):
         super().__init__()
@@ -177,6 +178,14 @@ def test_a_trainer_without_classes_learns_from_pairs_and_is_measured(pairs_regis
     assert results["sets"]["test"]["spread"] > 0
     assert (tmp_path / "run" / "report.html").is_file()
     assert not list((tmp_path / "run").glob("pictures/*"))
+
+
+def test_a_trainer_of_single_images_is_refused_beside_a_modality_of_views(pairs_registry, tmp_path):
+    data = {"labelled": EXPERIMENT["data"]["unlabelled"]}
+    trainer = {"name": "tiny-plain", "backbone": {"name": "tiny-conv"}}
+    with pytest.raises(ConfigError, match=r"tiny-plain learns from single images, and .*pairs gives .*high, low"):
+        run_of(EXPERIMENT, pairs_registry, tmp_path, data=data, trainer=trainer)
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_without_a_single_class_name(pairs_registry, tmp_path, monkeypatch):

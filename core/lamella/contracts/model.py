@@ -143,6 +143,8 @@ class Trainer(nn.Module):
     """The data it reads: keys of ``batches``, and of the experiment's ``[data]`` tables."""
     embeds: ClassVar[bool] = False
     """Whether it learns without classes: ``predict`` gives embeddings (B, …, D) instead of probabilities."""
+    takes_views: ClassVar[bool] = False
+    """Whether its batches may be of several views of each object: a `Batch` by the name of the view."""
 
     sees: Literal["tiles", "trained", "whole"] = "tiles"
     """How much of a large image ``predict`` is shown: ``tiles`` of any size; as much as was ``trained`` on, whole

@@ -108,6 +108,7 @@ def prepare(experiment: Experiment, run: Path, *, resume: bool = False) -> Sessi
     data = _facts(tables, roles, modality, experiment.trainer.needs())
     going_on = header is not None and Checkpoints(run).has("last")
     trainer: Trainer = experiment.trainer.build(seed=experiment.seed, data=data, opened=going_on)
+    _check_views(experiment, trainer, modality, tables[roles[0]])
     optimizer = build_optimizer(trainer, config.optimizer)
     if config.compile:
         accelerator.print(f"compile: {compile_networks(trainer)}")
@@ -152,6 +153,19 @@ def _check_labels(tables: Mapping[str, SampleTable], roles: tuple[str, ...]) -> 
         if role not in roles and not (table.labelled and table.classes is not None):
             what = "names no classes" if table.labelled else "has no labels"
             raise ConfigError(f"[data.{role}] {what}; a set to measure on needs both")
+
+
+def _check_views(experiment: Experiment, trainer: Trainer, modality: Modality, table: SampleTable) -> None:
+    """Raise `ConfigError` where batches are of several views and the trainer takes single images."""
+    if trainer.takes_views:
+        return
+    made = modality.collate([table.read(0)])
+    if isinstance(made, dict):
+        raise ConfigError(
+            f"the trainer {experiment.trainer.component.full_name} learns from single images, and the modality "
+            f"{experiment.modality.component.full_name} gives several views of each ({', '.join(made)}): set another "
+            "modality, or a trainer that says takes_views = True"
+        )
 
 
 def _facts(

@@ -4,7 +4,7 @@ import torch
 from lamella.errors import ConfigError, ContractError
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, pad
+from torch.nn.functional import adaptive_max_pool2d, avg_pool2d, interpolate, max_pool2d, pad
 
 from lamella_sam.decoder import decode
 from lamella_sam.encoder import Encoder
@@ -124,3 +124,10 @@ class SamBackbone(nn.Module):
             mask = interpolate(mask, inside, mode="bilinear", align_corners=False, antialias=True)
         mask = pad(mask, (0, side - inside[1], 0, side - inside[0]))
         return avg_pool2d(mask, self.patch // 4)
+
+    def touched(self, mask: Tensor) -> Tensor:
+        """Maps (B, Q, H, W) bool as the cells of the mask grid that hold any of it, (B, Q, h, h) of 0 and 1."""
+        height, width = mask.shape[-2:]
+        inside, side = self.inside((height, width)), self.side((height, width))
+        found = adaptive_max_pool2d(mask.to(torch.float32), inside)
+        return max_pool2d(pad(found, (0, side - inside[1], 0, side - inside[0])), self.patch // 4)

@@ -18,6 +18,8 @@ _LAYER = re.compile(r"image_encoder\.blocks\.(\d+)\.attn\.qkv\.([qv])$")
 _PREFIX = "base_model.model."
 _STRANGE = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 """Settings of peft by which an adapter is something else than W₀ + (α/r)·B·A with one α and r."""
+_MOVED = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Ways of peft to begin an adapter that change W₀ too, which is not in its files."""
 
 
 class SplitProjection(nn.Module):
@@ -134,8 +136,11 @@ def load_adapter(backbone: SamBackbone, source: Path) -> None:
     """Give a backbone the adapters of a file, in place: peft's format (a folder), or a fork's ``w_a_000`` layout.
 
     Raises:
-        ConfigError: not readable, an unknown layout, adapters of another network, or of another scale than α/r.
+        ConfigError: not readable, an unknown layout, adapters of another network, of another scale than α/r or to other
+            weights than the given, or a network that has adapters.
     """
+    if any(lora_layers(backbone)):
+        raise ConfigError(f"{source}: the network has LoRA adapters already; load these into one without")
     if source.is_dir():
         _load_peft(backbone, source)
         return
@@ -160,6 +165,12 @@ def _load_peft(backbone: SamBackbone, folder: Path) -> None:
     strange = [f"{name} = {config[name]}" for name in _STRANGE if config.get(name)]
     if strange:
         raise ConfigError(f"{folder}: {strange[0]}: only adapters of one rank, scaled by alpha / rank, are read")
+    begun = config.get("init_lora_weights")
+    if str(begun).lower().startswith(_MOVED):
+        raise ConfigError(
+            f"{folder}: init_lora_weights = {begun}: peft changed the weights below such an adapter, and it fits those "
+            "alone; save it with peft's path_initial_model_for_weight_conversion"
+        )
     found = _tensors(folder / "adapter_model.safetensors")
     pairs: dict[tuple[int, str], list[Tensor]] = {}
     for name in sorted(found):  # lora_A stands before lora_B
@@ -196,6 +207,8 @@ def _foreign_pairs(found: Mapping[str, Tensor], source: Path) -> dict[tuple[int,
 def _late(backbone: SamBackbone, pairs: Mapping[tuple[int, str], Any], source: Path) -> int:
     """How many blocks at the end hold all the adapters of a file; raises `ConfigError`."""
     depth, numbers = len(backbone.image_encoder.blocks), [block for block, _ in pairs]
+    if not numbers:
+        raise ConfigError(f"{source}: there is no adapter in it")
     if max(numbers) >= depth:
         raise ConfigError(f"{source}: adapters of block {max(numbers)} do not fit an encoder of {depth} blocks")
     return depth - min(numbers)

@@ -4,6 +4,7 @@ Targets are soft: the share of each cell of the mask grid that the object covers
 """
 
 import torch
+from lamella import Mean
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, max_pool2d, normalize
 
@@ -47,8 +48,8 @@ def _mean(each: Tensor, weight: Tensor) -> Tensor:
     return (each * weight).sum((-2, -1)) / torch.where(count > 0, count, torch.ones_like(count))
 
 
-def class_dice(logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
-    """Mean Dice loss () of class logits (B, K, H, W) over images and the classes in each.
+def class_dice(logits: Tensor, label: Tensor, weight: Tensor) -> Mean:
+    """Dice loss of class logits (B, K, H, W), the mean over images and the classes in each.
 
     Args:
         label: (B, H, W) classes; where ``weight`` (B, H, W) is 0 any value.
@@ -62,27 +63,36 @@ def class_dice(logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
     sizes = (trust * (p + target)).sum((2, 3))
     there = ((trust * target).sum((2, 3)) > 0).to(p.dtype)
     each = (1 - (2 * both + 1) / (sizes + 1)) * there
-    return each.sum() / there.sum().clamp(min=1)
+    return Mean(each.sum(), there.sum())
 
 
-def affinity(embedding: Tensor, identity: Tensor, *, scale: float = 10.0) -> Tensor:
-    """Whether two cells of an embedding belong to one object, told from their cosine; a scalar.
+def affinity(embedding: Tensor, identity: Tensor, *, scale: float = 10.0) -> tuple[Mean, Mean]:
+    """Whether two cells of an embedding belong to one object, told from their cosine.
 
-    Balanced cross-entropy of scale·(cos − ½) over all pairs of cells that lie in one object each. It teaches an
-    encoder from every pixel of a labelled image, where prompts teach it from a few objects.
+    Cross-entropy of scale·(cos − ½) over the pairs of cells that lie in one object each: of those in the same object,
+    and of those in different ones; the loss is the mean of the two. It teaches an encoder from every pixel of a
+    labelled image, where prompts teach it from a few objects.
 
     Args:
         embedding: (B, C, g, g).
         identity: (B, S, S) int64 object ids, S a multiple of g; 0 counts as one object, −1 as none.
     """
-    cell = identity.shape[-1] // embedding.shape[-1]
-    ids = identity.unsqueeze(1).to(torch.float32)
-    top, low = max_pool2d(ids, cell).flatten(1), -max_pool2d(-ids, cell).flatten(1)
-    pure = ((top == low) & (top >= 0)).to(embedding.dtype)
+    same, other = (part.to(embedding.dtype) for part in pairs(identity, identity.shape[-1] // embedding.shape[-1]))
     cells = normalize(embedding.flatten(2), dim=1)
     logits = scale * (cells.transpose(1, 2) @ cells - 0.5)  # (B, N, N)
-    same = (top.unsqueeze(2) == top.unsqueeze(1)).to(embedding.dtype)
-    pairs = pure.unsqueeze(2) * pure.unsqueeze(1)
     each = binary_cross_entropy_with_logits(logits, same, reduction="none")
-    sides = [(each * part).sum() / part.sum().clamp(min=1) for part in (pairs * same, pairs * (1 - same))]
-    return (sides[0] + sides[1]) / 2
+    return Mean((each * same).sum(), same.sum()), Mean((each * other).sum(), other.sum())
+
+
+def pairs(identity: Tensor, cell: int) -> tuple[Tensor, Tensor]:
+    """(B, N, N) bool: which pairs of N cells lie in one object each, the same one; and which in different ones.
+
+    Args:
+        identity: as of `affinity`.
+        cell: side of a cell.
+    """
+    ids = identity.unsqueeze(1).to(torch.float32)
+    top, low = max_pool2d(ids, cell).flatten(1), -max_pool2d(-ids, cell).flatten(1)
+    pure = (top == low) & (top >= 0)
+    both, same = pure.unsqueeze(2) & pure.unsqueeze(1), top.unsqueeze(2) == top.unsqueeze(1)
+    return both & same, both & ~same

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from lamella import Mean
 from torch import Tensor
 
 from lamella_sam.answers import of_token
@@ -24,8 +25,8 @@ class MaskLoss(NamedTuple):
 
     def __call__(
         self, logits: Tensor, iou: Tensor, target: Tensor, weight: Tensor, doubt: Tensor, there: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """The means ``focal``, ``dice``, ``iou`` and ``hit`` (the true IoU), and the best mask (B, Q, h, w).
+    ) -> tuple[dict[str, Tensor], Mean, Tensor]:
+        """The means ``focal``, ``dice`` and ``iou``, the true IoU of the objects there are, the best mask (B, Q, h, w).
 
         A prompt in doubt may be answered by token 1, 2 or 3, whichever costs least; any other by token 0.
 
@@ -43,7 +44,7 @@ class MaskLoss(NamedTuple):
         cost = self.focal * each_focal + self.dice * each_dice
         best = torch.where(allowed, cost.detach(), torch.inf).argmin(-1)  # (B, Q)
         wrong = ((iou - real).square() * allowed).sum(-1) / allowed.sum(-1)
-        picked = {"focal": each_focal, "dice": each_dice, "hit": real}
-        found = {name: value.gather(2, best.unsqueeze(-1)).squeeze(-1) for name, value in picked.items()}
-        found["iou"] = wrong
-        return {name: (value * there).mean() for name, value in found.items()}, of_token(logits, best)
+        picked = [each.gather(2, best.unsqueeze(-1)).squeeze(-1) for each in (each_focal, each_dice, real)]
+        means = {"focal": picked[0], "dice": picked[1], "iou": wrong}
+        hit = Mean((picked[2] * there).sum(), there.sum())
+        return {name: (value * there).mean() for name, value in means.items()}, hit, of_token(logits, best)

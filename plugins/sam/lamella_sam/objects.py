@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from lamella import IGNORE, Batch, Streams
+from lamella.errors import ConfigError
 from torch import Tensor
 
 Kind = Literal["region", "class", "instance"]
@@ -29,9 +30,17 @@ def identities(batch: Batch, kind: Kind, *, background: int | None = None) -> Te
 
     Args:
         background: a class that is no object, where ``kind`` is not ``instance``.
+
+    Raises:
+        ConfigError: instances of data without them.
     """
     label = batch.label
-    if kind == "instance" and batch.instance is not None:
+    if kind == "instance":
+        if batch.instance is None:
+            raise ConfigError(
+                "objects = 'instance' needs data with instance maps, and these have none: name them by instances = "
+                "[ … ] beside labels, or set objects to 'region' or 'class'"
+            )
         return batch.instance if label is None else torch.where(label == IGNORE, -1, batch.instance)
     assert label is not None
     found = label + 1 if kind == "class" else regions(label) + 1

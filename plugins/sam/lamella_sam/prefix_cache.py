@@ -46,11 +46,11 @@ class PrefixCache:
             made = compute(images if len(missing) == len(keys) else images[missing])
             fresh = dict(zip(missing, made.unbind(0)))
         out = torch.stack([fresh[place] if place in fresh else self._kept[key] for place, key in enumerate(keys)])
-        for place, key in enumerate(keys):
-            if place in fresh:
-                self._keep(key, fresh[place])
-            else:
+        for key in keys:
+            if key in self._kept:
                 self._kept.move_to_end(key)
+        for place, tokens in fresh.items():
+            self._keep(keys[place], tokens)
         return out
 
     def _keep(self, key: Hashable, tokens: Tensor) -> None:

@@ -187,5 +187,5 @@ def _entropy(logits: Tensor, label: Tensor, weight: Tensor) -> Mean:
     return Mean((each * trust).sum(), trust.sum())
 
 
-def _dice(logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+def _dice(logits: Tensor, label: Tensor, weight: Tensor) -> Mean:
     return class_dice(logits.float(), label, torch.where(label == IGNORE, 0.0, weight))

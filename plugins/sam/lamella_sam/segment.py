@@ -1,7 +1,9 @@
 """Segmenting with a promptable network: what a prompt asks for, and everything there is in an image."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from lamella.engine.evaluate import tiles
 from torch import Tensor
@@ -28,6 +30,27 @@ class Found(NamedTuple):
         for number in self.mask.flatten(1).sum(1).argsort(descending=True, stable=True).tolist():
             out = torch.where(self.mask[number], number + 1, out)
         return out
+
+
+class Patch(NamedTuple):
+    """A mask within its box, and where in the image that begins."""
+
+    mask: np.ndarray
+    """(h, w) bool."""
+    top: int
+    left: int
+
+    def shared(self, other: "Patch") -> int:
+        """How many pixels are in both masks."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        bottom = min(self.top + self.mask.shape[0], other.top + other.mask.shape[0])
+        right = min(self.left + self.mask.shape[1], other.left + other.mask.shape[1])
+        if bottom <= top or right <= left:
+            return 0
+        ours, theirs = (
+            one.mask[top - one.top : bottom - one.top, left - one.left : right - one.left] for one in (self, other)
+        )
+        return int(np.count_nonzero(ours & theirs))
 
 
 @torch.no_grad()
@@ -76,16 +99,20 @@ def everything(
     Source: Kirillov et al., appendix B, with masks in the place of boxes in the suppression of doubles.
     """
     height, width = image.shape[-2:]
-    masks, scores = [], []
+    patches: list[Patch] = []
+    scores = []
     for top, left, bottom, right in tiles(height, width, tile):
         part = _in_tile(backbone, image[..., top:bottom, left:right], grid, quality, stability, smallest)
         inner = torch.tensor([left > 0, top > 0, right < width, bottom < height], device=image.device)
         kept = ~_cut_off(part.mask, inner)
-        whole = torch.zeros(int(kept.sum()), height, width, dtype=torch.bool, device=image.device)
-        whole[:, top:bottom, left:right] = part.mask[kept]
-        masks.append(whole)
+        patches += _patches(part.mask[kept], top, left)
         scores.append(part.quality[kept])
-    return _without_doubles(Found(torch.cat(masks), torch.cat(scores)), overlap)
+    expected = torch.cat(scores)
+    best = _without_doubles(patches, expected, overlap)
+    whole = torch.zeros(len(best), height, width, dtype=torch.bool)
+    for mask, (inside, top, left) in zip(whole, [patches[number] for number in best]):
+        mask[top : top + inside.shape[0], left : left + inside.shape[1]] = torch.from_numpy(inside)
+    return Found(whole.to(image.device), expected[best])
 
 
 def _in_tile(
@@ -126,19 +153,21 @@ def _cut_off(mask: Tensor, inner: Tensor) -> Tensor:
     return (sides & inner).any(1)
 
 
-def _without_doubles(found: Found, overlap: float) -> Found:
+def _patches(mask: Tensor, top: int, left: int) -> list[Patch]:
+    """Masks (N, h, w) of a tile that begins at ``top`` and ``left``."""
+    boxes = boxes_of(mask).to(torch.int64).tolist()
+    return [
+        Patch(one[y0 : y1 + 1, x0 : x1 + 1].copy(), top + y0, left + x0)
+        for one, (x0, y0, x1, y1) in zip(mask.cpu().numpy(), boxes)
+    ]
+
+
+def _without_doubles(patches: Sequence[Patch], quality: Tensor, overlap: float) -> list[int]:
     """The better of every two masks that overlap too much, best first."""
-    order = found.quality.argsort(descending=True, stable=True)
-    mask, boxes = found.mask[order], boxes_of(found.mask[order])
+    areas = [int(np.count_nonzero(one.mask)) for one in patches]
     kept: list[int] = []
-    for number in range(len(mask)):
-        rivals = [
-            k
-            for k in kept
-            if bool((boxes[k, :2] <= boxes[number, 2:]).all() & (boxes[number, :2] <= boxes[k, 2:]).all())
-        ]
-        either = [int((mask[k] | mask[number]).sum()) for k in rivals]
-        both = [int((mask[k] & mask[number]).sum()) for k in rivals]
-        if all(b <= overlap * e for b, e in zip(both, either)):
+    for number in quality.argsort(descending=True, stable=True).tolist():
+        both = [patches[k].shared(patches[number]) for k in kept]
+        if all(b <= overlap * (areas[k] + areas[number] - b) for b, k in zip(both, kept)):
             kept.append(number)
-    return Found(mask[kept], found.quality[order][kept])
+    return kept

@@ -1,6 +1,6 @@
 """``lamella segment``: objects of images by prompts, or all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +8,10 @@ import typer
 from lamella.errors import ConfigError, LamellaError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from lamella.data.reading import Reading
+    from lamella.engine.inputs import Input
 
     from lamella_sam.prompts import Prompts
     from lamella_sam.segment import Found
@@ -18,7 +21,9 @@ def segment(
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
     out: Annotated[Path, typer.Option("--out", help="folder for instance maps (16-bit PNG) and overlays")],
     run: Annotated[Path | None, typer.Option(help="a sesami run; else --backbone as it is")] = None,
-    backbone: Annotated[str, typer.Option(help="sam-nano, sam-vit-b, sam-vit-l or sam-vit-h")] = "sam-nano",
+    backbone: Annotated[
+        str | None, typer.Option(help="sam-nano, sam-vit-b, sam-vit-l or sam-vit-h; else sam-nano")
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="of the backbone; sam-nano has its own")] = None,
     size: Annotated[
         int | None, typer.Option(min=16, help="longer side images are scaled to; else as the network was trained")
@@ -31,62 +36,68 @@ def segment(
             help="file whose values above 0 mark a part of one object each; or a folder of such, named as the images"
         ),
     ] = None,
-    grid: Annotated[int, typer.Option(min=1, max=128, help="without prompts: clicks along each side")] = 16,
-    quality: Annotated[float, typer.Option(min=0, max=1, help="least expected IoU")] = 0.6,
-    tile: Annotated[int, typer.Option(min=64, help="images above this side go in tiles (pixels)")] = 1024,
+    grid: Annotated[
+        int | None, typer.Option(min=1, max=128, help="without prompts: clicks along each side; else 16")
+    ] = None,
+    quality: Annotated[
+        float | None, typer.Option(min=0, max=1, help="without prompts: least expected IoU; else 0.6")
+    ] = None,
+    tile: Annotated[
+        int | None, typer.Option(min=64, help="without prompts: images above this side go in tiles; else 1024 pixels")
+    ] = None,
 ) -> None:
     """Segment the objects that points, boxes or masks ask for; without prompts every object there is."""
-    from lamella.engine.inputs import find_images
+    from lamella.engine.inputs import find_images, read_sample, with_frames
 
     from lamella_sam.segment import everything
 
     given = [name for name, value in (("--point", point), ("--box", box), ("--mask", mask)) if value]
     if len(given) > 1:
         raise LamellaError(f"give {given[0]} or {given[1]}, not both")
-    points, boxes, files = _clicks(point or []), _numbers(box or [], (4,)), find_images(images)
+    options: dict[str, Any] = {"grid": grid, "quality": quality, "tile": tile}
+    search = {name: value for name, value in options.items() if value is not None}
+    if given and search:
+        raise LamellaError(f"--{next(iter(search))} is about finding every object; leave it out beside {given[0]}")
+    points, boxes, named = _clicks(point or []), _numbers(box or [], (4,)), find_images(images)
+    network, modality, reading = _network(run, backbone, weights, size)
+    files = with_frames(named, reading)
     marks = {} if mask is None else _marks(mask, files)
-    network, modality = _network(run, backbone, weights, size)
-    for name, path in files.items():
-        image = _image(path, modality)
-        prompts = _prompts(network, image, points, boxes, marks.get(name))
+    for name, file in files.items():
+        image = modality.collate([read_sample(name, file, reading)]).image
+        drawn = _drawn(marks[name], file, reading, (image.shape[-2], image.shape[-1])) if marks else None
+        prompts = _prompts(network, image, points, boxes, drawn)
         if prompts is None:
-            found = everything(network, image, grid=grid, quality=quality, tile=tile)
+            found = everything(network, image, **search)
         else:
             found = _asked(network, image, prompts)
         _write(found, modality.picture(image[0]), out, name)
         print(f"{name}: {len(found.quality)} objects in {out / name}.instances.png")
 
 
-def _network(run: Path | None, backbone: str, weights: str | None, size: int | None) -> tuple[Any, Any]:
-    """The network in eval mode, and the modality that reads images for it."""
+def _network(
+    run: Path | None, backbone: str | None, weights: str | None, size: int | None
+) -> tuple[Any, Any, "Reading"]:
+    """The network in eval mode, the modality that makes its images, and how their files are read."""
     network: Any
-    if run is not None and size is not None:
-        raise LamellaError("--size is for --backbone; a run has the size of its experiment")
+    own = [name for name, value in (("backbone", backbone), ("weights", weights), ("size", size)) if value is not None]
+    if run is not None and own:
+        raise LamellaError(f"--{own[0]} is for a network without a run; a run has its own network, weights and size")
     if run is None:
         import lamella
+        from lamella.data.reading import AS_TOLD
 
         given = {"weights": weights, "size": size}
         settings = {name: value for name, value in given.items() if value is not None}
-        network = lamella.build("backbone", backbone, **settings).eval()
-        return network, lamella.build("modality", "tem", intensity="image")
+        network = lamella.build("backbone", backbone or "sam-nano", **settings).eval()
+        return network, lamella.build("modality", "tem", intensity="image"), AS_TOLD
+    from lamella.engine.inputs import as_trained
     from lamella.engine.run import open_run
 
-    _, trainer, modality, _ = open_run(run)
+    experiment, trainer, modality, _ = open_run(run)
     network = getattr(trainer, "backbone", None)
     if not hasattr(network, "masks"):
         raise ConfigError(f"{run}: its trainer has no promptable network; use `lamella predict` for it")
-    return network, modality
-
-
-def _image(path: Path, modality: Any) -> "torch.Tensor":
-    """(1, C, H, W) in [0, 1]."""
-    import numpy as np
-    from lamella import Sample
-    from lamella.data.formats.files import read_image
-
-    pixels: np.ndarray = read_image(path)
-    sample = Sample(pixels, None, None, 0, 0, (float("nan"), float("nan")), {}, path.stem)
-    return modality.collate([sample]).image
+    return network, modality, as_trained(experiment, trainer)
 
 
 def _numbers(given: Sequence[str], counts: tuple[int, ...]) -> list[list[float]]:
@@ -111,7 +122,7 @@ def _clicks(given: Sequence[str]) -> list[list[float]]:
     return rows
 
 
-def _marks(given: Path, images: dict[str, Path]) -> dict[str, Path]:
+def _marks(given: Path, images: Collection[str]) -> dict[str, Path]:
     """The file of marks for each image: one for all, or of a folder that of the same name."""
     from lamella.engine.inputs import find_images
 
@@ -124,8 +135,24 @@ def _marks(given: Path, images: dict[str, Path]) -> dict[str, Path]:
     return files
 
 
+def _drawn(marks: Path, image: "Input", reading: "Reading", size: tuple[int, int]) -> "np.ndarray":
+    """The values of a file of marks, for an image of ``size`` without its data bar, if it has one."""
+    values = reading.mask(marks, reading.micrograph(image.path, image.frame), image.frame)
+    if values.ndim != 2:
+        raise LamellaError(f"{marks}: marks are grey or palette values, one for each object; this file has colours")
+    if values.shape != size:
+        raise LamellaError(f"{marks}: {values.shape[0]}×{values.shape[1]} pixels, its image has {size[0]}×{size[1]}")
+    if not (values > 0).any():
+        raise LamellaError(f"{marks}: it marks no pixel; draw in each object, by a value above 0 of its own")
+    return values
+
+
 def _prompts(
-    network: Any, image: "torch.Tensor", points: list[list[float]], boxes: list[list[float]], marks: Path | None
+    network: Any,
+    image: "torch.Tensor",
+    points: list[list[float]],
+    boxes: list[list[float]],
+    drawn: "np.ndarray | None",
 ) -> "Prompts | None":
     """What is asked of an image; None asks for everything."""
     import torch
@@ -138,28 +165,20 @@ def _prompts(
         return point_prompts(torch.tensor([[[row[:2] for row in points]]]), labels, size)
     if boxes:
         return box_prompts(torch.tensor([boxes]), size)
-    return None if marks is None else _mask_prompts(network, marks, size)
+    return None if drawn is None else _mask_prompts(network, drawn, size)
 
 
-def _mask_prompts(network: Any, marks: Path, size: tuple[int, int]) -> "Prompts":
-    """A prompt for each value above 0 of a file of marks, in the order of the values."""
+def _mask_prompts(network: Any, values: "np.ndarray", size: tuple[int, int]) -> "Prompts":
+    """A prompt for each value above 0 that was drawn, in the order of the values."""
     import numpy as np
     import torch
-    from lamella.data.formats.files import read_mask
 
     from lamella_sam.prompting import mask_logits
     from lamella_sam.prompts import mask_prompts
 
-    values = read_mask(marks)
-    if values.ndim != 2:
-        raise LamellaError(f"{marks}: marks are grey or palette values, one for each object; this file has colours")
-    if values.shape != size:
-        raise LamellaError(f"{marks}: {values.shape[0]}×{values.shape[1]} pixels, its image has {size[0]}×{size[1]}")
     objects = [value for value in np.unique(values) if value > 0]
-    if not objects:
-        raise LamellaError(f"{marks}: it marks no pixel; every value above 0 is a part of one object")
     masks = torch.stack([torch.from_numpy(values == value) for value in objects]).unsqueeze(0)
-    return mask_prompts(mask_logits(network.reduce(masks.to(torch.float32))), size)
+    return mask_prompts(mask_logits(network.touched(masks)), size)
 
 
 def _asked(network: Any, image: "torch.Tensor", prompts: "Prompts") -> "Found":

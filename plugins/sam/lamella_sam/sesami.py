@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 from lamella_sam.answers import class_map
 from lamella_sam.exemplars import Exemplars
 from lamella_sam.figures import PromptedFigures, answered, classes_of, test_objects
-from lamella_sam.losses import affinity, class_dice
+from lamella_sam.losses import affinity, class_dice, pairs
 from lamella_sam.mask_loss import MaskLoss
 from lamella_sam.objects import Kind, Objects, drawn_objects, identities
 from lamella_sam.prefix_cache import PrefixCache
@@ -109,6 +109,11 @@ class Sesami(Trainer):
             raise ConfigError("sesami: semantic = 'none' knows no classes; set answer to 'point', 'box' or 'mask'")
         if adapt == "nothing" and semantic == "tokens":
             raise ConfigError("sesami: adapt = 'nothing' learns no class tokens; set semantic = 'exemplars'")
+        if decoder_rate != 1.0 and semantic != "tokens" and decoder == "frozen" and adapt != "full":
+            raise ConfigError(
+                f"sesami: decoder_rate = {decoder_rate} is of mask decoder and class tokens, neither of which learns; "
+                "set decoder = 'train', or leave it out"
+            )
         self._adapt(adapt, rank, alpha, late_blocks, adapter, decoder)
         self._keep_prefix(cache)
         width, count = int(self.backbone.width), len(class_names)
@@ -174,7 +179,8 @@ class Sesami(Trainer):
         identity = self.identity(batch)
         losses = self._masks(embedding, batch, identity, step)
         if self.weights["affinity"] > 0:
-            losses["affinity"] = step.mean(affinity(embedding, self.backbone.numbers(identity)))
+            same, other = affinity(embedding, self.backbone.numbers(identity))
+            losses["affinity"] = (step.mean(same, "affinity same") + step.mean(other, "affinity other")) / 2
         if self.class_tokens is not None:
             losses |= self._classes(embedding, batch, step)
         total = torch.stack([self.weights[name] * value for name, value in losses.items() if name in WEIGHTS]).sum()
@@ -195,17 +201,17 @@ class Sesami(Trainer):
         prompts, doubt = given_prompts(objects, self.backbone, streams.child("given"), self.mix)
         cell = self.backbone.cell(prompts.size)
         logits, iou = self.backbone.masks(embedding, prompts)
-        losses, chosen = self.mask_loss(logits, iou, target, weight, doubt, objects.there)
-        rounds = [losses]
+        losses, first, chosen = self.mask_loss(logits, iou, target, weight, doubt, objects.there)
+        rounds, last = [losses], first
         for number in range(self.corrections):
             draw = streams.child(f"round {number}")
             back = draw.child("feed").uniform(0.0, 1.0, self.prompts) < 0.5
             prompts = corrected(prompts, chosen.detach(), target, draw, cell=cell, feed_back=back, known=weight > 0.5)
             logits, iou = self.backbone.masks(embedding, prompts)
-            losses, chosen = self.mask_loss(logits, iou, target, weight, torch.zeros_like(doubt), objects.there)
+            losses, last, chosen = self.mask_loss(logits, iou, target, weight, torch.zeros_like(doubt), objects.there)
             rounds.append(losses)
         out = {name: step.mean(torch.stack([r[name] for r in rounds]).mean()) for name in ("focal", "dice", "iou")}
-        return {**out, "miou_first": step.mean(rounds[0]["hit"]), "miou_last": step.mean(rounds[-1]["hit"])}
+        return {**out, "miou_first": step.mean(first, "miou_first"), "miou_last": step.mean(last, "miou_last")}
 
     def _classes(self, embedding: Tensor, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Cross-entropy and Dice of the class map that the class tokens ask for."""
@@ -214,7 +220,7 @@ class Sesami(Trainer):
         each = cross_entropy(logits, batch.label, ignore_index=IGNORE, reduction="none")
         trust = _trust(batch)
         ce = step.mean(Mean((each * trust).sum(), trust.sum()), "ce")
-        return {"ce": ce, "class_dice": step.mean(class_dice(logits, batch.label, trust))}
+        return {"ce": ce, "class_dice": step.mean(class_dice(logits, batch.label, trust), "class_dice")}
 
     def _class_logits(self, embedding: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, K, H, W) the masks of all classes, asked for by their tokens."""
@@ -238,8 +244,17 @@ class Sesami(Trainer):
         return identities(batch, self.objects, background=self.background)
 
     def counts(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
-        """What the cross-entropy is divided by."""
-        return {"ce": _trust(self._perturbed(batches["labelled"], step)).sum()}
+        """What the means are divided by, which depends on labels and trust alone."""
+        batch = self._perturbed(batches["labelled"], step)
+        assert batch.label is not None
+        identity, trust = self.identity(batch), _trust(batch)
+        nothing = batch.image.new_zeros(()).expand(len(batch.label), len(self.class_names), *batch.label.shape[1:])
+        asked = self.prompts * (identity.flatten(1) > 0).any(1).sum()
+        counts = {"ce": trust.sum(), "class_dice": class_dice(nothing, batch.label, trust).count}
+        if self.weights["affinity"] > 0:
+            same, other = pairs(self.backbone.numbers(identity), self.backbone.patch)
+            counts |= {"affinity same": same.sum(), "affinity other": other.sum()}
+        return {**counts, "miou_first": asked, "miou_last": asked}
 
     def embedding(self, batch: Batch) -> Tensor:
         """The embedding of a batch; the last one is kept, for predict and the figures ask for the same."""

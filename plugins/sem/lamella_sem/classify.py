@@ -37,6 +37,7 @@ class Classify(Trainer):
     """
 
     roles = ("labelled",)
+    takes_views = True
 
     def __init__(
         self,

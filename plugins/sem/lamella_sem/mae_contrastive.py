@@ -64,6 +64,7 @@ class MaeContrastive(Trainer):
 
     roles = ("unlabelled",)
     embeds = True
+    takes_views = True
 
     def __init__(
         self,

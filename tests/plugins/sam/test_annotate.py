@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from lamella.engine.experiment import check_experiment
+from lamella.engine.fit import fit
 from lamella.errors import ConfigError, DataError
-from lamella_sam.annotate import suggest
 from lamella_sam.annotate.folder import AnnotationFolder
 from PIL import Image
 from six_images import CLASSES, command, experiment_tables, picture, truth
@@ -30,6 +30,30 @@ def test_images_among_what_the_folder_writes_are_refused_untouched(tmp_path):
         with pytest.raises(ConfigError, match="keeps its own files"):
             AnnotationFolder.create(tmp_path, [given], CLASSES)
     assert (tmp_path / "images" / "a.png").read_bytes() == before and len(list(tmp_path.rglob("*"))) == 2
+
+
+@pytest.mark.parametrize("part", ["images", "originals", "masks", "suggested", "review"])
+def test_a_folder_with_files_of_the_user_where_its_own_would_lie_is_refused_untouched(tmp_path, part):
+    (tmp_path / "raw").mkdir()
+    Image.fromarray(picture(0, np.uint16)).save(tmp_path / "raw" / "a.png")
+    (tmp_path / "work" / part).mkdir(parents=True)
+    given = [tmp_path / "raw"]
+    (tmp_path / "work" / part / "a.png").write_bytes(b"the user's")
+    with pytest.raises(ConfigError, match=f"{part}: it is not empty"):
+        AnnotationFolder.create(tmp_path / "work", given, CLASSES)
+    assert [p.read_bytes() for p in (tmp_path / "work").rglob("*") if p.is_file()] == [b"the user's"]
+    (tmp_path / "work" / part / "a.png").unlink()
+    (tmp_path / "work" / "runs" / "round-1").mkdir(parents=True)  # never written over
+    assert list(AnnotationFolder.create(tmp_path / "work", given, CLASSES).entries) == ["a"]
+
+
+def test_nothing_is_written_before_every_image_is_read(tmp_path):
+    (tmp_path / "raw").mkdir()
+    Image.fromarray(picture(0)).save(tmp_path / "raw" / "a.png")
+    (tmp_path / "raw" / "b.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"b\.png"):
+        AnnotationFolder.create(tmp_path / "work", [tmp_path / "raw"], CLASSES)
+    assert not (tmp_path / "work").exists()
 
 
 def test_the_text_file_of_the_microscope_comes_along(tmp_path):
@@ -112,12 +136,26 @@ def test_suggestions_of_any_run_queue_by_coherence_and_hands_are_respected(folde
     assert (folder.path / "review" / "im3.png").is_file()
 
 
+def test_a_run_that_labels_no_pixels_is_refused(folder, tmp_path, capsys):
+    for number in range(6):
+        Image.fromarray(picture(number)).save(tmp_path / f"{CLASSES[number % 3]}_{number}.png")
+    tables = {
+        "modality": "sem",
+        "data": {"labelled": {"source": str(tmp_path), "group": "(?P<label>[a-z]+)_", "classes": CLASSES}},
+        "trainer": {"name": "classify", "encoder": {"name": "vit", "depth": 1, "width": 24, "heads": 2}},
+        "fit": {"steps": 1, "batch_size": 2},
+    }
+    fit(check_experiment(tables, name="classes", folder=tmp_path), tmp_path / "run")
+    assert command("suggest", folder.path, "--run", tmp_path / "run") == 2
+    assert "it gives no class to each pixel of an image" in capsys.readouterr().err
+
+
 def test_a_mask_accepted_while_it_is_suggested_anew_stays(folder, run, monkeypatch, capsys):
     folder.write_mask("im3", truth(3), suggested=True)
     folder.entry("im3").status = "suggested"
     folder.save()
 
-    def meanwhile(self, pixels, name):
+    def meanwhile(self, folder, name):
         if name == "im3":
             AnnotationFolder(folder.path).accept("im3", by="ann")
         if name == "im4":
@@ -150,7 +188,7 @@ def test_a_suggestion_that_was_stopped_is_made_again(folder, monkeypatch, round_
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "save_image", stopped)
         folder.write_mask("im0", truth(0), suggested=True)
-    assert not suggest._touched(folder, "im0")
+    assert not folder.touched("im0")
 
 
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_labelled(folder, run, capsys):
@@ -247,7 +285,8 @@ def test_the_coherence_of_a_model_that_says_the_same_is_one(folder, run, monkeyp
     )
     pixels = picture(0)
     pixels[:] = np.where(truth(0) == 2, 250, 5)
-    label, score = suggester.suggest(pixels, "im0")
+    Image.fromarray(pixels).save(folder.original("im0"))
+    label, score = suggester.suggest(folder, "im0")
     assert score == pytest.approx(1.0) and np.array_equal(label == 2, truth(0) == 2)
     with pytest.raises(ConfigError, match="tells the classes"):
         Suggester(run, ["a", "b"])

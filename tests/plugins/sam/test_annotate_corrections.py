@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import pytest
+from lamella.errors import DataError
 from lamella_sam.annotate.correct import Click, fill, superpixels
 from lamella_sam.annotate.folder import AnnotationFolder
-from lamella_sam.annotate.review import draw
+from lamella_sam.annotate.review import apply_clicks, draw
 from lamella_sam.annotate.simulate import annotate
 from PIL import Image
 from six_images import CLASSES, command, picture, truth
@@ -37,6 +39,25 @@ def test_clicks_fill_superpixels_or_objects(folder, run, tmp_path, capsys):
     capsys.readouterr()
     assert command("review", folder.path, "--clicks", clicks) == 2
     assert "lies outside of the image of 48×64" in capsys.readouterr().err
+
+
+def test_an_image_is_embedded_once_for_all_its_clicks(folder, run, tmp_path, monkeypatch):
+    from lamella_sam.backbone import SamBackbone
+
+    embedded, real = [], SamBackbone.embed
+    monkeypatch.setattr(SamBackbone, "embed", lambda self, image: embedded.append(len(image)) or real(self, image))
+    clicks = [{"name": name, "x": x, "y": 10, "class": "bar"} for name in ("im3", "im4") for x in (4, 24, 54)]
+    (tmp_path / "clicks.json").write_text(json.dumps(clicks))
+    apply_clicks(folder, tmp_path / "clicks.json", "object", run)
+    assert embedded == [1, 1]
+
+
+def test_the_size_of_an_image_is_asked_without_its_pixels(folder, monkeypatch):
+    monkeypatch.setattr("lamella_sam.annotate.folder.read_image", None)
+    assert folder.size("im3") == (48, 64)
+    folder.preview("im3").write_bytes(b"no image")
+    with pytest.raises(DataError, match="the picture cannot be read"):
+        folder.size("im3")
 
 
 def test_clicks_of_which_one_is_wrong_change_nothing_and_accepted_masks_stay(folder, tmp_path, capsys):
@@ -77,6 +98,18 @@ def test_what_is_not_labelled_becomes_the_rest(folder, tmp_path, capsys):
     for wrong, said in mistakes.items():
         assert command("review", folder.path, *wrong) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--by", "object"], "--by says what a click fills; give --clicks FILE too"),
+    (["--by", "superpixel"], "--by says what a click fills"),
+    (["--clicks", "c.json", "--run", "nowhere"], "--run is whose network sees an object; give --by object too"),
+    (["--clicks", "c.json", "--by", "superpixel", "--run", "nowhere"], "--run is whose network"),
+    (["--run", "nowhere"], "--run is whose network"),
+])  # fmt: skip
+def test_options_that_would_not_be_used_are_refused(folder, capsys, words, message):
+    assert command("review", folder.path, *words) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_superpixels_keep_to_edges():

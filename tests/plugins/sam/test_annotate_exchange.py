@@ -1,12 +1,15 @@
 """Masks of an annotation folder to other tools and back."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 from lamella.errors import DataError
 from lamella_sam.annotate import exchange
-from six_images import truth
+from lamella_sam.annotate.folder import AnnotationFolder
+from PIL import Image
+from six_images import CLASSES, picture, truth
 
 
 @pytest.mark.parametrize("write, read", [
@@ -18,12 +21,85 @@ def test_masks_go_to_other_tools_and_come_back_the_same(folder, tmp_path, write,
     folder.write_mask("im1", label)
     folder.accept("im1", by="test")
     assert write(folder, tmp_path / "out.json") == 1
-    with pytest.raises(DataError, match="im1 is accepted: its mask stays"):
-        read(folder, tmp_path / "out.json", print)
     folder.mask_path("im1").unlink()
     folder.entry("im1").status = "new"
     assert read(folder, tmp_path / "out.json", print) == ["im1"]
     assert np.array_equal(folder.mask("im1"), label)
+
+
+@pytest.mark.parametrize("write, read", [
+    (exchange.write_coco, exchange.read_coco), (exchange.write_label_studio, exchange.read_label_studio),
+])  # fmt: skip
+def test_accepted_images_stay_and_the_others_are_taken(folder, tmp_path, write, read):
+    for name in ("im0", "im1", "im2"):
+        folder.write_mask(name, truth(1))
+        folder.accept(name, by="test", locked=name == "im2")
+    write(folder, tmp_path / "out.json")
+    folder.entry("im1").status = "new"
+    for name in ("im0", "im1", "im2"):
+        folder.write_mask(name, truth(0))
+    told = []
+    assert read(folder, tmp_path / "out.json", told.append) == ["im1"]
+    assert [text.partition("json: ")[2] for text in told] == [
+        "the masks of im0, im2 were accepted and stay as they are"
+    ]
+    for name, number in (("im0", 0), ("im1", 1), ("im2", 0)):
+        assert np.array_equal(folder.mask(name), truth(number))
+
+
+def test_what_a_person_corrected_comes_back_from_label_studio(folder, tmp_path):
+    for name in ("im1", "im2"):
+        folder.write_mask(name, truth(2), suggested=True)
+        folder.entry(name).status = "suggested"
+    folder.save()
+    folder.write_mask("im1", truth(1))  # as clicks and editors do
+    exchange.write_label_studio(folder, tmp_path / "out.json")
+    folder.mask_path("im1").unlink()
+    assert exchange.read_label_studio(folder, tmp_path / "out.json", print) == ["im1"]
+    assert np.array_equal(folder.mask("im1"), truth(1))
+
+
+def test_files_of_one_stem_are_told_apart_by_their_endings(tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "a.png")
+    Image.fromarray(picture(1)).save(tmp_path / "a.tif")
+    folder = AnnotationFolder.create(tmp_path / "work", [tmp_path / "a.png", tmp_path / "a.tif"], CLASSES)
+    assert list(folder.entries) == ["a", "a.tif"]
+    for file, name in (("a.tif", "a.tif"), ("some/where/a.png", "a"), ("a.tif.png", "a.tif"), ("a.jpg", "a")):
+        data = {
+            "images": [{"id": 1, "file_name": file}], "categories": [{"id": 1, "name": "bar"}],
+            "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [[5, 5, 20, 5, 20, 15]]}],
+        }  # fmt: skip
+        (tmp_path / "coco.json").write_text(json.dumps(data))
+        assert exchange.read_coco(folder, tmp_path / "coco.json", print) == [name]
+        for given in (file, f"/data/upload/1/3f2a9c1d-{file.rpartition('/')[2]}"):
+            (tmp_path / "back.json").write_text(json.dumps([brushed(given, ("bar", truth(0) == 1))]))
+            assert exchange.read_label_studio(folder, tmp_path / "back.json", print) == [name]
+
+
+def test_regions_of_coco_are_those_of_whole_masks_without_holding_them(tmp_path):
+    near = np.arange(512) % 32 < 8
+    label = np.where(near[:, None] & near, 2, 0).astype(np.uint8)
+    label[:4] = 255
+    Image.fromarray(label).save(tmp_path / "a.png")
+    folder = AnnotationFolder.create(tmp_path / "work", [tmp_path / "a.png"], CLASSES)
+    folder.write_mask("a", label)
+    folder.accept("a", by="test")
+    tracemalloc.start()
+    exchange.write_coco(folder, tmp_path / "out.json")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    found = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    assert len(found) == 257 and peak < 100 * label.size  # a mask for each were 257 times as many
+    covered = np.full_like(label, 255)
+    for number, one in enumerate(found, start=1):
+        mask = exchange.from_run_lengths(one["segmentation"]["counts"], 512, 512)
+        assert one["segmentation"]["counts"] == exchange.run_lengths(mask)
+        assert one["id"] == number and one["image_id"] == 1 and one["area"] == mask.sum()
+        y, x = np.nonzero(mask)
+        assert one["bbox"] == [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
+        assert (covered[mask] == 255).all()
+        covered[mask] = one["category_id"] - 1
+    assert np.array_equal(covered, label)
 
 
 def test_polygons_of_coco_are_read(folder, tmp_path):
@@ -87,7 +163,16 @@ def test_segmentations_that_are_not_of_coco_are_one_sentence(folder, tmp_path, s
         exchange.read_coco(folder, tmp_path / "coco.json", print)
 
 
+NINE_BITS = "".join(f"{number:0{width}b}" for number, width in [
+    (48 * 64 * 4, 32), (8, 5), (2, 4), (3, 4), (7, 4), (15, 4), (7, 3), (48 * 64 * 4 - 1, 16), (300, 9), (0, 7),
+])  # fmt: skip
+TOO_LARGE = [int(NINE_BITS[i : i + 8], 2) for i in range(0, len(NINE_BITS), 8)]
+
+
 @pytest.mark.parametrize("tasks", [
+    [{"data": {"image": "im1.png"}, "annotations": [{"result": [{"value": {
+        "rle": TOO_LARGE, "brushlabels": ["dot"],
+    }}]}]}],
     [{"data": {"image": None}}], ["im1.png"],
     [{"data": {"image": "im1.png"}, "annotations": [{"result": [{"value": {"rle": ["a"], "brushlabels": ["dot"]}}]}]}],
 ])  # fmt: skip

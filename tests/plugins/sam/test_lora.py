@@ -246,6 +246,31 @@ def test_adapters_of_another_scale_are_refused(nano, tmp_path, setting):
         load_adapter(nano, tmp_path)
 
 
+@pytest.mark.parametrize("way", ["pissa", "pissa_niter_16", "OLoRA", "corda", "loftq", "lora_ga"])
+def test_adapters_that_changed_the_given_weights_are_refused(nano, tmp_path, way):
+    donor = twin(nano)
+    add_lora(donor, rank=2, alpha=2.0)
+    save_adapter(donor, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    for init in (True, "gaussian"):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": init}))
+        load_adapter(twin(nano), tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": way}))
+    with pytest.raises(ConfigError, match=f"init_lora_weights = {way}: .* the weights"):
+        load_adapter(nano, tmp_path)
+
+
+def test_a_file_without_adapters_and_a_network_that_has_some_are_refused(nano, tmp_path):
+    donor = twin(nano)
+    add_lora(donor, rank=2, alpha=2.0)
+    save_adapter(donor, tmp_path)
+    with pytest.raises(ConfigError, match="the network has LoRA adapters already"):
+        load_adapter(donor, tmp_path)
+    save_file({}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match="there is no adapter in it"):
+        load_adapter(nano, tmp_path)
+
+
 def test_without_adapters_there_is_nothing_to_save(nano, tmp_path):
     with pytest.raises(ConfigError, match="no LoRA adapters"):
         save_adapter(nano, tmp_path)

@@ -101,6 +101,15 @@ def test_the_least_recently_used_are_dropped_when_the_room_is_full():
     assert torch.equal(small(images, compute)[:, 5], images[:, 0]) and small.used == 0
 
 
+def test_a_new_image_may_drop_another_of_its_batch():
+    cache = PrefixCache(1)
+    compute = lambda image: image.expand(-1, 100, -1, -1) * 1.0  # noqa: E731
+    images = torch.rand(5, 1, 32, 32)  # 400 KiB of tokens each: two fit
+    for which in ([0, 1], [2, 0], [3, 4, 2, 0]):
+        assert torch.equal(cache(images[which], compute)[:, 0], images[which, 0])
+        assert cache.used <= cache.room
+
+
 def test_a_cache_without_frozen_blocks_is_refused():
     with pytest.raises(ConfigError, match="set late_blocks"):
         build(late_blocks=None)

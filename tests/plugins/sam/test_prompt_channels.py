@@ -133,6 +133,19 @@ def test_a_prompt_tells_what_the_image_does_not():
     assert right > 0.9
 
 
+def test_no_loss_depends_on_how_a_batch_is_split():
+    batch, found = labelled()["labelled"], []
+    batch.label[0] = 0
+    for parts in (1, 2):
+        torch.manual_seed(0)
+        trainer, step = build(), Step(0, 10, 3, parts)
+        cut = [{"labelled": batch.select(slice(i, None, parts))} for i in range(parts)]
+        counts = [trainer.counts(part, step) for part in cut]
+        step = step._replace(counts={name: sum(each[name] for each in counts) for name in counts[0]})
+        found.append(sum(trainer(part, step)["loss"] for part in cut).item())
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
 def test_mistakes_are_said():
     with pytest.raises(ConfigError, match=r"does not take 4 channels.*channels = 4"):
         build(channels=1)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lamella import Streams
-from lamella.errors import DataError
+from lamella.errors import ConfigError, DataError
 from lamella.testing.no_sync import no_sync
 from lamella_sam.objects import boxes_of, drawn_objects, identities, pick, pick_pixel, regions, swept
 from lamella_sam.prompting import Mix, corrected, given_prompts, jittered, negative_points, partial_masks
@@ -113,6 +113,13 @@ def test_boxes_are_those_of_numpy(batch):
         for q in range(6):
             y, x = np.nonzero(objects.mask[b, q].numpy())
             assert boxes_of(objects.mask)[b, q].tolist() == [x.min(), y.min(), x.max(), y.max()]
+
+
+def test_objects_of_an_instance_map_need_one(batch):
+    with pytest.raises(ConfigError, match="objects = 'instance' needs data with instance maps"):
+        identities(batch, "instance")
+    drawn = identities(batch._replace(instance=batch.label + 7), "instance")
+    assert drawn.unique().tolist() == [-1, 7, 8, 9]
 
 
 def test_jitter_keeps_within_its_bound_and_the_image():

@@ -10,9 +10,11 @@ from lamella.engine.experiment import FitConfig
 from lamella.errors import ContractError, DataError
 from lamella.registry.registry import current
 from lamella_sam import segment, segment_command
+from lamella_sam.nano.network import sam_nano
 from lamella_sam.prompts import box_prompts, point_prompts
 from lamella_sam.segment import Found, ask, everything
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Perfect:
@@ -68,9 +70,48 @@ def test_nothing_is_found_in_an_empty_image():
 def test_doubles_are_dropped_and_the_better_stays():
     mask = torch.zeros(3, 10, 10, dtype=torch.bool)
     mask[0, :5], mask[1, :5], mask[1, 0, 0], mask[2, 6:] = True, True, False, True
-    kept = segment._without_doubles(Found(mask, torch.tensor([0.6, 0.9, 0.7])), 0.7)
-    assert kept.quality.tolist() == pytest.approx([0.9, 0.7])
-    assert torch.equal(kept.mask[0], mask[1]) and torch.equal(kept.mask[1], mask[2])
+    assert segment._without_doubles(segment._patches(mask, 0, 0), torch.tensor([0.6, 0.9, 0.7]), 0.7) == [1, 2]
+
+
+@pytest.mark.parametrize("overlap", [0.1, 0.3, 0.5])
+def test_doubles_of_patches_are_those_of_whole_masks(overlap):
+    """Blobs in two parts of an image that overlap, against each mask in the whole image."""
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.arange(40).view(-1, 1), torch.arange(40)
+    masks, patches = [], []
+    for top in (0, 20):
+        place, radius = 40 * torch.rand(60, 2, generator=generator), 3 + 6 * torch.rand(60, generator=generator)
+        part = torch.stack([(y - a) ** 2 + (x - b) ** 2 < r * r for (a, b), r in zip(place, radius)])
+        patches += segment._patches(part, top, 0)
+        masks += [torch.nn.functional.pad(one, (0, 0, top, 20 - top)) for one in part]
+    quality = torch.rand(120, generator=generator).mul(20).round()  # some alike
+    kept = []
+    for number in quality.argsort(descending=True, stable=True).tolist():
+        shared = [((masks[k] & masks[number]).sum() / (masks[k] | masks[number]).sum()).item() for k in kept]
+        if all(share <= overlap for share in shared):
+            kept.append(number)
+    assert 10 < len(kept) < 115 and segment._without_doubles(patches, quality, overlap) == kept
+
+
+class Largest(TorchDispatchMode):
+    """The elements of the largest tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.elements = max(self.elements, made.untyped_storage().nbytes() // made.element_size())
+        return made
+
+
+def test_no_candidate_is_held_in_the_size_of_the_whole_image():
+    ids = torch.zeros(192, 192, dtype=torch.int64)
+    ids[8::24, 8::24] = torch.arange(1, 65).view(8, 8)
+    ids = torch.nn.functional.max_pool2d(ids[None].float(), 13, 1, 6)[0].long()
+    with Largest() as seen:
+        found = everything(Perfect(ids), ids.float().div(100).view(1, 1, 192, 192), grid=8, tile=64)
+    assert len(found.quality) == 64 and seen.elements < 4 * 64 * 192 * 192
 
 
 def test_smaller_objects_lie_on_top():
@@ -131,7 +172,7 @@ def marks_of(path, dtype=np.uint8):
 
 def test_marks_become_a_mask_prompt_each_in_the_order_of_their_values(nano, tmp_path):
     marks = marks_of(tmp_path / "marks.png", np.uint16)
-    prompts = segment_command._mask_prompts(nano, tmp_path / "marks.png", (64, 80))
+    prompts = segment_command._mask_prompts(nano, marks, (64, 80))
     assert prompts.number == 2 and (prompts.labels < 0).all()
     marked = nano.enlarge(prompts.mask, (64, 80))[0] > 0
     for got, value in zip(marked.numpy(), (3, 7)):
@@ -158,13 +199,36 @@ def test_the_command_takes_marks_of_a_file_or_a_folder(photo, tmp_path, capsys):
         (np.zeros((64, 80), np.uint8), "it marks no pixel"),
         (np.ones((64, 81), np.uint8), "64×81 pixels, its image has 64×80"),
         (np.ones((64, 80, 3), np.uint8), "this file has colours"),
-        (np.eye(64, 80, dtype=np.uint8) * (np.arange(80) == 0), "or smaller than half a cell"),
     ],
 )
 def test_marks_that_cannot_be_used_end_in_a_sentence(photo, tmp_path, capsys, marks, message):
     Image.fromarray(marks.astype(np.uint8)).save(tmp_path / "marks.png")
     assert command(photo, "--out", tmp_path / "out", "--size", 80, "--mask", tmp_path / "marks.png") == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stroke", [(slice(100, 101), slice(60, 180)), (slice(100, 102), slice(90, 91))])
+def test_a_thin_stroke_is_a_mark(tmp_path, capsys, stroke):
+    """A cell of sam-nano's mask grid is 4 pixels of this image wide."""
+    y, x = np.mgrid[:256, :256]
+    pixels = np.where((y - 125) ** 2 + (x - 120) ** 2 < 80**2, 200, 60)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "a.png")
+    marks = np.zeros((256, 256), np.uint8)
+    marks[stroke] = 1
+    Image.fromarray(marks).save(tmp_path / "marks.png")
+    assert command(tmp_path / "a.png", "--out", tmp_path / "out", "--mask", tmp_path / "marks.png") == 0
+    assert "a: 1 objects" in capsys.readouterr().out
+
+
+def test_every_cell_that_a_mark_touches_is_marked(nano):
+    mask = torch.zeros(1, 1, 50, 70, dtype=torch.bool)
+    mask[0, 0, 7, 11], mask[0, 0, 49, 69] = True, True
+    for backbone, cell in ((nano, 2.0), (sam_nano(weights="none", size=32), 2 * 70 / 32)):
+        found = backbone.touched(mask)
+        assert found.shape == backbone.reduce(mask.float()).shape and set(found.unique().tolist()) == {0.0, 1.0}
+        for y, x in ((7, 11), (49, 69)):
+            assert found[0, 0, int((y + 0.5) / cell), int((x + 0.5) / cell)] == 1
+        assert found.sum() <= 8
 
 
 def test_a_folder_of_marks_needs_one_for_every_image(photo, tmp_path, capsys):
@@ -220,7 +284,12 @@ def test_prompts_from_labels_are_answered_on_whole_images(settings, sees):
         (["--box", "0,0,2,2", "--mask", "marks.png"], "give --box or --mask, not both"),
         (["--mask", "nothing.png"], "there is no such file"),
         (["--size", "50", "--point", "1,1"], "must be a multiple of the patch, 8 pixels"),
-        (["--size", "64", "--run", "runs/one"], "a run has the size of its experiment"),
+        (["--size", "64", "--run", "runs/one"], "a run has its own network, weights and size"),
+        (["--backbone", "sam-vit-h", "--run", "runs/one"], "--backbone is for a network without a run"),
+        (["--weights", "none", "--run", "runs/one"], "--weights is for a network without a run"),
+        (["--point", "1,1", "--grid", "3"], "--grid is about finding every object; leave it out beside --point"),
+        (["--box", "0,0,2,2", "--quality", "0.5"], "--quality is about finding every object"),
+        (["--mask", "marks.png", "--tile", "64"], "--tile is about finding every object"),
         (["--backbone", "sam-vit-b", "--weights", "nothing.pth"], "there is no such file"),
     ],
 )

@@ -102,9 +102,9 @@ def test_a_prompt_in_doubt_pays_for_its_best_token_alone():
     logits[:, :, 2] = torch.where(target > 0, 6.0, -6.0)
     doubt, there = torch.tensor([[True, False]]), torch.ones(1, 2)
     iou = torch.zeros(1, 2, 4)
-    found, chosen = trainer.mask_loss(logits, iou, target, torch.ones_like(target), doubt, there)
+    found, hit, chosen = trainer.mask_loss(logits, iou, target, torch.ones_like(target), doubt, there)
     assert torch.equal(chosen[0, 0], logits[0, 0, 2]) and torch.equal(chosen[0, 1], logits[0, 1, 0])
-    assert found["hit"].item() == pytest.approx(0.5)  # the first is right, the second finds nothing
+    assert hit.value().item() == pytest.approx(0.5)  # the first is right, the second finds nothing
     real = torch.tensor([0.0, 0.0, 1.0, 0.0])
     assert found["iou"].item() == pytest.approx(((real[1:] ** 2).mean() + 0.0) / 2)
 
@@ -113,6 +113,46 @@ def test_the_loss_is_the_weighted_sum_of_what_is_named():
     out = build(weights={"focal": 3.0, "ce": 0.5})(labelled(), STEP)
     weights = {"focal": 3.0, "dice": 1.0, "iou": 1.0, "ce": 0.5, "class_dice": 1.0}
     assert out["loss"].item() == pytest.approx(sum(weights[name] * out[name].item() for name in weights))
+
+
+def unequal():
+    """Two images with other classes, objects and unlabelled pixels in each; `background` is the first class."""
+    label = torch.zeros(2, 32, 32, dtype=torch.int64)
+    label[1, 4:20, 4:12], label[1, 18:28, 14:30], label[1, :3] = 1, 2, 255
+    noise = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    return Batch.of(label.clamp(max=2).float().div(2).unsqueeze(1) * 0.8 + 0.1 * noise, label=label,
+                    key=torch.tensor([5, 6]))  # fmt: skip
+
+
+def step_of(trainer, parts):
+    """The losses of a batch in parts, summed, and their gradient."""
+    named, step = {}, STEP._replace(parts=len(parts))
+    counts = [trainer.counts({"labelled": part}, step) for part in parts]
+    step = step._replace(counts={name: sum(each[name] for each in counts) for name in counts[0]})
+    for part in parts:
+        found = trainer({"labelled": part}, step)
+        found["loss"].backward()
+        named = {name: named.get(name, 0.0) + value.item() for name, value in found.items()}
+    return named, torch.cat([p.grad.flatten() for p in trainer.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("settings", [{}, {"weights": {"affinity": 1.0}, "background": "a"}])
+def test_no_loss_depends_on_how_a_batch_is_split(settings):
+    found = []
+    for parts in (1, 2):
+        torch.manual_seed(0)
+        found.append(step_of(build(**settings), [unequal().select(slice(i, None, parts)) for i in range(parts)]))
+    (whole, gradient), (parted, other) = found
+    assert parted == pytest.approx(whole, rel=1e-4) and ("affinity" in whole) == bool(settings)
+    assert (gradient - other).norm() < 1e-3 * gradient.norm()
+
+
+def test_the_iou_of_objects_does_not_count_images_without_any():
+    torch.manual_seed(0)
+    trainer = build(background="a")
+    both, alone = (trainer({"labelled": batch}, STEP) for batch in (unequal(), unequal().select(slice(1, 2))))
+    for name in ("miou_first", "miou_last"):
+        assert both[name].item() == pytest.approx(alone[name].item(), rel=1e-4) and alone[name] > 0
 
 
 def test_lora_trains_adapters_and_class_tokens_and_nothing_else():
@@ -300,6 +340,8 @@ def test_exemplars_are_those_of_all_processes(monkeypatch):
         ({"adapter": "/no/such/folder"}, "cannot be read as LoRA"),
         ({"adapter": "/no/such/folder", "rank": 4}, "adapter brings its own rank"),
         ({"adapter": "/no/such/folder", "late_blocks": 2}, "adapter brings its own rank"),
+        ({"semantic": "exemplars", "decoder_rate": 3.0}, "decoder_rate = 3.0 is of mask decoder and class tokens"),
+        ({"adapt": "nothing", "semantic": "exemplars", "decoder_rate": 3.0}, "neither of which learns"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(settings, message):

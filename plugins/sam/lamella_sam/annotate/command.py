@@ -54,8 +54,9 @@ def review(
     images: Annotated[list[str] | None, typer.Argument(help="with --rest: only these; else all that wait")] = None,
     clicks: Annotated[Path | None, typer.Option(help="JSON list of {name, x, y, class} to apply")] = None,
     by: Annotated[
-        Literal["superpixel", "object"], typer.Option(help="what a click fills; an object is what a network sees there")
-    ] = "superpixel",
+        Literal["superpixel", "object"] | None,
+        typer.Option(help="what a click fills; an object is what a network sees there; else superpixel"),
+    ] = None,
     rest: Annotated[str | None, typer.Option(help="the class of all that is not labelled yet")] = None,
     run: Annotated[Path | None, typer.Option(help="with --by object: whose network; else the promoted run's")] = None,
 ) -> None:
@@ -68,9 +69,13 @@ def review(
     opened = _opened(folder)
     if images and rest is None:
         raise ConfigError("annotate review shows all that waits; images are named for --rest CLASS alone")
+    if by is not None and clicks is None:
+        raise ConfigError("annotate review --by says what a click fills; give --clicks FILE too")
+    if run is not None and by != "object":
+        raise ConfigError("annotate review --run is whose network sees an object; give --by object too")
     if clicks is not None:
         network_run = _labelling_run(opened, run) if by == "object" else None
-        for name, changed in apply_clicks(opened, clicks, by, network_run).items():
+        for name, changed in apply_clicks(opened, clicks, by or "superpixel", network_run).items():
             print(f"{name}: {changed} pixels changed")
     if rest is not None:
         for name, changed in label_rest(opened, images or [], rest).items():
@@ -137,7 +142,7 @@ def export(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None) 
 def import_(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None) -> None:
     """Take masks in from another tool.
 
-    COCO run lengths or polygons, or Label Studio brush masks. Accepted masks stay as they are.
+    COCO run lengths or polygons, or Label Studio brush masks. Accepted masks stay as they are, and are told.
     """
     from lamella_sam.annotate import exchange
 

@@ -49,14 +49,17 @@ def fill(label: np.ndarray, click: Click, segments: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def object_at(network: Any, image: torch.Tensor, click: Click) -> np.ndarray:
-    """(H, W) bool: what a promptable network takes for the object under a click; at least the pixel itself."""
+def object_at(network: Any, embedding: torch.Tensor, size: tuple[int, int], click: Click) -> np.ndarray:
+    """(H, W) bool: what a promptable network takes for the object under a click; at least the pixel itself.
+
+    Args:
+        embedding: of the image, which is of ``size`` (H, W).
+    """
     from lamella_sam.prompts import point_prompts
     from lamella_sam.segment import ask
 
-    size = (image.shape[-2], image.shape[-1])
     point = torch.tensor([[[[float(click.x), float(click.y)]]]])
-    found = ask(network, network.embed(image), point_prompts(point, torch.ones(1, 1, 1, dtype=torch.int64), size))
+    found = ask(network, embedding, point_prompts(point, torch.ones(1, 1, 1, dtype=torch.int64), size))
     mask = found.mask[0].numpy()
     mask[click.y, click.x] = True
     return mask

@@ -23,16 +23,22 @@ Region = tuple[str, str, Callable[[tuple[int, int]], np.ndarray]]
 """The image and the class of a region, and its mask in an image of (height, width)."""
 
 
-def run_lengths(mask: np.ndarray) -> list[int]:
+def run_lengths(mask: np.ndarray, *, top: int = 0, left: int = 0, size: tuple[int, int] | None = None) -> list[int]:
     """COCO's uncompressed run lengths of a mask (H, W): column by column, starting with zeros.
 
-    >>> run_lengths(np.array([[0, 1], [0, 1]], bool))
-    [2, 2]
+    Args:
+        top, left: where the mask begins, if it is a part of an image.
+        size: height and width of that image.
+
+    >>> run_lengths(np.array([[0, 1], [0, 1]], bool)), run_lengths(np.ones((1, 1)), top=1, size=(2, 2))
+    ([2, 2], [1, 1, 2])
     """
-    flat = mask.astype(bool).ravel(order="F")
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    runs = np.diff([0, *edges.tolist(), flat.size]).tolist()
-    return [0, *runs] if flat.size and flat[0] else runs
+    height, width = size or mask.shape
+    x, y = np.nonzero(mask.T)
+    place = (x + left) * height + y + top
+    starts, ends = place[np.diff(place, prepend=-2) > 1], place[np.diff(place, append=height * width + 1) > 1] + 1
+    runs = np.diff(np.column_stack([starts, ends]).ravel(), prepend=0, append=height * width).tolist()
+    return runs[:-1] if runs[-1] == 0 and len(runs) > 1 else runs
 
 
 def from_run_lengths(counts: list[int], height: int, width: int) -> np.ndarray:
@@ -54,43 +60,47 @@ def write_coco(folder: AnnotationFolder, path: Path) -> int:
         images.append(
             {"id": number, "file_name": f"{entry.name}.png", "height": label.shape[0], "width": label.shape[1]}
         )
-        for region, category in _regions(label):
-            annotations.append(_annotation(region, category, number, len(annotations) + 1))
+        for region, where, category in _regions(label):
+            annotations.append(_annotation(region, where, label.shape, category, number, len(annotations) + 1))
     categories = [{"id": number + 1, "name": name} for number, name in enumerate(folder.classes)]
     write_json(path, {"images": images, "annotations": annotations, "categories": categories})
     return len(images)
 
 
-def _regions(label: np.ndarray) -> list[tuple[np.ndarray, int]]:
-    found = []
+def _regions(label: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[slice, slice], int]]:
+    """Every region of one class: its mask within its box, the box, and the class."""
     for number in np.unique(label[label != IGNORE]):
-        parts, count = ndimage.label(label == number)
-        found += [(parts == part, int(number)) for part in range(1, count + 1)]
-    return found
+        parts, _ = ndimage.label(label == number)
+        for part, where in enumerate(ndimage.find_objects(parts), start=1):
+            yield parts[where] == part, where, int(number)
 
 
-def _annotation(region: np.ndarray, category: int, image: int, number: int) -> dict[str, Any]:
-    y, x = np.nonzero(region)
-    box = [int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1]
+def _annotation(
+    region: np.ndarray, where: tuple[slice, slice], size: tuple[int, int], category: int, image: int, number: int
+) -> dict[str, Any]:
+    top, left = where[0].start, where[1].start
+    counts = run_lengths(region, top=top, left=left, size=size)
     return {
-        "id": number, "image_id": image, "category_id": category + 1, "area": int(region.sum()), "bbox": box,
-        "iscrowd": 1, "segmentation": {"size": list(region.shape), "counts": run_lengths(region)},
+        "id": number, "image_id": image, "category_id": category + 1, "area": int(region.sum()),
+        "bbox": [left, top, region.shape[1], region.shape[0]], "iscrowd": 1,
+        "segmentation": {"size": list(size), "counts": counts},
     }  # fmt: skip
 
 
 def read_coco(folder: AnnotationFolder, path: Path, tell: Callable[[str], None]) -> list[str]:
     """Take masks from a COCO file into the folder; later annotations lie on top. Returns the images' names.
 
-    Images are found by file name without its ending, categories by name; those that the folder does not have are told
-    and left out. Pixels without annotation stay as they are, or unlabelled.
+    Images are found by file name, with its ending or else without, categories by name; those that the folder does not
+    have, and images that are accepted, are told and left out. Pixels without annotation stay as they are, or
+    unlabelled.
 
     Raises:
-        DataError: not COCO, compressed run lengths, another size of image, or an image that is accepted.
+        DataError: not COCO, compressed run lengths, or another size of image.
     """
     data = _json(path)
 
     def regions() -> Iterator[Region]:
-        names = {image["id"]: Path(image["file_name"]).stem for image in data["images"]}
+        names = {image["id"]: _name(folder, image["file_name"]) for image in data["images"]}
         categories = {category["id"]: category["name"] for category in data["categories"]}
         for row in data["annotations"]:
             mask = partial(_coco_mask, row["segmentation"], path=path)
@@ -172,7 +182,7 @@ def write_label_studio(folder: AnnotationFolder, path: Path) -> int:
             continue
         label = folder.mask(entry.name)
         result = [_brush(label == number, folder.classes[number]) for number in np.unique(label[label != IGNORE])]
-        kind = "predictions" if entry.status == "suggested" else "annotations"
+        kind = "predictions" if entry.status == "suggested" and not folder.touched(entry.name) else "annotations"
         tasks.append({"data": {"image": f"{entry.name}.png"}, kind: [{"result": result}]})
     write_json(path, tasks)
     return len(tasks)
@@ -196,8 +206,9 @@ def read_label_studio(folder: AnnotationFolder, path: Path, tell: Callable[[str]
 
     def regions() -> Iterator[Region]:
         for task in tasks:
-            name = Path(task["data"]["image"]).stem
-            name = name if name in folder.entries else _UPLOADED.sub("", name)
+            file = Path(task["data"]["image"]).name
+            name = _name(folder, file)
+            name = name if name in folder.entries else _name(folder, _UPLOADED.sub("", file))
             taken = [one for one in task.get("annotations") or [] if not one.get("was_cancelled")]
             for value in (result.get("value", {}) for one in taken for result in one["result"]):
                 if "rle" in value:
@@ -210,23 +221,34 @@ def _brush_mask(code: list[int], shape: tuple[int, int]) -> np.ndarray:
     return from_brush_code(code, *shape)
 
 
+def _name(folder: AnnotationFolder, file: str) -> str:
+    """The image of a file: the one of that whole name, or else of the name without its ending."""
+    path = Path(file)
+    return path.name if path.name in folder.entries else path.stem
+
+
 def _take(
     folder: AnnotationFolder, regions: Iterable[Region], path: Path, kind: str, tell: Callable[[str], None]
 ) -> list[str]:
     """Paint regions into the masks of the folder, all of them or none; returns the names of the images."""
     masks: dict[str, np.ndarray] = {}
-    images, classes = set(), set()
+    accepted = {entry.name for entry in folder.of("accepted", "locked")}
+    images, classes, kept = set(), set(), set()
     try:
         for name, category, mask in regions:
             if name not in folder.entries:
                 images.add(str(name))
+            elif name in accepted:
+                kept.add(name)
             elif category not in folder.classes:
                 classes.add(str(category))
             else:
                 label = masks[name] if name in masks else masks.setdefault(name, folder.begun(name))
                 label[mask((label.shape[0], label.shape[1]))] = folder.classes.index(category)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not {kind} ({error})") from error
+    if kept:
+        tell(f"{path}: the masks of {', '.join(sorted(kept))} were accepted and stay as they are")
     for unknown, what in ((images, "images"), (classes, "classes")):
         if unknown:
             tell(f"{path}: {folder.path} does not have the {what} {', '.join(sorted(unknown))}; they are left out")

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from lamella import IGNORE
 from lamella.data.formats.files import read_image, read_mask
+from lamella.data.formats.raster import LARGEST
 from lamella.data.formats.sidecar import sidecar_of
 from lamella.engine.checkpoint import write_json, write_text
 from lamella.engine.inputs import find_images
@@ -72,8 +73,8 @@ class AnnotationFolder:
         """Begin a folder with images.
 
         Raises:
-            ConfigError: a folder that is there already, images that lie where it keeps its own, or classes of which one
-                is empty or named twice.
+            ConfigError: a folder that is there already, images that lie where it keeps its own, files of others there,
+                or classes of which one is empty or named twice.
             DataError: an image that cannot be read, or has too few pixels.
         """
         if (path / "annotate.json").exists():
@@ -85,9 +86,22 @@ class AnnotationFolder:
         for image in found.values():
             if any(image.parent.resolve().is_relative_to(part) for part in own):
                 raise ConfigError(f"{image}: it lies where {path} keeps its own files; begin the folder elsewhere")
-        entries = [_take_in(path, name, image) for name, image in found.items()]
-        write_text(path / "images" / "metadata.jsonl", "".join(_line(entry) for entry in entries))
-        write_json(path / "annotate.json", {"format": FORMAT, "classes": list(classes), "rounds": []})
+        for part in own:
+            if part.name != "runs" and part.exists() and (part.is_file() or any(part.iterdir())):
+                raise ConfigError(
+                    f"{part}: it is not empty, and an annotation folder keeps files of its own there; begin the folder "
+                    "elsewhere, or move what is in the way"
+                )
+        for image in found.values():
+            _pixels(image)
+        try:
+            entries = [_take_in(path, name, image) for name, image in found.items()]
+            write_text(path / "images" / "metadata.jsonl", "".join(_line(entry) for entry in entries))
+            write_json(path / "annotate.json", {"format": FORMAT, "classes": list(classes), "rounds": []})
+        except BaseException:  # it can be begun again
+            for written in ("images", "originals"):
+                shutil.rmtree(path / written, ignore_errors=True)
+            raise
         return cls(path)
 
     def read(self) -> None:
@@ -134,18 +148,26 @@ class AnnotationFolder:
         waiting = self.of("suggested", "new")
         return sorted(waiting, key=lambda entry: (entry.score is None, entry.score or 0.0, entry.name))
 
+    def original(self, name: str) -> Path:
+        """The file that was taken in."""
+        return self.path / self.entry(name).original
+
     def image(self, name: str) -> np.ndarray:
         """The original's pixels, in its own depth."""
-        return read_image(self.path / self.entry(name).original)
+        return read_image(self.original(name))
 
     def preview(self, name: str) -> Path:
         """The 8-bit picture."""
         return self.path / "images" / f"{name}.png"
 
     def size(self, name: str) -> tuple[int, int]:
-        """Height and width of an image; raises `DataError`."""
-        height, width = read_image(self.preview(name)).shape[:2]
-        return height, width
+        """Height and width of an image, from the header of its picture; raises `DataError`."""
+        Image.MAX_IMAGE_PIXELS = LARGEST
+        try:
+            with Image.open(self.preview(name)) as opened:
+                return opened.height, opened.width
+        except OSError as error:
+            raise DataError(f"{self.preview(name)}: the picture cannot be read ({error})") from error
 
     def mask_path(self, name: str) -> Path:
         """Where the mask is, or will be."""
@@ -169,6 +191,14 @@ class AnnotationFolder:
             known = ", ".join(f"{number} {name}" for number, name in enumerate(self.classes))
             raise DataError(f"{path}: the mask holds the value {stray[0]}, which is no class ({known}, 255 unlabelled)")
         return found.astype(np.uint8)
+
+    def touched(self, name: str) -> bool:
+        """Whether there is a mask, and another than what was suggested."""
+        if not self.mask_path(name).is_file():
+            return False
+        if not self.suggestion_path(name).is_file():
+            return True
+        return bool((self.mask(name) != self.mask(name, suggested=True)).any())
 
     def begun(self, name: str) -> np.ndarray:
         """The mask that is to be changed: all unlabelled where there is none; `DataError` where it is accepted."""
@@ -260,11 +290,17 @@ def _line(entry: Entry) -> str:
     return json.dumps(fields) + "\n"
 
 
-def _take_in(path: Path, name: str, image: Path) -> Entry:
-    """Copy an image with its microscope's text file, and make its 8-bit picture where it is not one itself."""
+def _pixels(image: Path) -> np.ndarray:
+    """An image that can be annotated; raises `DataError`."""
     pixels = read_image(image)
     if min(pixels.shape[:2]) < 2:
         raise DataError(f"{image}: {pixels.shape[0]}×{pixels.shape[1]} pixels are too few to annotate")
+    return pixels
+
+
+def _take_in(path: Path, name: str, image: Path) -> Entry:
+    """Copy an image with its microscope's text file, and make its 8-bit picture where it is not one itself."""
+    pixels = _pixels(image)
     preview = path / "images" / f"{name}.png"
     preview.parent.mkdir(parents=True, exist_ok=True)
     shown = pixels.dtype == np.uint8 and image.suffix.lower() == ".png"

@@ -1,19 +1,21 @@
 """What waits for a person: a picture of every suggestion, and clicks that change masks."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lamella import IGNORE
 from lamella.data.formats.files import read_image
 from lamella.engine.labelmap import save_image
 from lamella.engine.pictures import overlay_picture
-from lamella.errors import ConfigError
+from lamella.errors import ConfigError, DataError
 from PIL import Image
 
 from lamella_sam.annotate.correct import Click, by_image, fill, object_at, read_clicks, superpixels
 from lamella_sam.annotate.folder import AnnotationFolder
-from lamella_sam.annotate.suggest import Suggester, promptable
+from lamella_sam.annotate.suggest import Suggester, in_whole, promptable
 
 
 def draw(folder: AnnotationFolder, name: str) -> Path:
@@ -49,16 +51,16 @@ def apply_clicks(folder: AnnotationFolder, clicks: Path, by: str, run: Path | No
     """
     if by not in ("superpixel", "object"):
         raise ConfigError(f"annotate review --by {by!r} is neither superpixel nor object")
-    suggester = None if run is None else Suggester(run, folder.classes)
+    suggester = Suggester(run, folder.classes) if by == "object" and run is not None else None
     network = None if suggester is None else promptable(suggester)
     if by == "object" and network is None:
         raise ConfigError(f"{run}: its trainer has no promptable network; use --by superpixel")
     masks = {}
     for name, here in by_image(read_clicks(clicks, folder.classes)).items():
-        before, pixels = folder.begun(name), folder.image(name)
-        label, segments = before, superpixels(pixels)
+        label = before = folder.begun(name)
+        found = _superpixels(folder, name) if suggester is None else _objects(suggester, network, folder, name)
         for click in here:
-            label = fill(label, click, segments if network is None else _object(suggester, network, pixels, click))
+            label = fill(label, click, found(click))
         masks[name] = before, label
     return _written(folder, masks)
 
@@ -88,10 +90,28 @@ def _written(folder: AnnotationFolder, masks: dict[str, tuple[np.ndarray, np.nda
     return {name: int((before != after).sum()) for name, (before, after) in masks.items()}
 
 
-def _object(suggester: Suggester | None, network: Any, pixels: np.ndarray, click: Click) -> np.ndarray:
-    """The object under a click as segments: 1 inside, 0 outside."""
-    inside = 0 <= click.y < pixels.shape[0] and 0 <= click.x < pixels.shape[1]
-    if not inside:
-        return np.zeros(pixels.shape[:2], np.int64)  # fill says what is wrong
-    assert suggester is not None
-    return object_at(network, suggester.batch(pixels, click.name).image, click).astype(np.int64)
+def _superpixels(folder: AnnotationFolder, name: str) -> Callable[[Click], np.ndarray]:
+    """The segments of an image, whatever is clicked."""
+    segments = superpixels(folder.image(name))
+    return lambda click: segments
+
+
+@torch.no_grad()
+def _objects(
+    suggester: Suggester, network: Any, folder: AnnotationFolder, name: str
+) -> Callable[[Click], np.ndarray]:
+    """The object under a click on an image as segments: 1 inside, 0 outside. The image is embedded once."""
+    image, whole = suggester.batch(folder, name).image, folder.size(name)
+    embedding, (height, width) = network.embed(image), image.shape[-2:]
+
+    def found(click: Click) -> np.ndarray:
+        if not (0 <= click.y < whole[0] and 0 <= click.x < width):
+            return np.zeros(whole, np.int64)  # fill says what is wrong
+        if click.y >= height:
+            raise DataError(
+                f"{name}: the click (x {click.x}, y {click.y}) lies in the data bar, which begins at y {height}; "
+                "its object cannot be asked for"
+            )
+        return in_whole(object_at(network, embedding, (height, width), click).astype(np.int64), whole, 0)
+
+    return found

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lamella import Batch, Modality, Sample, Trainer
+from lamella import IGNORE, Batch, Modality, Trainer
 from lamella.engine.evaluate import predict_whole
 from lamella.engine.experiment import Experiment
+from lamella.engine.inputs import Input, as_trained, read_sample
 from lamella.engine.metrics import confusion, iou_of
+from lamella.engine.predict_classes import classifies
 from lamella.engine.run import open_run
 from lamella.errors import ConfigError, DataError
 from torch import Tensor
@@ -25,11 +27,13 @@ VIEWS: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], ...]
 
 
 def open_for(run: Path, classes: list[str]) -> tuple[Experiment, Trainer, Modality]:
-    """A trained run that tells a folder's classes; raises `ConfigError` for one that tells others."""
+    """A trained run that tells a folder's classes of pixels; raises `ConfigError` for another."""
     experiment, trainer, modality, header = open_run(run)
     known = header["data"]["class_names"]
     if known != classes:
         raise ConfigError(f"{run} tells the classes {', '.join(known)}, the folder has {', '.join(classes)}")
+    if classifies(trainer) or trainer.embeds:
+        raise ConfigError(f"{run}: it gives no class to each pixel of an image; name a run that segments")
     return experiment, trainer, modality
 
 
@@ -39,12 +43,13 @@ class Suggester:
     def __init__(self, run: Path, classes: list[str]):
         experiment, self.trainer, self.modality = open_for(run, classes)
         self.run, self.tile = run, experiment.fit.tile_for(self.trainer)
+        self.reading = as_trained(experiment, self.trainer)
 
-    def batch(self, pixels: np.ndarray, name: str) -> Batch:
-        """One image as the run's modality reads it; what it cannot read is called ``name`` in the error."""
-        sample = Sample(pixels, None, None, 0, 0, (float("nan"), float("nan")), {}, name)
-        made = self.modality.collate([sample])
-        assert isinstance(made, Batch)
+    def batch(self, folder: AnnotationFolder, name: str) -> Batch:
+        """An image as training and `lamella predict` show it to the run: without a data bar. Raises `DataError`."""
+        made = self.modality.collate([read_sample(name, Input(folder.original(name)), self.reading)])
+        if isinstance(made, dict):
+            raise ConfigError(f"{self.run} makes label maps of several views; name a run that segments single images")
         return made
 
     @torch.inference_mode()
@@ -52,21 +57,29 @@ class Suggester:
         """(1, H, W) int64 classes."""
         return predict_whole(self.trainer, batch, self.tile).argmax(1)
 
-    def suggest(self, pixels: np.ndarray, name: str) -> tuple[np.ndarray, float]:
-        """The label (H, W) uint8 of an image, and its coherence.
+    def suggest(self, folder: AnnotationFolder, name: str) -> tuple[np.ndarray, float]:
+        """The label (H, W) uint8 of an image, 255 in a data bar, and its coherence.
 
         Coherence is the mean over views (mirrored twice, lighter) of the mIoU between the label of the image and
         that of the view, turned back: 1 where the model always says the same. It needs no truth and is no
         accuracy; it only orders the queue.
         """
-        batch = self.batch(pixels, name)
+        batch = self.batch(folder, name)
         label = self.label(batch)
         scores = []
         for there, back in VIEWS:
             other = back(self.label(batch._replace(image=there(batch.image))))
             count = int(torch.maximum(label.max(), other.max())) + 1
             scores.append(iou_of(confusion(other, label, count)).nanmean())
-        return label[0].to(torch.uint8).numpy(), float(torch.stack(scores).mean())
+        whole = in_whole(label[0].to(torch.uint8).numpy(), folder.size(name), IGNORE)
+        return whole, float(torch.stack(scores).mean())
+
+
+def in_whole(seen: np.ndarray, size: tuple[int, int], bar: int) -> np.ndarray:
+    """What was said of an image without its data bar, in the size of the whole one; ``bar`` below it."""
+    out = np.full(size, bar, seen.dtype)
+    out[: len(seen)] = seen
+    return out
 
 
 def suggest_all(folder: AnnotationFolder, run: Path, tell: Callable[[str], None]) -> list[Entry]:
@@ -80,7 +93,7 @@ def suggest_all(folder: AnnotationFolder, run: Path, tell: Callable[[str], None]
         try:
             if _left_alone(folder, name, tell):
                 continue
-            label, score = suggester.suggest(folder.image(name), name)
+            label, score = suggester.suggest(folder, name)
             folder.read()
             if _left_alone(folder, name, tell):
                 continue
@@ -104,19 +117,10 @@ def _left_alone(folder: AnnotationFolder, name: str, tell: Callable[[str], None]
     if (status := folder.entry(name).status) in ("accepted", "locked"):
         tell(f"{name}: it is {status} by now and left alone")
         return True
-    if _touched(folder, name):
+    if folder.touched(name):
         tell(f"{name}: its mask was changed by hand and is left alone")
         return True
     return False
-
-
-def _touched(folder: AnnotationFolder, name: str) -> bool:
-    """Whether the mask on disk is another than what was suggested."""
-    if not folder.mask_path(name).is_file():
-        return False
-    if not folder.suggestion_path(name).is_file():
-        return True
-    return bool((folder.mask(name) != folder.mask(name, suggested=True)).any())
 
 
 def promptable(suggester: Suggester) -> Any | None:
