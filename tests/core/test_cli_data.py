@@ -234,6 +234,32 @@ def test_a_written_set_keeps_classes_and_facts_and_nothing_of_an_older_one(tiny_
     assert again.read(1).meta["stage"] == 1.5 and "stage" not in again.read(0).meta
 
 
+def test_what_is_pushed_replaces_parquet_files_of_the_split_alone_and_only_once_it_is_written(
+    lamella, tiny_registry, tmp_path
+):
+    for number, row in enumerate(squares(count=3)):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        row["image"].save(tmp_path / "data" / f"train-{number:03d}.png")
+    assert lamella("data", "push", "data", "lab/mine", "--out", ".")[0] == 0
+    there = {"train-000.png", "train-001.png", "train-002.png", "train-00000-of-00001.parquet"}
+    assert {path.name for path in (tmp_path / "data").iterdir()} == there
+    tifffile.imwrite(tmp_path / "data" / "a.tif", np.zeros((8, 8, 3), np.uint16), photometric="rgb")
+    table = open_source(SourceConfig(source=str(tmp_path / "data")), tiny_registry, "here", folder=tmp_path)
+    with pytest.raises(DataError, match="16 bits"):
+        write_set(table, tmp_path, "train")
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {*there, "a.tif"}
+
+
+def test_group_columns_of_every_source_are_pushed(scans, tiny_registry, tmp_path):
+    (scans / "images" / "b_7.tif").unlink()
+    plain = SourceConfig(source=str(scans), images="images/*")
+    lots = SourceConfig(source=str(scans), images="images/*", group="^(?P<lot>[ab])_")
+    table = open_source(plain.model_copy(update={"more": [lots]}), tiny_registry, "here", folder=tmp_path)
+    (file,) = write_set(table, tmp_path / "out", "train")
+    again = open_source(SourceConfig(source=str(file)), tiny_registry, "here", folder=tmp_path)
+    assert [row.groups["lot"] for row in again.rows[7:]] == [row.groups["lot"] for row in table.rows[7:]]
+
+
 def test_what_no_picture_can_hold_is_not_pushed(tiny_registry, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8, 3), np.uint16), photometric="rgb")
     table = open_source(SourceConfig(source=str(tmp_path)), tiny_registry, "here", folder=tmp_path)
