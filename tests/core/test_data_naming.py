@@ -226,6 +226,20 @@ def test_a_mask_of_an_images_own_stem_comes_before_one_of_that_stem_and_an_endin
     ]
 
 
+def test_in_one_folder_no_file_is_its_own_mask(folders, capsys, tmp_path):
+    for path in folders([0, 7]).iterdir():
+        path.rename(tmp_path / "images" / f"{path.stem}_mask.png")
+    with pytest.raises(SystemExit):
+        main(["init", "images", "--labels", "images", *TINY])
+    said = capsys.readouterr().out
+    assert "4 images, 4 of them with a mask" in said and "to look at" not in said
+    experiment = read_experiment(tmp_path / "experiment.toml")
+    data = experiment.file.data
+    assert data["labelled"].classes == {"background": 0, "foreground": 7}
+    assert sorted([*data["labelled"].labels, *data["test"].labels]) == [f"{number}_mask.png" for number in range(4)]
+    assert len(experiment.open("labelled")) == 3
+
+
 @pytest.mark.parametrize(
     ("alike", "test"), [(("a_0", "d_0"), ["b_0", "b_1"]), (("c_0", "d_0"), ["a_0", "a_1", "b_0", "b_1"])]
 )

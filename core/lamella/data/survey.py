@@ -76,7 +76,13 @@ def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOL
     """
     found = Survey(images, masks)
     stems = _stems(images, found)
-    mask_stems = {} if masks is None else _mask_stems(masks, stems, found)
+    mask_stems: dict[str, Path] = {}
+    if masks is not None and masks.resolve() == images.resolve():  # no file is its own mask
+        endings = {stem: path for stem, path in stems.items() if image_stem(stem) in stems.keys() - {stem}}
+        stems = {stem: path for stem, path in stems.items() if stem not in endings}
+        mask_stems = _paired(endings, stems, found)
+    elif masks is not None:
+        mask_stems = _paired(_stems(masks, found), stems, found)
     for stem, path in stems.items():
         try:
             one = reading.micrograph(path, reading.frames(path)[0])
@@ -93,9 +99,9 @@ def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOL
     return found
 
 
-def _mask_stems(folder: Path, images: Mapping[str, Path], found: Survey) -> dict[str, Path]:
+def _paired(masks: Mapping[str, Path], images: Mapping[str, Path], found: Survey) -> dict[str, Path]:
     """The masks by the stem of their image: one of the same stem before one of that stem and an ending like _mask."""
-    masks, paired = _stems(folder, found), dict[str, Path]()
+    paired: dict[str, Path] = {}
     for stem, path in masks.items():
         image = stem if stem in images else image_stem(stem)
         if image not in images:
