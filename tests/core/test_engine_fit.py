@@ -269,10 +269,21 @@ def test_there_is_nothing_to_resume_in_a_folder_that_is_no_run(tiny_file, tiny_r
 
 
 def test_a_folder_that_is_taken_gives_the_next_number(tmp_path):
-    assert new_folder(tmp_path / "run") == tmp_path / "run"
-    for name in ("run", "run-2"):
-        (tmp_path / name).mkdir()
-    assert new_folder(tmp_path / "run") == tmp_path / "run-3"
+    for name in ("run", "run-2", "run-3"):
+        assert new_folder(tmp_path / "run") == tmp_path / name
+        assert (tmp_path / name).is_dir()  # made at once: trainings that start together have folders of their own
+
+
+def test_a_folder_in_which_no_run_began_is_removed_and_one_with_something_in_it_stays(
+    tiny_file, tiny_registry, tmp_path
+):
+    for name in ("run", "mine"):
+        run = new_folder(tmp_path / name)
+        if name == "mine":
+            (run / "notes.txt").write_text("mine")
+        with pytest.raises(ConfigError, match="is read by nothing"):
+            train(tiny_file, tiny_registry, run, "data.labeled.source=tiny-squares")
+        assert run.exists() == (name == "mine")
 
 
 def test_a_run_of_another_format_says_what_to_do(finished, tmp_path, tiny_registry):

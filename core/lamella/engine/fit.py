@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,12 @@ def fit(experiment: Experiment, run: Path, *, resume: bool = False) -> dict[str,
         RunError: nothing to resume, or losses that stay not finite.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
     """
-    session = prepare(experiment, run, resume=resume)
+    try:
+        session = prepare(experiment, run, resume=resume)
+    except BaseException:
+        with suppress(OSError):  # nothing was written into it yet
+            run.rmdir()
+        raise
     with Progress("training", experiment.fit.steps, quiet=not session.main) as progress:
         _loop(session, progress)
     return _finish(session)
