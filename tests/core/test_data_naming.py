@@ -249,3 +249,22 @@ def test_a_group_with_an_image_like_a_trained_one_is_trained_on_whole(tmp_path, 
         found.pairs[stem], found.thumbnails[stem] = (tmp_path, tmp_path), thumbnail(chance.random((64, 64)))
     found.thumbnails[alike[1]] = found.thumbnails[alike[0]]
     assert sorted(hold_out(found).test) == test
+
+
+@pytest.mark.parametrize(
+    ("stems", "alike", "test", "rule"),
+    [
+        ("0 1 2 3 4", ["0 1"], "2", "single images that are like no image trained on"),
+        ("a_0 b_0 b_1 c_0 c_1", ["a_0 c_1"], "b_0 b_1", "groups, by the beginning of the file name, of images that "),
+        ("a_0 b_0 b_1", ["a_0 b_0"], "b_1", "single images that are like no image trained on"),
+        ("0 1 2 3", ["0 1", "2 3"], "0", "every fifth image; the file names show no groups; beware: all show what"),
+    ],
+)
+def test_an_image_with_a_like_is_not_held_out_where_there_is_one_without(tmp_path, stems, alike, test, rule):
+    found, chance = Survey(tmp_path, tmp_path), np.random.default_rng(0)
+    for stem in stems.split():
+        found.pairs[stem], found.thumbnails[stem] = (tmp_path, tmp_path), thumbnail(chance.random((64, 64)))
+    for first, second in map(str.split, alike):
+        found.thumbnails[second] = found.thumbnails[first]
+    held = hold_out(found)
+    assert held.test == set(test.split()) and held.rule.startswith(rule)
