@@ -24,7 +24,7 @@ from lamella.engine.compiling import compile_networks
 from lamella.engine.ema import Ema
 from lamella.engine.experiment import Experiment, OptimizerConfig
 from lamella.engine.run import read_header, write_header
-from lamella.errors import ConfigError
+from lamella.errors import ConfigError, RunError
 
 
 @dataclass
@@ -84,7 +84,7 @@ def prepare(experiment: Experiment, run: Path, *, resume: bool = False) -> Sessi
 
     Raises:
         ConfigError: the data do not fit the trainer.
-        RunError: nothing to resume.
+        RunError: nothing to resume, or a change of the experiment with which a run cannot go on.
     """
     config = experiment.fit
     header = read_header(run) if resume else None
@@ -106,6 +106,12 @@ def prepare(experiment: Experiment, run: Path, *, resume: bool = False) -> Sessi
     else:
         modality.restore(header["modality"])
     data = _facts(tables, roles, modality, experiment.trainer.needs())
+    if header is not None and data != header["data"]:
+        key = next(key for key, value in data.items() if header["data"].get(key) != value)
+        raise RunError(
+            f"{run} was begun with {key} = {header['data'].get(key)!r}, its data are now of {data[key]!r}; change them "
+            "back, or train in a new folder"
+        )
     going_on = header is not None and Checkpoints(run).has("last")
     trainer: Trainer = experiment.trainer.build(seed=experiment.seed, data=data, opened=going_on)
     optimizer = build_optimizer(trainer, config.optimizer)
@@ -185,23 +191,36 @@ def build_optimizer(trainer: Trainer, config: OptimizerConfig) -> torch.optim.Op
         group["peak_lr"] = group["lr"]
     if config.name == "sgd":
         sgd = torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
-        for parameter in (one for group in groups if config.momentum for one in group["params"]):
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)  # unset after a step left out
+        _start_momentum(sgd)
         return sgd
     betas = (config.betas[0], config.betas[1])
     return torch.optim.AdamW(groups, betas=betas, weight_decay=config.weight_decay, fused=True)
 
 
+def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """From 0 where there is none yet: a first step that is left out would leave it unset."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("momentum") else ():
+            optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+
+
 def _pick_up(session: Session) -> None:
-    """Go on from the last checkpoint, and cut the log back to it; from the start where there is none yet."""
-    checkpoints = Checkpoints(session.run)
+    """Go on from the last checkpoint, and cut the log back to it; from the start where there is none yet.
+
+    Learning rate, weight decay, betas and momentum are those of the experiment as it is now.
+    """
+    checkpoints, groups = Checkpoints(session.run), session.optimizer.param_groups
     if checkpoints.has("last"):
+        now = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         kept = checkpoints.load("last", session.trainer, session.optimizer)
+        for group, told in zip(session.optimizer.param_groups, now, strict=True):
+            group.update(told)
+        _start_momentum(session.optimizer)
         session.start, session.best = kept["step"], kept["best"]
         session.seconds, session.flops = kept.get("seconds", 0.0), kept.get("flops")
         averaged = checkpoints.averaged("last")
-        if session.ema is not None and averaged is not None:
-            session.ema.restore(averaged)
+        if session.ema is not None:
+            session.ema.restore(session.trainer.state_dict() if averaged is None else averaged)
     session.log = [entry for entry in _log_lines(session.run / "log.jsonl") if entry["step"] <= session.start]
     if session.main:
         write_text(session.run / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in session.log))
