@@ -82,6 +82,16 @@ def test_inspect_says_what_is_there_and_what_is_strange(lamella, scans, tmp_path
         assert sheet.width > 900
 
 
+def test_an_image_of_twelve_bits_in_sixteen_is_not_called_flat(lamella, tmp_path):
+    (tmp_path / "deep").mkdir()
+    chance = np.random.default_rng(0)
+    for name, mean, spread in (("a", 2000, 400), ("b", 205, 2), ("c", 30000, 20)):
+        pixels = chance.normal(mean, spread, (64, 64)).clip(0, 65535).astype(np.uint16)
+        tifffile.imwrite(tmp_path / "deep" / f"{name}.tif", pixels)
+    flat = [line for line in lamella("data", "inspect", "deep")[1].splitlines() if "nearly flat" in line]
+    assert [line.strip()[0] for line in flat] == ["b", "c"]
+
+
 def test_inspect_as_json_counts_classes(lamella, scans):
     found = json.loads(lamella("data", "inspect", scans, *SET, "--json")[1])["sets"]["data"]
     masks = [np.asarray(Image.open(path)) for path in sorted((scans / "masks").glob("*.png")) if path.stem != "b_7"]

@@ -82,10 +82,14 @@ def test_an_average_that_is_begun_on_resume_begins_with_what_was_learned(tiny_fi
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        ((), ("lr=0.5", "weight_decay=0.25", "betas=[0.5, 0.75]"), {"lr": 0.5, "weight_decay": 0.25, "betas": (0.5, 0.75)}),
+        (
+            (),
+            ("lr=0.5", "weight_decay=0.25", "betas=[0.5, 0.75]"),
+            {"lr": 0.5, "weight_decay": 0.25, "betas": (0.5, 0.75)},
+        ),
         (("name='sgd'", "momentum=0.0"), ("momentum=0.5", "lr=0.5"), {"lr": 0.5, "momentum": 0.5}),
     ],
-)  # fmt: skip
+)
 def test_a_resumed_run_goes_on_with_the_optimizer_settings_of_now(
     tiny_file, tiny_registry, tmp_path, before, after, expected
 ):

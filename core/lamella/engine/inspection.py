@@ -141,7 +141,9 @@ def _reasons(grey: np.ndarray, sample: Sample, table: SampleTable) -> list[str]:
     """What is strange about one sample."""
     reasons = []
     low, high = float(grey.min()), float(grey.max())
-    scale = float(np.iinfo(sample.image.dtype).max) if sample.image.dtype.kind == "u" else max(high, 1e-9)
+    # Detectors of 12 and 14 bits write 16.
+    bits = {np.dtype(np.uint8): 8, np.dtype(np.uint16): max(int(high).bit_length(), 12)}.get(sample.image.dtype)
+    scale = max(high, 1e-9) if bits is None else float(2**bits - 1)
     if float(grey.std()) * 255 / scale < _FLAT and high - low < 0.1 * scale:
         reasons.append(f"the image is nearly flat (grey values {low:g} to {high:g})")
     for end, what in ((low, "black"), (high, "white")):
