@@ -11,7 +11,9 @@ import pytest
 import tifffile
 from datasets import ClassLabel
 from hub_server import Hub
+from lamella import IGNORE
 from lamella.cli.main import main
+from lamella.data.balanced import classes_of
 from lamella.data.duplicates import clusters, near_duplicates, thumbnail
 from lamella.data.sources import SourceConfig, open_source
 from lamella.data.splits import by_fold
@@ -242,6 +244,18 @@ def test_a_written_set_keeps_classes_and_facts_and_nothing_of_an_older_one(tiny_
     again = open_source(SourceConfig(source=str(file)), tiny_registry, "here", folder=tmp_path)
     assert [again.read(i).label for i in range(3)] == [2, 0, 1] and again.classes.names == ("a", "b", "c")
     assert again.read(1).meta["stage"] == 1.5 and "stage" not in again.read(0).meta
+
+
+def test_the_hubs_minus_one_is_no_label(lamella, tiny_registry, tmp_path):
+    rows = squares(count=3).remove_columns(["label"]).add_column("label", [1, -1, 0])
+    rows.cast_column("label", ClassLabel(names=["a", "b"])).to_parquet(tmp_path / "a.parquet")
+    table = open_source(SourceConfig(source="a.parquet"), tiny_registry, "here", folder=tmp_path)
+    (file,) = write_set(table, tmp_path / "out", "train")
+    for source in ("a.parquet", str(file)):
+        table = open_source(SourceConfig(source=source), tiny_registry, "here", folder=tmp_path)
+        assert classes_of(table, "labelled") == [1, IGNORE, 0]
+        found = json.loads(lamella("data", "inspect", source, "--json")[1])["sets"]["data"]
+        assert found["classes"] == {"a": {"share": 0.5, "samples": 1}, "b": {"share": 0.5, "samples": 1}}
 
 
 def test_what_is_pushed_replaces_parquet_files_of_the_split_alone_and_only_once_it_is_written(

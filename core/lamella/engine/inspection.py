@@ -174,10 +174,10 @@ def _unread_bar(sample: Sample, row: Row) -> list[str]:
 def _shares(sample: Sample, table: SampleTable) -> dict[str, float]:
     """The share of each class in one sample."""
     names = () if table.classes is None else table.classes.names
+    if sample.label is None or isinstance(sample.label, int) and sample.label == IGNORE:
+        return {}
     if isinstance(sample.label, int):
         return {names[sample.label] if sample.label < len(names) else str(sample.label): 1.0}
-    if sample.label is None:
-        return {}
     counts = np.bincount(sample.label.ravel(), minlength=256)
     total = max(int(counts.sum() - counts[IGNORE]), 1)
     return {names[i] if i < len(names) else str(i): float(counts[i] / total) for i in np.flatnonzero(counts[:IGNORE])}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lamella.contracts.batch import IGNORE
 from lamella.contracts.data import Sample
 from lamella.data.samples import SampleTable
 from lamella.engine.checkpoint import write_text
@@ -83,9 +84,11 @@ def _row(sample: Sample, table: SampleTable) -> dict[str, Any]:
         raise DataError(f"{sample.name}: samples of several views are not pushed; push their dataset as it is")
     row: dict[str, Any] = {"image": _picture(sample.image), "name": sample.name, "pixel_nm": list(sample.pixel_nm)}
     if table.classes is not None and sample.label is not None:
-        whole = isinstance(sample.label, int)
-        row["label"] = sample.label if whole else _picture(np.asarray(sample.label, np.uint8))
-        present = [sample.label] if whole else np.unique(sample.label)
+        if isinstance(sample.label, int):
+            row["label"] = -1 if sample.label == IGNORE else sample.label  # as the Hub says that there is none
+        else:
+            row["label"] = _picture(np.asarray(sample.label, np.uint8))
+        present = np.unique(sample.label)
         row["classes"] = [int(value) for value in present if int(value) < len(table.classes.names)]
     if sample.instance is not None:
         if sample.instance.max(initial=0) > 65535:
