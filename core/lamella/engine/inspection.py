@@ -174,7 +174,7 @@ def _unread_bar(sample: Sample, row: Row) -> list[str]:
 def _shares(sample: Sample, table: SampleTable) -> dict[str, float]:
     """The share of each class in one sample."""
     names = () if table.classes is None else table.classes.names
-    if sample.label is None or isinstance(sample.label, int) and sample.label == IGNORE:
+    if sample.label is None or (isinstance(sample.label, int) and sample.label == IGNORE):
         return {}
     if isinstance(sample.label, int):
         return {names[sample.label] if sample.label < len(names) else str(sample.label): 1.0}
