@@ -2,9 +2,11 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from lamella.cli.drafts import _rare
 from lamella.cli.main import main
 from lamella.data.duplicates import thumbnail
@@ -142,6 +144,62 @@ def test_a_coloured_mask_keeps_a_grey_class_beside_its_ground(tmp_path):
     found.marks.update({"rest": 90, "#ff0000": 10})
     named = name_classes(found, {"air": "#000000", "gate": "#FF0000", "oxide": "#808080"}, "labelmap.txt")
     assert named == {"air": "rest", "gate": "#ff0000", "oxide": "#808080"}
+
+
+RED, BLACK, GREY, WHITE = (255, 0, 0), (0, 0, 0), (128, 128, 128), (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "lines"),
+    [
+        ([0, 128, 255], {"background": 0, "foreground": 128}, ["255 counts as no class: 25.000% of the pixels; a"]),
+        (
+            [BLACK, RED, WHITE],
+            {"background": "rest", "class-1": "#ff0000", "class-2": "#ffffff"},
+            ["class-2        #ffffff   25.000% of the pixels"],
+        ),
+        (
+            [BLACK, RED, GREY],
+            {"background": "rest", "foreground": "#ff0000"},
+            ["rest has the greys 0, 128; a class of one: --classes NAME=128"],
+        ),
+    ],
+)
+def test_no_value_of_the_masks_is_dropped_without_a_word(folders, capsys, values, classes, lines):
+    folders(values)
+    found, said = classes_of(capsys)
+    assert found == classes
+    assert all(line in said for line in lines)
+
+
+def test_what_is_told_of_a_value_can_be_given(folders, capsys):
+    folders([0, 128, 255])
+    with pytest.raises(SystemExit):
+        main(["init", "images", "--labels", "masks", *TINY, "--classes", "a,b,c"])
+    assert "3 names (a, b, c) for 2 classes (0, 128); 255 is no class unless it is named" in capsys.readouterr().err
+    assert "no class" not in classes_of(capsys, "--classes", "a=0,b=128,c=255")[1]
+
+
+def test_a_grey_class_beside_colours_has_its_pixels(folders, capsys):
+    folders([BLACK, RED, GREY])
+    classes, said = classes_of(capsys, "--classes", "air=rest,gate=#ff0000,oxide=128")
+    assert classes == {"air": "rest", "gate": "#ff0000", "oxide": 128}
+    shares = [line.split()[2] for line in said.splitlines() if "of the pixels" in line]
+    assert shares == ["50.000%", "25.000%", "25.000%"]
+    assert len(read_experiment(Path("experiment.toml")).open("test")) == 1
+
+
+def test_a_mask_with_a_value_that_no_class_can_have_is_a_problem(folders, tmp_path):
+    folders([0, 7])
+    for name, value in (("0", -1), ("1", 70000)):
+        (tmp_path / "masks" / f"{name}.png").unlink()
+        tifffile.imwrite(tmp_path / "masks" / f"{name}.tif", np.full((24, 24), value, np.int32))
+    found = survey(tmp_path / "images", tmp_path / "masks")
+    assert found.labelled == ["2", "3"] and set(found.marks) == {0, 7}
+    assert [problem.partition(": ")[2] for problem in found.problems] == [
+        "the mask holds -1; grey values of classes are 0 to 65535",
+        "the mask holds 70000; grey values of classes are 0 to 65535",
+    ]
 
 
 def test_the_class_rest_has_the_pixels_that_no_other_class_claims(folders, capsys, tmp_path):

@@ -105,7 +105,9 @@ def pixels_of(found: Survey, table: Mapping[str, int | str]) -> dict[str, int]:
     """The labelled pixels of every class; whichever no other class claims are those of ``rest``."""
     claimed = {*table.values(), IGNORE} - {REST}
     rest = sum(pixels for mark, pixels in found.marks.items() if mark not in claimed)
-    return {name: rest if mark == REST else found.marks[mark] for name, mark in table.items()}
+    greys = {mark: found.greys[mark] for mark in table.values() if isinstance(mark, int) and mark not in found.marks}
+    counts = {**found.marks, **greys, REST: rest - sum(greys.values())}
+    return {name: counts.get(mark, 0) for name, mark in table.items()}
 
 
 def _rare(found: Survey, table: Mapping[str, int | str]) -> list[str]:

@@ -7,11 +7,16 @@ from typing import Annotated
 import typer
 
 from lamella.cli.drafts import drafts, pixels_of, quoted
+from lamella.contracts.batch import IGNORE
+from lamella.data.classes import REST
 from lamella.data.naming import FILES, Names, find_names, name_classes, parse_names
 from lamella.data.reading import Reading
 from lamella.data.survey import Survey, class_table, name_groups, survey
 from lamella.errors import ConfigError, DataError, LamellaError
 from lamella.registry.registry import current
+
+_FEW = 8
+"""So many grey values in masks with colours may be classes; a picture below the colours has more."""
 
 
 class Bar(StrEnum):
@@ -103,6 +108,7 @@ def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], name
     lines += [f"classes, named by {named}:" if named else "classes:"] if found.marks else []
     for name, mark in table.items():
         lines.append(f"    {name:<14} {mark!s:<8} {pixels[name] / total:8.3%} of the pixels")
+    lines += [f"    {said}" for said in _left(found, table)]
     if found.marks and named is None:
         lines.append(f"    name them: --classes NAME,NAME,… in this order, or {FILES[1]} beside the masks")
     grouped = name_groups(list(found.pairs))
@@ -116,6 +122,18 @@ def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], name
         lines += [f"    {problem}" for problem in problems[:20]]
         lines += [f"    … and {len(problems) - 20} more"] if len(problems) > 20 else []
     return "\n".join(lines)
+
+
+def _left(found: Survey, table: dict[str, int | str]) -> list[str]:
+    """What no class of the table has, or ``rest`` has without saying so."""
+    said = []
+    if table and found.marks[IGNORE] and IGNORE not in table.values():
+        share = found.marks[IGNORE] / sum(found.marks.values())
+        said.append(f"{IGNORE} counts as no class: {share:.3%} of the pixels; a class of it: --classes NAME={IGNORE},…")
+    levels = sorted(level for level in found.greys if level not in table.values())
+    if REST in table.values() and 1 < len(levels) <= _FEW:
+        said.append(f"rest has the greys {', '.join(map(str, levels))}; a class of one: --classes NAME={levels[-1]},…")
+    return said
 
 
 def _nm(size: tuple[float, float] | None) -> str:

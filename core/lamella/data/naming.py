@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lamella.contracts.batch import IGNORE
 from lamella.data.classes import REST, Classes
 from lamella.data.survey import Survey, class_table
 from lamella.errors import ConfigError, DataError
@@ -117,7 +118,10 @@ def name_classes(found: Survey, names: Names, where: str) -> dict[str, int | str
     if not isinstance(names, Mapping):
         counted = all(isinstance(mark, int) and mark < len(names) for mark in marks)
         if not counted and len(names) != len(marks):
-            raise ConfigError(f"{where}: {len(names)} names ({', '.join(names)}) for {len(marks)} classes ({listed})")
+            ignored = IGNORE in found.marks and IGNORE not in marks
+            hint = f"; {IGNORE} is no class unless it is named, as NAME={IGNORE}" if ignored else ""
+            told = f"{len(names)} names ({', '.join(names)}) for {len(marks)} classes ({listed})"
+            raise ConfigError(f"{where}: {told}{hint}")
         return dict(zip(names, range(len(names)) if counted else marks))
     table = _beside_rest(names, marks)
     Classes.of(table)
