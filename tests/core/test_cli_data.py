@@ -84,6 +84,13 @@ def test_inspect_says_what_is_there_and_what_is_strange(lamella, scans, tmp_path
         assert sheet.width > 900
 
 
+@pytest.mark.parametrize("name", ["2024", "true", "a = b"])
+def test_a_folder_may_have_a_name_that_is_a_value(lamella, tmp_path, name):
+    (tmp_path / name).mkdir()
+    next(iter(squares(count=1)))["image"].save(tmp_path / name / "a.png")
+    assert f"{name}: 1 samples" in lamella("data", "inspect", name)[1]
+
+
 def test_an_image_of_twelve_bits_in_sixteen_is_not_called_flat(lamella, tmp_path):
     (tmp_path / "deep").mkdir()
     chance = np.random.default_rng(0)

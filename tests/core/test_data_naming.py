@@ -128,6 +128,7 @@ def test_a_file_that_names_something_else_does_not_stand_in_the_way(folders, cap
         ("air,air,gate", "each once"),
         ("air=0,gate=7,oxide=purple", "'purple'"),
         (",", "must be names"),
+        ("air,gate,\udcff", "'air,gate,\\udcff' must be names"),
     ],
 )
 def test_names_that_do_not_fit_are_one_sentence(folders, capsys, given, said):

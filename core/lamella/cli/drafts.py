@@ -186,7 +186,7 @@ def _crop(*read: Survey) -> list[str]:
 
 def quoted(value: str) -> str:
     """A text as TOML writes it."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _files(root: Path, paths: Sequence[Path]) -> str:

@@ -9,6 +9,7 @@ import typer
 from lamella.cli.drafts import drafts, pixels_of, quoted
 from lamella.contracts.batch import IGNORE
 from lamella.data.classes import REST
+from lamella.data.formats.files import readable
 from lamella.data.naming import FILES, Names, find_names, name_classes, parse_names
 from lamella.data.reading import Reading
 from lamella.data.survey import Survey, class_table, name_groups, survey
@@ -45,11 +46,17 @@ def init(
     backbone: Annotated[str, typer.Option(help="network")] = "deeplabv3plus",
 ) -> None:
     """Look at your images and masks, say what is there, and write an experiment file that runs as it is."""
+    from lamella.engine.checkpoint import write_text
+
     registry = current()
     for kind, name in (("modality", modality), ("trainer", trainer), ("backbone", backbone)):
         registry.get(kind, name)
     if out.exists():
         raise ConfigError(f"{out} exists; choose another with --out, or move it away")
+    for path in (images, labels, unlabelled, out):
+        if path is not None and readable(str(path.absolute())) != str(path.absolute()):
+            told = readable(str(path.absolute()))
+            raise ConfigError(f"{told}: no experiment file can hold a name that is no UTF-8; rename it")
     if labels is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     reading = Reading(data_bar.value)
@@ -68,7 +75,7 @@ def init(
     chosen = {"modality": modality, "trainer": trainer, "backbone": backbone}
     files = drafts(found, extra, table, chosen, out=out, keys=keys, registry=registry)
     for path, text in files.items():
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     if len(files) == 1:
         print(f"\nwrote {out}; look it over, then: lamella train {out}")
         return

@@ -10,6 +10,7 @@ from typing import Any
 
 from lamella.contracts.batch import IGNORE
 from lamella.data.classes import REST, Classes
+from lamella.data.formats.files import readable
 from lamella.data.survey import Survey, class_table
 from lamella.errors import ConfigError, DataError
 
@@ -32,7 +33,8 @@ def parse_names(text: str) -> Names:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     names = [part.partition("=")[0].strip() for part in parts]
     marked = ["=" in part for part in parts]
-    if not parts or not all(names) or any(marked) != all(marked) or len(set(names)) < len(names):
+    twice = len(set(names)) < len(names)
+    if not parts or not all(names) or any(marked) != all(marked) or twice or readable(text) != text:
         raise ConfigError(f"--classes {text!r} must be names, each once, as 'background,oxide', or all with their "
                           "mark, as 'background=0,oxide=128'")  # fmt: skip
     if not any(marked):

@@ -13,7 +13,7 @@ import numpy as np
 from lamella.contracts.batch import IGNORE
 from lamella.data.burnt_in.databar import find_bar
 from lamella.data.duplicates import clusters, near_duplicates, thumbnail
-from lamella.data.formats.files import SUFFIXES, image_files, image_stem
+from lamella.data.formats.files import SUFFIXES, image_files, image_stem, readable
 from lamella.data.formats.micrograph import Micrograph
 from lamella.data.reading import AS_TOLD, Reading
 from lamella.errors import DataError, LamellaError
@@ -126,7 +126,9 @@ def _stems(folder: Path, found: Survey) -> dict[str, Path]:
         raise DataError(f"{folder}: the folder holds no image ({', '.join(SUFFIXES)})")
     stems: dict[str, Path] = {}
     for path in files:
-        if path.stem in stems:
+        if readable(path.name) != path.name:
+            found.problems.append(f"{readable(str(path))}: no experiment file can hold a name that is no UTF-8")
+        elif path.stem in stems:
             found.problems.append(f"{path}: {stems[path.stem].name} has the same stem; this one is left out")
         else:
             stems[path.stem] = path
