@@ -17,13 +17,14 @@ from accelerate.state import AcceleratorState
 
 from lamella.contracts.data import Modality
 from lamella.contracts.model import Trainer
+from lamella.data.balanced import classes_of
 from lamella.data.cache import cached
 from lamella.data.samples import SampleTable
 from lamella.engine.checkpoint import Checkpoints, write_text
 from lamella.engine.compiling import compile_networks
 from lamella.engine.ema import Ema
-from lamella.engine.experiment import Experiment, OptimizerConfig
-from lamella.engine.run import read_header, write_header
+from lamella.engine.experiment import Experiment, FitConfig, OptimizerConfig
+from lamella.engine.run import read_header
 from lamella.errors import ConfigError, RunError
 
 
@@ -42,6 +43,8 @@ class Session:
     """The trainer as Accelerate prepared it: what is called in training."""
     optimizer: torch.optim.Optimizer
     ema: Ema | None
+    classes: dict[str, list[int]]
+    """Of every row of the roles that are balanced."""
     start: int = 0
     best: float | None = None
     seconds: float = 0.0
@@ -91,12 +94,14 @@ def prepare(experiment: Experiment, run: Path, *, resume: bool = False) -> Sessi
     accelerator = make_accelerator(config.precision)
     roles = _roles(experiment.trainer.component.resolve())
     _check_roles(experiment, roles)
+    _check_batches(config, roles, accelerator.num_processes)
     wanted = [*roles, *(role for role in ("validation", *experiment.tests()) if role in experiment.file.data)]
     with accelerator.main_process_first():
         tables = {role: experiment.open(role) for role in wanted}
         if config.cache:
             tables.update({role: cached(tables[role], tell=accelerator.print) for role in roles})
     _check_labels(tables, roles)
+    classes = {role: classes_of(tables[role], role) for role in config.balanced}
     for role, table in tables.items():
         if (lacking := table.incomplete()) is not None:
             accelerator.print(f"[data.{role}] {lacking}; what compares views leaves them out")
@@ -120,12 +125,10 @@ def prepare(experiment: Experiment, run: Path, *, resume: bool = False) -> Sessi
     wrapped, prepared = accelerator.prepare(trainer, optimizer)
     session = Session(
         experiment, run, accelerator, tables, modality, data, trainer, wrapped, prepared.optimizer,
-        None if config.ema is None else Ema(trainer, config.ema),
+        None if config.ema is None else Ema(trainer, config.ema), classes,
     )  # fmt: skip
     if header is not None:
         _pick_up(session)
-    elif session.main:
-        write_header(run, experiment, data, modality)
     return session
 
 
@@ -150,6 +153,21 @@ def _check_roles(experiment: Experiment, roles: tuple[str, ...]) -> None:
             close = difflib.get_close_matches(role, [*known, "test"], n=1)
             hint = f"; did you mean {close[0]!r}?" if close else f"; it reads {', '.join(roles)}"
             raise ConfigError(f"[data.{role}] is read by nothing{hint} (test sets are 'test' or 'test-NAME')")
+
+
+def _check_batches(config: FitConfig, roles: tuple[str, ...], processes: int) -> None:
+    """Raise `ConfigError` for batches that cannot be shared or parted, and for a balanced role that nobody reads."""
+    for role in roles:
+        size = config.batch_of(role)
+        if size % processes:
+            raise ConfigError(f"batch_size = {size} does not divide among {processes} processes")
+        if size // processes % config.accumulate:
+            raise ConfigError(
+                f"[fit] accumulate = {config.accumulate} does not divide the {size // processes} images of {role!r} "
+                "per process"
+            )
+    if unread := [role for role in config.balanced if role not in roles]:
+        raise ConfigError(f"[fit] balanced names {unread[0]!r}; this trainer reads {', '.join(roles)}")
 
 
 def _check_labels(tables: Mapping[str, SampleTable], roles: tuple[str, ...]) -> None:
