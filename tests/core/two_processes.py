@@ -18,6 +18,7 @@ def main() -> None:
     session.trainer.train()
     losses = [update(session, batches, number)[0]["loss"] for number, batches in training_batches(session)]
     if session.main:
+        Path(run).mkdir(parents=True, exist_ok=True)
         facts = {"processes": session.accelerator.num_processes, "losses": torch.stack(losses).tolist()}
         torch.save({"weights": session.trainer.state_dict(), **facts}, Path(run) / "end.pt")
     if torch.distributed.is_initialized():

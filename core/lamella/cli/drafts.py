@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -106,8 +107,9 @@ def pixels_of(found: Survey, table: Mapping[str, int | str]) -> dict[str, int]:
     claimed = {*table.values(), IGNORE} - {REST}
     rest = sum(pixels for mark, pixels in found.marks.items() if mark not in claimed)
     greys = {mark: found.greys[mark] for mark in table.values() if isinstance(mark, int) and mark not in found.marks}
-    counts = {**found.marks, **greys, REST: rest - sum(greys.values())}
-    return {name: counts.get(mark, 0) for name, mark in table.items()}
+    counts = found.marks + Counter(greys)
+    counts[REST] = rest - sum(greys.values())
+    return {name: counts[mark] for name, mark in table.items()}
 
 
 def _rare(found: Survey, table: Mapping[str, int | str]) -> list[str]:
