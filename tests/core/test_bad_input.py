@@ -256,6 +256,30 @@ def test_aliases_that_go_round_in_a_circle(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are not bytes there")
+def test_names_that_no_experiment_file_can_hold_are_told(tmp_path, tiny_registry_file, monkeypatch, capsys):
+    monkeypatch.setenv("LAMELLA_REGISTRY", str(tiny_registry_file))
+    monkeypatch.chdir(tmp_path)
+    for folder in ("images", "masks", os.fsdecode(b"k\xff")):
+        (tmp_path / folder).mkdir()
+        for number, name in enumerate(("a", "b\x7f'\"", "c[1]\n", os.fsdecode(b"k\xff1"))):
+            pixels = np.random.default_rng(number).integers(0, 2 if folder == "masks" else 255, (16, 16), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{name}.png")
+    command = ["init", "images", "--labels", "masks", "--modality", "tiny-grey", "--trainer", "tiny-plain",
+               "--backbone", "tiny-conv"]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(command)
+    said = capsys.readouterr().out
+    assert "3 images, 3 of them with a mask" in said
+    assert said.count("no experiment file can hold a name that is no UTF-8") == 2
+    assert len(read_experiment(tmp_path / "experiment.toml").open("labelled")) == 2
+    command[1] = os.fsdecode(b"k\xff")
+    with pytest.raises(SystemExit) as leaving:
+        main([*command, "--out", "other.toml"])
+    assert leaving.value.code == 2 and "k\\udcff: no experiment file can hold" in capsys.readouterr().err
+    assert not (tmp_path / "other.toml").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are not bytes there")
 def test_names_that_are_no_utf8_are_predicted_and_written(tmp_path, tiny_file, tiny_registry, monkeypatch):
     from lamella.engine.fit import fit
     from lamella.engine.predict import predict

@@ -11,7 +11,9 @@ import pytest
 import tifffile
 from datasets import ClassLabel
 from hub_server import Hub
+from lamella import IGNORE
 from lamella.cli.main import main
+from lamella.data.balanced import classes_of
 from lamella.data.duplicates import clusters, near_duplicates, thumbnail
 from lamella.data.sources import SourceConfig, open_source
 from lamella.data.splits import by_fold
@@ -80,6 +82,23 @@ def test_inspect_says_what_is_there_and_what_is_strange(lamella, scans, tmp_path
     assert "images/a_2.tif: 48×48  uint8  pixel 0.5 × 0.25 nm  lot a" in out
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 900
+
+
+@pytest.mark.parametrize("name", ["2024", "true", "a = b"])
+def test_a_folder_may_have_a_name_that_is_a_value(lamella, tmp_path, name):
+    (tmp_path / name).mkdir()
+    next(iter(squares(count=1)))["image"].save(tmp_path / name / "a.png")
+    assert f"{name}: 1 samples" in lamella("data", "inspect", name)[1]
+
+
+def test_an_image_of_twelve_bits_in_sixteen_is_not_called_flat(lamella, tmp_path):
+    (tmp_path / "deep").mkdir()
+    chance = np.random.default_rng(0)
+    for name, mean, spread in (("a", 2000, 400), ("b", 205, 2), ("c", 30000, 20)):
+        pixels = chance.normal(mean, spread, (64, 64)).clip(0, 65535).astype(np.uint16)
+        tifffile.imwrite(tmp_path / "deep" / f"{name}.tif", pixels)
+    flat = [line for line in lamella("data", "inspect", "deep")[1].splitlines() if "nearly flat" in line]
+    assert [line.strip()[0] for line in flat] == ["b", "c"]
 
 
 def test_inspect_as_json_counts_classes(lamella, scans):
@@ -232,6 +251,44 @@ def test_a_written_set_keeps_classes_and_facts_and_nothing_of_an_older_one(tiny_
     again = open_source(SourceConfig(source=str(file)), tiny_registry, "here", folder=tmp_path)
     assert [again.read(i).label for i in range(3)] == [2, 0, 1] and again.classes.names == ("a", "b", "c")
     assert again.read(1).meta["stage"] == 1.5 and "stage" not in again.read(0).meta
+
+
+def test_the_hubs_minus_one_is_no_label(lamella, tiny_registry, tmp_path):
+    rows = squares(count=3).remove_columns(["label"]).add_column("label", [1, -1, 0])
+    rows.cast_column("label", ClassLabel(names=["a", "b"])).to_parquet(tmp_path / "a.parquet")
+    table = open_source(SourceConfig(source="a.parquet"), tiny_registry, "here", folder=tmp_path)
+    (file,) = write_set(table, tmp_path / "out", "train")
+    for source in ("a.parquet", str(file)):
+        table = open_source(SourceConfig(source=source), tiny_registry, "here", folder=tmp_path)
+        assert classes_of(table, "labelled") == [1, IGNORE, 0]
+        found = json.loads(lamella("data", "inspect", source, "--json")[1])["sets"]["data"]
+        assert found["classes"] == {"a": {"share": 0.5, "samples": 1}, "b": {"share": 0.5, "samples": 1}}
+
+
+def test_what_is_pushed_replaces_parquet_files_of_the_split_alone_and_only_once_it_is_written(
+    lamella, tiny_registry, tmp_path
+):
+    for number, row in enumerate(squares(count=3)):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        row["image"].save(tmp_path / "data" / f"train-{number:03d}.png")
+    assert lamella("data", "push", "data", "lab/mine", "--out", ".")[0] == 0
+    there = {"train-000.png", "train-001.png", "train-002.png", "train-00000-of-00001.parquet"}
+    assert {path.name for path in (tmp_path / "data").iterdir()} == there
+    tifffile.imwrite(tmp_path / "data" / "a.tif", np.zeros((8, 8, 3), np.uint16), photometric="rgb")
+    table = open_source(SourceConfig(source=str(tmp_path / "data")), tiny_registry, "here", folder=tmp_path)
+    with pytest.raises(DataError, match="16 bits"):
+        write_set(table, tmp_path, "train")
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {*there, "a.tif"}
+
+
+def test_group_columns_of_every_source_are_pushed(scans, tiny_registry, tmp_path):
+    (scans / "images" / "b_7.tif").unlink()
+    plain = SourceConfig(source=str(scans), images="images/*")
+    lots = SourceConfig(source=str(scans), images="images/*", group="^(?P<lot>[ab])_")
+    table = open_source(plain.model_copy(update={"more": [lots]}), tiny_registry, "here", folder=tmp_path)
+    (file,) = write_set(table, tmp_path / "out", "train")
+    again = open_source(SourceConfig(source=str(file)), tiny_registry, "here", folder=tmp_path)
+    assert [row.groups["lot"] for row in again.rows[7:]] == [row.groups["lot"] for row in table.rows[7:]]
 
 
 def test_what_no_picture_can_hold_is_not_pushed(tiny_registry, tmp_path):

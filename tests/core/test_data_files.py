@@ -9,7 +9,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from lamella.data.formats.files import image_stem, read_image, read_mask
+from lamella.data.formats.files import count_frames, image_stem, read_image, read_mask, read_micrograph
 from lamella.errors import DataError
 from PIL import Image
 
@@ -67,6 +67,26 @@ def test_grey_with_alpha_palettes_and_inks_of_a_tiff_are_seen_as_those_of_a_png(
     tifffile.imwrite(tmp_path / "inks.tif", inks, photometric="separated")
     by_pillow = np.asarray(Image.fromarray(inks, "CMYK").convert("RGB")).astype(int)
     assert abs(read_image(tmp_path / "inks.tif") - by_pillow).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_may_lie_plane_after_plane(tmp_path, channels):
+    pixels = np.random.default_rng(0).integers(0, 255, (2, channels, 6, 8), np.uint8)
+    path = tmp_path / "planes.tif"
+    tifffile.imwrite(path, pixels[0], photometric="rgb", planarconfig="separate")
+    expected = pixels.transpose(0, 2, 3, 1)
+    assert (read_image(path) == expected[0, ..., :3]).all() and (read_mask(path) == expected[0]).all()
+    tifffile.imwrite(path, pixels, photometric="rgb", planarconfig="separate")
+    assert count_frames(path) == 2
+    assert (read_micrograph(path, 1).image == expected[1, ..., :3]).all()
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(np.uint8, 2), (np.uint16, 2), (np.float32, 1.75)])
+def test_the_mean_of_a_stack_is_of_the_type_of_its_frames(tmp_path, dtype, expected):
+    frames = np.stack([np.full((6, 8), value, dtype) for value in (1, 2, 2, 2)])
+    tifffile.imwrite(tmp_path / "stack.tif", frames, photometric="minisblack")
+    mean = read_micrograph(tmp_path / "stack.tif", "mean").image
+    assert mean.dtype == dtype and (mean == expected).all()
 
 
 def test_where_white_is_zero_white_is_bright(tmp_path):

@@ -2,9 +2,11 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from lamella.cli.drafts import _rare
 from lamella.cli.main import main
 from lamella.data.duplicates import thumbnail
@@ -126,6 +128,7 @@ def test_a_file_that_names_something_else_does_not_stand_in_the_way(folders, cap
         ("air,air,gate", "each once"),
         ("air=0,gate=7,oxide=purple", "'purple'"),
         (",", "must be names"),
+        ("air,gate,\udcff", "'air,gate,\\udcff' must be names"),
     ],
 )
 def test_names_that_do_not_fit_are_one_sentence(folders, capsys, given, said):
@@ -142,6 +145,62 @@ def test_a_coloured_mask_keeps_a_grey_class_beside_its_ground(tmp_path):
     found.marks.update({"rest": 90, "#ff0000": 10})
     named = name_classes(found, {"air": "#000000", "gate": "#FF0000", "oxide": "#808080"}, "labelmap.txt")
     assert named == {"air": "rest", "gate": "#ff0000", "oxide": "#808080"}
+
+
+RED, BLACK, GREY, WHITE = (255, 0, 0), (0, 0, 0), (128, 128, 128), (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "lines"),
+    [
+        ([0, 128, 255], {"background": 0, "foreground": 128}, ["255 counts as no class: 25.000% of the pixels; a"]),
+        (
+            [BLACK, RED, WHITE],
+            {"background": "rest", "class-1": "#ff0000", "class-2": "#ffffff"},
+            ["class-2        #ffffff   25.000% of the pixels"],
+        ),
+        (
+            [BLACK, RED, GREY],
+            {"background": "rest", "foreground": "#ff0000"},
+            ["rest has the greys 0, 128; a class of one: --classes NAME=128"],
+        ),
+    ],
+)
+def test_no_value_of_the_masks_is_dropped_without_a_word(folders, capsys, values, classes, lines):
+    folders(values)
+    found, said = classes_of(capsys)
+    assert found == classes
+    assert all(line in said for line in lines)
+
+
+def test_what_is_told_of_a_value_can_be_given(folders, capsys):
+    folders([0, 128, 255])
+    with pytest.raises(SystemExit):
+        main(["init", "images", "--labels", "masks", *TINY, "--classes", "a,b,c"])
+    assert "3 names (a, b, c) for 2 classes (0, 128); 255 is no class unless it is named" in capsys.readouterr().err
+    assert "no class" not in classes_of(capsys, "--classes", "a=0,b=128,c=255")[1]
+
+
+def test_a_grey_class_beside_colours_has_its_pixels(folders, capsys):
+    folders([BLACK, RED, GREY])
+    classes, said = classes_of(capsys, "--classes", "air=rest,gate=#ff0000,oxide=128")
+    assert classes == {"air": "rest", "gate": "#ff0000", "oxide": 128}
+    shares = [line.split()[2] for line in said.splitlines() if "of the pixels" in line]
+    assert shares == ["50.000%", "25.000%", "25.000%"]
+    assert len(read_experiment(Path("experiment.toml")).open("test")) == 1
+
+
+def test_a_mask_with_a_value_that_no_class_can_have_is_a_problem(folders, tmp_path):
+    folders([0, 7])
+    for name, value in (("0", -1), ("1", 70000)):
+        (tmp_path / "masks" / f"{name}.png").unlink()
+        tifffile.imwrite(tmp_path / "masks" / f"{name}.tif", np.full((24, 24), value, np.int32))
+    found = survey(tmp_path / "images", tmp_path / "masks")
+    assert found.labelled == ["2", "3"] and set(found.marks) == {0, 7}
+    assert [problem.partition(": ")[2] for problem in found.problems] == [
+        "the mask holds -1; grey values of classes are 0 to 65535",
+        "the mask holds 70000; grey values of classes are 0 to 65535",
+    ]
 
 
 def test_the_class_rest_has_the_pixels_that_no_other_class_claims(folders, capsys, tmp_path):
@@ -226,6 +285,20 @@ def test_a_mask_of_an_images_own_stem_comes_before_one_of_that_stem_and_an_endin
     ]
 
 
+def test_in_one_folder_no_file_is_its_own_mask(folders, capsys, tmp_path):
+    for path in folders([0, 7]).iterdir():
+        path.rename(tmp_path / "images" / f"{path.stem}_mask.png")
+    with pytest.raises(SystemExit):
+        main(["init", "images", "--labels", "images", *TINY])
+    said = capsys.readouterr().out
+    assert "4 images, 4 of them with a mask" in said and "to look at" not in said
+    experiment = read_experiment(tmp_path / "experiment.toml")
+    data = experiment.file.data
+    assert data["labelled"].classes == {"background": 0, "foreground": 7}
+    assert sorted([*data["labelled"].labels, *data["test"].labels]) == [f"{number}_mask.png" for number in range(4)]
+    assert len(experiment.open("labelled")) == 3
+
+
 @pytest.mark.parametrize(
     ("alike", "test"), [(("a_0", "d_0"), ["b_0", "b_1"]), (("c_0", "d_0"), ["a_0", "a_1", "b_0", "b_1"])]
 )
@@ -235,3 +308,22 @@ def test_a_group_with_an_image_like_a_trained_one_is_trained_on_whole(tmp_path, 
         found.pairs[stem], found.thumbnails[stem] = (tmp_path, tmp_path), thumbnail(chance.random((64, 64)))
     found.thumbnails[alike[1]] = found.thumbnails[alike[0]]
     assert sorted(hold_out(found).test) == test
+
+
+@pytest.mark.parametrize(
+    ("stems", "alike", "test", "rule"),
+    [
+        ("0 1 2 3 4", ["0 1"], "2", "single images that are like no image trained on"),
+        ("a_0 b_0 b_1 c_0 c_1", ["a_0 c_1"], "b_0 b_1", "groups, by the beginning of the file name, of images that "),
+        ("a_0 b_0 b_1", ["a_0 b_0"], "b_1", "single images that are like no image trained on"),
+        ("0 1 2 3", ["0 1", "2 3"], "0", "every fifth image; the file names show no groups; beware: all show what"),
+    ],
+)
+def test_an_image_with_a_like_is_not_held_out_where_there_is_one_without(tmp_path, stems, alike, test, rule):
+    found, chance = Survey(tmp_path, tmp_path), np.random.default_rng(0)
+    for stem in stems.split():
+        found.pairs[stem], found.thumbnails[stem] = (tmp_path, tmp_path), thumbnail(chance.random((64, 64)))
+    for first, second in map(str.split, alike):
+        found.thumbnails[second] = found.thumbnails[first]
+    held = hold_out(found)
+    assert held.test == set(test.split()) and held.rule.startswith(rule)

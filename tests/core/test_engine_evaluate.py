@@ -2,12 +2,14 @@
 
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import MagicMock, Mock
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from lamella import Batch, SegmentationMetrics, Trainer
+from lamella import Batch, Sample, SegmentationMetrics, Trainer
 from lamella.data.sources import SourceConfig, open_source
 from lamella.engine.evaluate import evaluate, predict_whole, tiles
 from tiny_plugin import CLASSES, Grey
@@ -113,6 +115,15 @@ def test_the_figures_are_those_of_every_sample(table):
     assert figures == expected.compute()
     assert watched == [row.name for row in table.rows]
     assert trainer.training
+
+
+def test_a_small_image_does_not_set_the_batch_of_large_ones():
+    sides = [32, *[512] * 17, *[64] * 130]
+    pixels = [np.zeros((side, side), np.uint8) for side in sides]
+    samples = [Sample(image, image, None, 0, 0, (1.0, 1.0), {}, "x") for image in pixels]
+    table, seen = MagicMock(__len__=Mock(return_value=len(sides)), read=samples.__getitem__), []
+    evaluate(PerPixel(), table, Grey(), device=torch.device("cpu"), tile=512, watch=lambda *what: seen.append(what))
+    assert [len(names) for *_, names in seen] == [1, 8, 8, 1, 128, 2]
 
 
 def test_a_trainer_is_back_in_training_after_an_evaluation_that_failed(table):

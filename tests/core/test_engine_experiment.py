@@ -93,6 +93,9 @@ def test_settings_override_what_the_file_says(read):
         ("fit.steps=many", r"fit\.steps = 'many'"),
         ("fit.steps.more=3", "'steps' is a value, not a table"),
         ("trainer.backbone.widht=3", "widht"),
+        ("fit.optimizer.betas=[0.9, 1.0]", r"fit\.optimizer\.betas\.1 = 1\.0: input should be less than 1"),
+        ("fit.batch_size=0", r"fit\.batch_size = 0: a batch holds 1 image or more"),
+        ("fit.batch_size={ labelled = -2 }", r"fit\.batch_size = {'labelled': -2}: a batch holds 1 image or more"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused(read, setting, said):

@@ -18,6 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_plugin import CLASSES, Grey
 
+VALIDATION = "data.validation.source={ name = 'tiny-squares', count = 3, seed = 2 }"
+
 
 def train(file, registry, run, *settings, **options):
     return fit(read_experiment(file, settings, registry=registry), run, **options)
@@ -254,6 +256,26 @@ def test_data_that_do_not_fit_the_trainer_are_one_sentence(tiny_file, tiny_regis
         train(tiny_file, tiny_registry, tmp_path / "run", *settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["fit.accumulate=3"], "accumulate = 3 does not divide the 4 images of 'labelled' per process"),
+        (["fit.balanced=['labelled']"], "whose samples have no one class each"),
+        (["fit.best=miou_poled", VALIDATION], "best = 'miou_poled' is none of the figures .*miou_pooled"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_no_folder(tiny_file, tiny_registry, tmp_path, settings, said):
+    with pytest.raises(ConfigError, match=said):
+        train(tiny_file, tiny_registry, tmp_path / "run", *settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_set_is_looked_at_in_the_end_at_least(tiny_file, tiny_registry, tmp_path):
+    results = train(tiny_file, tiny_registry, tmp_path / "run", "fit.steps=4", VALIDATION)
+    assert results["checkpoint"] == "best"
+    assert [entry["step"] for entry in log_of(tmp_path / "run") if "validation" in entry] == [4]
+
+
 def test_a_damaged_training_image_is_named(tiny_file, tiny_registry, tmp_path):
     (tmp_path / "pictures").mkdir()
     Image.new("L", (32, 32)).save(tmp_path / "pictures" / "a.png")
@@ -269,10 +291,21 @@ def test_there_is_nothing_to_resume_in_a_folder_that_is_no_run(tiny_file, tiny_r
 
 
 def test_a_folder_that_is_taken_gives_the_next_number(tmp_path):
-    assert new_folder(tmp_path / "run") == tmp_path / "run"
-    for name in ("run", "run-2"):
-        (tmp_path / name).mkdir()
-    assert new_folder(tmp_path / "run") == tmp_path / "run-3"
+    for name in ("run", "run-2", "run-3"):
+        assert new_folder(tmp_path / "run") == tmp_path / name
+        assert (tmp_path / name).is_dir()  # made at once: trainings that start together have folders of their own
+
+
+def test_a_folder_in_which_no_run_began_is_removed_and_one_with_something_in_it_stays(
+    tiny_file, tiny_registry, tmp_path
+):
+    for name in ("run", "mine"):
+        run = new_folder(tmp_path / name)
+        if name == "mine":
+            (run / "notes.txt").write_text("mine")
+        with pytest.raises(ConfigError, match="is read by nothing"):
+            train(tiny_file, tiny_registry, run, "data.labeled.source=tiny-squares")
+        assert run.exists() == (name == "mine")
 
 
 def test_a_run_of_another_format_says_what_to_do(finished, tmp_path, tiny_registry):

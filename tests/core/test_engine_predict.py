@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 from dataclasses import replace
 from unittest.mock import Mock
@@ -302,6 +303,24 @@ def test_what_is_there_already_is_what_was_predicted_from_this_file(tiny_run, pi
         predict(tiny_run, [other], out)
     with pytest.raises(RunError, match="data_bar = None, not 'find'"):
         predict(tiny_run, [pictures], out, wanted=Wanted(data_bar="find"))
+
+
+def test_another_image_of_the_same_name_size_and_time_is_not_taken_for_done(tiny_run, tmp_path):
+    for lot in ("a", "b"):
+        (tmp_path / lot).mkdir()
+        tifffile.imwrite(tmp_path / lot / "001.tif", np.full((20, 20), ord(lot), np.uint8))
+        os.utime(tmp_path / lot / "001.tif", (1e9, 1e9))
+    predict(tiny_run, [tmp_path / "a"], tmp_path / "out")
+    with pytest.raises(RunError, match=r"a/001\.tif, and .*b/001\.tif would take its name"):
+        predict(tiny_run, [tmp_path / "b"], tmp_path / "out")
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert predict(tiny_run, [tmp_path / "moved"], tmp_path / "out")["skipped"] == ["001"]
+
+
+def test_nothing_is_predicted_into_the_folder_of_the_images(tiny_run, pictures, tmp_path):
+    with pytest.raises(RunError, match=r"holds the images.*choose another --out"):
+        predict(tiny_run, [pictures], tmp_path / "other" / ".." / "pictures")
+    assert len(list(pictures.iterdir())) == 5
 
 
 def test_probabilities_of_a_large_image_are_those_of_the_whole(tiny_run, tmp_path, monkeypatch):

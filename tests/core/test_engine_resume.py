@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from lamella.engine.checkpoint import Checkpoints
 from lamella.engine.experiment import read_experiment
 from lamella.engine.fit import fit
 from lamella.engine.run import run_experiment
+from lamella.engine.session import prepare
+from lamella.errors import RunError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 
@@ -63,6 +66,58 @@ def test_a_half_written_checkpoint_is_never_read(tiny_file, tiny_registry, tmp_p
     before = weights(tmp_path / "run")
     fit(experiment, tmp_path / "run", resume=True)
     assert same(weights(tmp_path / "run"), before)
+
+
+def changed(run, registry, *settings):
+    """The experiment of a run as if its file had been changed."""
+    return replace(read_experiment(run / "experiment.toml", settings, registry=registry), name="tiny")
+
+
+def test_an_average_that_is_begun_on_resume_begins_with_what_was_learned(tiny_file, tiny_registry, tmp_path):
+    fit(read_experiment(tiny_file, ["fit.steps=10"], registry=tiny_registry), tmp_path / "run")
+    session = prepare(changed(tmp_path / "run", tiny_registry, "fit.ema=0.99"), tmp_path / "run", resume=True)
+    assert session.start == 10 and same(session.ema.weights, session.trainer.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (
+            (),
+            ("lr=0.5", "weight_decay=0.25", "betas=[0.5, 0.75]"),
+            {"lr": 0.5, "weight_decay": 0.25, "betas": (0.5, 0.75)},
+        ),
+        (("name='sgd'", "momentum=0.0"), ("momentum=0.5", "lr=0.5"), {"lr": 0.5, "momentum": 0.5}),
+    ],
+)
+def test_a_resumed_run_goes_on_with_the_optimizer_settings_of_now(
+    tiny_file, tiny_registry, tmp_path, before, after, expected
+):
+    of = [[f"fit.optimizer.{one}" for one in settings] for settings in (before, after)]
+    schedule = ["fit.schedule=constant", "fit.steps=4"]
+    fit(read_experiment(tiny_file, [*SETTINGS, *schedule, *of[0]], registry=tiny_registry), tmp_path / "run")
+    again = changed(tmp_path / "run", tiny_registry, "fit.steps=6", *of[1])
+    session = prepare(again, tmp_path / "run", resume=True)
+    assert {key: session.optimizer.param_groups[0][key] for key in expected} == expected
+    assert all("momentum_buffer" in session.optimizer.state[p] for p in session.trainer.parameters()) == bool(before)
+    fit(again, tmp_path / "run", resume=True)
+    assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["fit.optimizer.name=sgd"], "trained with adamw and cannot go on with sgd; change"),
+        (
+            ["data.labelled.classes=['a', 'b', 'c']", "data.test.classes=['a', 'b', 'c']"],
+            r"begun with class_names = \['ground', 'square', 'disc'\], its data are now of \['a', 'b', 'c'\]; change",
+        ),
+    ],
+)
+def test_with_what_a_run_cannot_go_on_is_one_sentence(tiny_file, tiny_registry, tmp_path, settings, said):
+    fit(read_experiment(tiny_file, [*SETTINGS, "fit.steps=2"], registry=tiny_registry), tmp_path / "run")
+    with pytest.raises(RunError, match=said):
+        fit(changed(tmp_path / "run", tiny_registry, "fit.steps=4", *settings), tmp_path / "run", resume=True)
 
 
 def test_what_a_run_cost_is_known_after_it_was_cut_off(tiny_file, tiny_registry, tmp_path):

@@ -24,6 +24,7 @@ def main() -> None:
         losses.append(named["loss"])
     logged = meters.read()[0]
     if session.main:
+        Path(run).mkdir(parents=True, exist_ok=True)
         facts = {"processes": session.accelerator.num_processes, "losses": torch.stack(losses).tolist()}
         facts["logged"] = logged
         torch.save({"weights": session.trainer.state_dict(), **facts}, Path(run) / "end.pt")

@@ -113,7 +113,8 @@ def _tables(source: str, settings: Sequence[str]) -> dict[str, Any]:
             raise ConfigError("--set goes with one source; an experiment file has its own keys")
         experiment = read_experiment(Path(source))
         return {role: experiment.open(role) for role in experiment.file.data}
-    keys = dict(_setting(text) for text in [f"source={source}", *settings])
+    table = source.lstrip().startswith("{")
+    keys = dict([_setting(f"source={source}") if table else ("source", source), *map(_setting, settings)])
     if Path(source).is_dir() and "images" not in keys and "labels" not in keys:
         keys["images"] = "**/*"
     try:

@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,11 +48,14 @@ def drafts(
 
     _needs_no_more(chosen["trainer"], registry)
     held = hold_out(found)
-    data = _data(found, held, table, registry.get("modality", chosen["modality"]), keys)
+    both = (found,) if extra is None else (found, extra)
+    data = _data(found, held, table, registry.get("modality", chosen["modality"]), _intensity(*both), keys)
     more = [] if extra is None else _more(extra, shown_in(held.test, found, extra), keys)
     batch = min(4, max(2, len(found.labelled) - len(held.test)))
-    fit = ["[fit]", f"batch_size = {batch}", *[f"crop = {crop}" for crop in _crop(found)]]
-    fit += ["evaluate_every = 200", "warmup = 20"]
+    fit, fit_both = (
+        ["[fit]", f"batch_size = {batch}", *_crop(*read), "evaluate_every = 200", "warmup = 20"]
+        for read in ((found,), both)
+    )
     long, short = ("steps = 1000", "optimizer = { lr = 1e-3 }"), ("steps = 400", "optimizer = { lr = 5e-4 }")
     backbone = f"name = {quoted(chosen['backbone'])}"
     first = ["[trainer]", f"name = {quoted(chosen['trainer'])}", f"backbone = {{ {backbone} }}"]
@@ -63,10 +67,10 @@ def drafts(
         second += [f"backbone = {{ {backbone}, start = {run} }}"]
         files = {
             out: _text(data, [*first, "mix = 0.5", *paste], fit, long),
-            out.with_name(f"{out.stem}-unlabelled.toml"): _text([*data, *more], second, fit, short),
+            out.with_name(f"{out.stem}-unlabelled.toml"): _text([*data, *more], second, fit_both, short),
         }
     else:
-        files = {out: _text([*data, *more], first, fit, long)}
+        files = {out: _text([*data, *more], first, fit_both, long)}
     for path, text in files.items():
         if path.exists():
             raise ConfigError(f"{path} exists; choose another name with --out, or move it away")
@@ -102,7 +106,10 @@ def pixels_of(found: Survey, table: Mapping[str, int | str]) -> dict[str, int]:
     """The labelled pixels of every class; whichever no other class claims are those of ``rest``."""
     claimed = {*table.values(), IGNORE} - {REST}
     rest = sum(pixels for mark, pixels in found.marks.items() if mark not in claimed)
-    return {name: rest if mark == REST else found.marks[mark] for name, mark in table.items()}
+    greys = {mark: found.greys[mark] for mark in table.values() if isinstance(mark, int) and mark not in found.marks}
+    counts = found.marks + Counter(greys)
+    counts[REST] = rest - sum(greys.values())
+    return {name: counts[mark] for name, mark in table.items()}
 
 
 def _rare(found: Survey, table: Mapping[str, int | str]) -> list[str]:
@@ -119,8 +126,9 @@ def _more(extra: Survey, seen: set[str], keys: Sequence[str]) -> list[str]:
     lines += ["[data.unlabelled]", f"source = {quoted(str(root))}"]
     left = [path for stem, (path, _) in extra.pairs.items() if stem not in seen]
     if not left:
-        raise DataError(f"{extra.images}: every image there shows what an image held out for the test shows")
-    lines += [f"images = {_files(root, left)}"] if seen else []
+        why = "shows what an image held out for the test shows" if extra.pairs else "is one that cannot be read"
+        raise DataError(f"{extra.images}: every image there {why}")
+    lines += [f"images = {_files(root, left)}"] if seen or extra.problems else []
     return [*lines, *keys, ""]
 
 
@@ -129,13 +137,18 @@ def _text(data: list[str], trainer: list[str], fit: list[str], length: tuple[str
 
 
 def _data(
-    found: Survey, held: HeldOut, table: Mapping[str, int | str], modality: Component, keys: Sequence[str]
+    found: Survey,
+    held: HeldOut,
+    table: Mapping[str, int | str],
+    modality: Component,
+    intensity: str,
+    keys: Sequence[str],
 ) -> list[str]:
     """The lines of modality, labelled and test images."""
     assert found.masks is not None
     seen_by = [f"name = {quoted(modality.name)}"]
     if "intensity" in {parameter.name for parameter in modality.parameters()}:
-        seen_by.append(f"intensity = {quoted(_intensity(found))}")
+        seen_by.append(f"intensity = {quoted(intensity)}")
     root = Path(os.path.commonpath([os.path.abspath(found.images), os.path.abspath(found.masks)]))
     lines = [
         "# Written by `lamella init`; every key is explained in docs/experiments.md.",
@@ -158,23 +171,24 @@ def _data(
     return lines
 
 
-def _intensity(found: Survey) -> str:
+def _intensity(*read: Survey) -> str:
     """What maps grey values: one range for all where they are of one kind, each its own where they cannot compare."""
-    kinds = {kind.partition(" ")[0] for kind in found.kinds}
+    kinds = {kind.partition(" ")[0] for found in read for kind in found.kinds}
     if kinds == {"uint8"}:
         return "dtype"
     return "data" if len(kinds) == 1 else "image"
 
 
-def _crop(found: Survey) -> list[int]:
-    """The side of training crops, or nothing where whole images of one small size will do."""
-    side = min(min(size) for size in found.sizes)
-    return [] if len(found.sizes) == 1 and side <= 256 else [min(256, max(side - side % 32, 32))]
+def _crop(*read: Survey) -> list[str]:
+    """The line that sets the side of crops, or nothing where whole images of one small size will do."""
+    sizes = {size for found in read for size in found.sizes}
+    side = min(min(size) for size in sizes)
+    return [] if len(sizes) == 1 and side <= 256 else [f"crop = {min(256, max(side - side % 32, 32))}"]
 
 
 def quoted(value: str) -> str:
     """A text as TOML writes it."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _files(root: Path, paths: Sequence[Path]) -> str:

@@ -7,11 +7,17 @@ from typing import Annotated
 import typer
 
 from lamella.cli.drafts import drafts, pixels_of, quoted
+from lamella.contracts.batch import IGNORE
+from lamella.data.classes import REST
+from lamella.data.formats.files import readable
 from lamella.data.naming import FILES, Names, find_names, name_classes, parse_names
 from lamella.data.reading import Reading
 from lamella.data.survey import Survey, class_table, name_groups, survey
 from lamella.errors import ConfigError, DataError, LamellaError
 from lamella.registry.registry import current
+
+_FEW = 8
+"""So many grey values in masks with colours may be classes; a picture below the colours has more."""
 
 
 class Bar(StrEnum):
@@ -40,11 +46,17 @@ def init(
     backbone: Annotated[str, typer.Option(help="network")] = "deeplabv3plus",
 ) -> None:
     """Look at your images and masks, say what is there, and write an experiment file that runs as it is."""
+    from lamella.engine.checkpoint import write_text
+
     registry = current()
     for kind, name in (("modality", modality), ("trainer", trainer), ("backbone", backbone)):
         registry.get(kind, name)
     if out.exists():
         raise ConfigError(f"{out} exists; choose another with --out, or move it away")
+    for path in (images, labels, unlabelled, out):
+        if path is not None and readable(str(path.absolute())) != str(path.absolute()):
+            told = readable(str(path.absolute()))
+            raise ConfigError(f"{told}: no experiment file can hold a name that is no UTF-8; rename it")
     if labels is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     reading = Reading(data_bar.value)
@@ -63,7 +75,7 @@ def init(
     chosen = {"modality": modality, "trainer": trainer, "backbone": backbone}
     files = drafts(found, extra, table, chosen, out=out, keys=keys, registry=registry)
     for path, text in files.items():
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     if len(files) == 1:
         print(f"\nwrote {out}; look it over, then: lamella train {out}")
         return
@@ -103,6 +115,7 @@ def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], name
     lines += [f"classes, named by {named}:" if named else "classes:"] if found.marks else []
     for name, mark in table.items():
         lines.append(f"    {name:<14} {mark!s:<8} {pixels[name] / total:8.3%} of the pixels")
+    lines += [f"    {said}" for said in _left(found, table)]
     if found.marks and named is None:
         lines.append(f"    name them: --classes NAME,NAME,… in this order, or {FILES[1]} beside the masks")
     grouped = name_groups(list(found.pairs))
@@ -116,6 +129,18 @@ def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], name
         lines += [f"    {problem}" for problem in problems[:20]]
         lines += [f"    … and {len(problems) - 20} more"] if len(problems) > 20 else []
     return "\n".join(lines)
+
+
+def _left(found: Survey, table: dict[str, int | str]) -> list[str]:
+    """What no class of the table has, or ``rest`` has without saying so."""
+    said = []
+    if table and found.marks[IGNORE] and IGNORE not in table.values():
+        share = found.marks[IGNORE] / sum(found.marks.values())
+        said.append(f"{IGNORE} counts as no class: {share:.3%} of the pixels; a class of it: --classes NAME={IGNORE},…")
+    levels = sorted(level for level in found.greys if level not in table.values())
+    if REST in table.values() and 1 < len(levels) <= _FEW:
+        said.append(f"rest has the greys {', '.join(map(str, levels))}; a class of one: --classes NAME={levels[-1]},…")
+    return said
 
 
 def _nm(size: tuple[float, float] | None) -> str:

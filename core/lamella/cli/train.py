@@ -41,12 +41,12 @@ def train(
 
 
 def _shared_folder(wanted: Path) -> Path:
-    """A folder that does not exist yet; under several processes the first chooses for all."""
+    """A new folder; under several processes the first makes it for all."""
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
     from lamella.engine.run import new_folder
 
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # unlike Accelerator, it does not look itself
-    chosen = [new_folder(wanted)]
+    chosen = [new_folder(wanted) if state.is_main_process else wanted]
     return Path(broadcast_object_list(chosen)[0]) if state.num_processes > 1 else chosen[0]

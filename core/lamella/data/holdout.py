@@ -1,6 +1,6 @@
 """Which of the labelled images are held out for the test, and which unlabelled ones show the same as they do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lamella.data.duplicates import near_duplicates
@@ -19,16 +19,38 @@ def hold_out(found: Survey) -> HeldOut:
     """About a fifth of the labelled images: whole groups where the file names show any, else every fifth.
 
     An image that shows the same as one that is trained on would make figures too good and stays in training, with its
-    whole group where another group is left.
+    whole group where another group is left. Where that leaves none, others are chosen.
     """
     test, rule = _fifth(found.labelled)
-    moved = {stem for alike in found.alike() if (alike & set(found.labelled)) - test for stem in alike & test}
+    likes = [alike & set(found.labelled) for alike in found.alike()]
+    moved = {stem for alike in likes if alike - test for stem in alike & test}
+    if moved and not test - moved:
+        return _without_likes(found.labelled, likes) or HeldOut(test, f"{rule}; beware: all show what others show too")
     groups = (set(members) for members in (name_groups(found.labelled) or {}).values())
     whole = moved.union(*(members & test for members in groups if members & moved))
     moved = whole if test - whole else moved
-    if not moved or not test - moved:
+    if not moved:
         return HeldOut(test, rule)
     return HeldOut(test - moved, f"{rule}; {', '.join(sorted(moved))} left to training, where their like is")
+
+
+def _without_likes(stems: Sequence[str], likes: Sequence[set[str]]) -> HeldOut | None:
+    """About a fifth of them, groups or else images that are like no other; None where every one has its like."""
+
+    def alone(parts: Iterable[set[str]]) -> list[set[str]]:
+        return [part for part in parts if not any(alike & part and alike - part for alike in likes)]
+
+    wanted = max(1, round(len(stems) / 5))
+    for parts, what in (
+        (map(set, (name_groups(stems) or {}).values()), "groups, by the beginning of the file name, of"),
+        (({stem} for stem in stems), "single"),
+    ):
+        test: set[str] = set()
+        for part in sorted(alone(parts), key=len):
+            test |= part if len(test) < wanted else set()
+        if test:
+            return HeldOut(test, f"{what} images that are like no image trained on")
+    return None
 
 
 def shown_in(test: set[str], found: Survey, extra: Survey) -> set[str]:

@@ -126,13 +126,18 @@ def _inside(samples: Sequence[Sample], height: int, width: int) -> torch.Tensor 
 
 
 def evaluation_batches(
-    table: SampleTable, modality: Modality, batch_size: int
+    table: SampleTable, modality: Modality, batch_size: int | None = None
 ) -> Iterator[tuple[Batch | dict[str, Batch], list[str]]]:
-    """Every sample once, in order, whole; neighbours of one size share a batch. Yields (batch, names)."""
+    """Every sample once, in order, whole; neighbours of one size share a batch. Yields (batch, names).
+
+    By default a batch is what makes half a megapixel, and 8 at least.
+    """
     waiting: list[Sample] = []
     for index in range(len(table)):
         sample = table.read(index)
-        if waiting and (len(waiting) == batch_size or waiting[0].image.shape != sample.image.shape):
+        height, width = sample.image.shape[:2]
+        most = batch_size or max(8, 2**19 // (height * width))
+        if waiting and (len(waiting) >= most or waiting[0].image.shape != sample.image.shape):
             yield modality.collate(waiting), [sample.name for sample in waiting]
             waiting = []
         waiting.append(sample)

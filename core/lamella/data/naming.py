@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lamella.contracts.batch import IGNORE
 from lamella.data.classes import REST, Classes
+from lamella.data.formats.files import readable
 from lamella.data.survey import Survey, class_table
 from lamella.errors import ConfigError, DataError
 
@@ -31,7 +33,8 @@ def parse_names(text: str) -> Names:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     names = [part.partition("=")[0].strip() for part in parts]
     marked = ["=" in part for part in parts]
-    if not parts or not all(names) or any(marked) != all(marked) or len(set(names)) < len(names):
+    twice = len(set(names)) < len(names)
+    if not parts or not all(names) or any(marked) != all(marked) or twice or readable(text) != text:
         raise ConfigError(f"--classes {text!r} must be names, each once, as 'background,oxide', or all with their "
                           "mark, as 'background=0,oxide=128'")  # fmt: skip
     if not any(marked):
@@ -117,7 +120,10 @@ def name_classes(found: Survey, names: Names, where: str) -> dict[str, int | str
     if not isinstance(names, Mapping):
         counted = all(isinstance(mark, int) and mark < len(names) for mark in marks)
         if not counted and len(names) != len(marks):
-            raise ConfigError(f"{where}: {len(names)} names ({', '.join(names)}) for {len(marks)} classes ({listed})")
+            ignored = IGNORE in found.marks and IGNORE not in marks
+            hint = f"; {IGNORE} is no class unless it is named, as NAME={IGNORE}" if ignored else ""
+            told = f"{len(names)} names ({', '.join(names)}) for {len(marks)} classes ({listed})"
+            raise ConfigError(f"{where}: {told}{hint}")
         return dict(zip(names, range(len(names)) if counted else marks))
     table = _beside_rest(names, marks)
     Classes.of(table)

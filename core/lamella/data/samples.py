@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from lamella.contracts.batch import IGNORE
 from lamella.contracts.data import Sample
 from lamella.data.classes import Classes
 from lamella.data.formats.files import Frame, checked
@@ -73,8 +74,10 @@ class Row:
     def read(self, classes: Classes | None, visit: int) -> Sample:
         """The sample, decoded."""
         image, mask, instance, pixel_nm, meta, views = self.origin.arrays()
-        label: np.ndarray | int | None = mask if isinstance(mask, int) else None
-        if isinstance(mask, np.ndarray) and self.origin.decoded:
+        label: np.ndarray | int | None = None
+        if isinstance(mask, int):
+            label = mask if mask >= 0 else IGNORE  # the Hub's −1 is no label
+        elif isinstance(mask, np.ndarray) and self.origin.decoded:
             label = mask
         elif isinstance(mask, np.ndarray):
             if classes is None:

@@ -13,7 +13,7 @@ import numpy as np
 from lamella.contracts.batch import IGNORE
 from lamella.data.burnt_in.databar import find_bar
 from lamella.data.duplicates import clusters, near_duplicates, thumbnail
-from lamella.data.formats.files import SUFFIXES, image_files, image_stem
+from lamella.data.formats.files import SUFFIXES, image_files, image_stem, readable
 from lamella.data.formats.micrograph import Micrograph
 from lamella.data.reading import AS_TOLD, Reading
 from lamella.errors import DataError, LamellaError
@@ -43,7 +43,8 @@ class Survey:
     """What stands for each image, by stem, to tell near-duplicates."""
     bars: int = 0
     """How many images still show what looks like a data bar."""
-    ignored: int = 0
+    greys: Counter[int] = field(default_factory=Counter)
+    """Pixels of each grey value in masks with colours: what ``rest`` is made of."""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -76,7 +77,13 @@ def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOL
     """
     found = Survey(images, masks)
     stems = _stems(images, found)
-    mask_stems = {} if masks is None else _mask_stems(masks, stems, found)
+    mask_stems: dict[str, Path] = {}
+    if masks is not None and masks.resolve() == images.resolve():  # no file is its own mask
+        endings = {stem: path for stem, path in stems.items() if image_stem(stem) in stems.keys() - {stem}}
+        stems = {stem: path for stem, path in stems.items() if stem not in endings}
+        mask_stems = _paired(endings, stems, found)
+    elif masks is not None:
+        mask_stems = _paired(_stems(masks, found), stems, found)
     for stem, path in stems.items():
         try:
             one = reading.micrograph(path, reading.frames(path)[0])
@@ -90,12 +97,15 @@ def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOL
             mask = None
         found.count(stem, one)
         found.pairs[stem] = (path, mask)
+    if set(found.greys) == {0, 255}:  # black and white are drawn; the ground of an overlay has more greys
+        found.marks["#ffffff"] = found.greys.pop(255)
+        found.marks["rest"] -= found.marks["#ffffff"]
     return found
 
 
-def _mask_stems(folder: Path, images: Mapping[str, Path], found: Survey) -> dict[str, Path]:
+def _paired(masks: Mapping[str, Path], images: Mapping[str, Path], found: Survey) -> dict[str, Path]:
     """The masks by the stem of their image: one of the same stem before one of that stem and an ending like _mask."""
-    masks, paired = _stems(folder, found), dict[str, Path]()
+    paired: dict[str, Path] = {}
     for stem, path in masks.items():
         image = stem if stem in images else image_stem(stem)
         if image not in images:
@@ -116,7 +126,9 @@ def _stems(folder: Path, found: Survey) -> dict[str, Path]:
         raise DataError(f"{folder}: the folder holds no image ({', '.join(SUFFIXES)})")
     stems: dict[str, Path] = {}
     for path in files:
-        if path.stem in stems:
+        if readable(path.name) != path.name:
+            found.problems.append(f"{readable(str(path))}: no experiment file can hold a name that is no UTF-8")
+        elif path.stem in stems:
             found.problems.append(f"{path}: {stems[path.stem].name} has the same stem; this one is left out")
         else:
             stems[path.stem] = path
@@ -129,16 +141,17 @@ def _count_mask(path: Path, one: Micrograph, found: Survey, reading: Reading) ->
         mask, size = reading.mask(path, one), one.image.shape
         if mask.shape[:2] != size[:2]:
             raise DataError(f"{path}: the mask is {mask.shape[0]}×{mask.shape[1]}, its image {size[0]}×{size[1]}")
-        marks = _marks(mask, path)
+        marks, greys = _marks(mask, path)
     except LamellaError as error:
         found.problems.append(str(error))
         return False
     found.marks.update(marks)
+    found.greys.update(greys)
     return True
 
 
-def _marks(mask: np.ndarray, path: Path) -> Counter[int | str]:
-    """Pixels of each grey value, or of each colour."""
+def _marks(mask: np.ndarray, path: Path) -> tuple[Counter[int | str], Counter[int]]:
+    """Pixels of each grey value; or of each colour, and of the grey values among them."""
     if mask.ndim == 3 and (mask[..., :3] == mask[..., :1]).all():
         mask = mask[..., 0]
     if mask.dtype.kind not in "iub":
@@ -147,7 +160,10 @@ def _marks(mask: np.ndarray, path: Path) -> Counter[int | str]:
         values, counts = np.unique(mask, return_counts=True)
         if len(values) >= IGNORE:
             raise DataError(f"{path}: {len(values)} different grey values are no classes; is this an image?")
-        return Counter({int(v): int(n) for v, n in zip(values, counts)})
+        if not 0 <= values[0] <= values[-1] <= 65535:
+            odd = int(values[0] if values[0] < 0 else values[-1])
+            raise DataError(f"{path}: the mask holds {odd}; grey values of classes are 0 to 65535")
+        return Counter({int(v): int(n) for v, n in zip(values, counts)}), Counter()
     rgb = mask[..., :3].reshape(-1, 3)
     grey = (rgb == rgb[:, :1]).all(1)
     colours, counts = np.unique(rgb[~grey], axis=0, return_counts=True)
@@ -156,7 +172,8 @@ def _marks(mask: np.ndarray, path: Path) -> Counter[int | str]:
     found: Counter[int | str] = Counter({f"#{r:02x}{g:02x}{b:02x}": int(n) for (r, g, b), n in zip(colours, counts)})
     if grey.any():
         found["rest"] = int(grey.sum())
-    return found
+    levels, counts = np.unique(rgb[grey, 0], return_counts=True)
+    return found, Counter({int(level): int(n) for level, n in zip(levels, counts)})
 
 
 def class_table(found: Survey) -> dict[str, int | str]:

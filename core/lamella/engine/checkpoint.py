@@ -94,13 +94,20 @@ class Checkpoints:
         """Load weights (and optimizer) as they were in training, in place, and return the state.
 
         Raises:
-            RunError: no such checkpoint, another format, or weights that do not fit the trainer.
+            RunError: no such checkpoint, another format, or weights or an optimizer that do not fit.
         """
         folder, state = self._find(name)
         try:
             trainer.load_state_dict(load_file(folder / "trainer.safetensors"))
             if optimizer is not None:
-                optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
+                saved = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+                before, now = ("momentum" in one["param_groups"][0] for one in (saved, optimizer.state_dict()))
+                if before != now:
+                    raise RunError(
+                        f"{folder}: it was trained with {_named(before)} and cannot go on with {_named(now)}; "
+                        "change [fit.optimizer] back, or train in a new folder"
+                    )
+                optimizer.load_state_dict(saved)
         except _DAMAGE as error:
             raise _misfit(folder, error) from error
         return state
@@ -146,6 +153,10 @@ class Checkpoints:
 
 
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, KeyError, SafetensorError, UnpicklingError)
+
+
+def _named(momentum: bool) -> str:
+    return "sgd" if momentum else "adamw"
 
 
 def _misfit(folder: Path, error: Exception) -> RunError:

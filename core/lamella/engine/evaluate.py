@@ -81,14 +81,11 @@ def evaluate(
     """The trainer's metrics on every sample of a labelled set.
 
     Args:
-        batch_size: by default what makes half a megapixel, and 8 at least.
+        batch_size: by default as in `evaluation_batches`.
         watch: called with each batch, its probabilities and its names (for pictures, say).
     """
     from accelerate.utils import send_to_device
 
-    if batch_size is None:
-        height, width = table.read(0).image.shape[:2]
-        batch_size = max(8, 2**19 // (height * width))
     training = trainer.training
     trainer.eval()
     metrics = trainer.metrics()

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from lamella.data.samples import SampleTable
 from lamella.data.sources import SourceConfig, open_source
@@ -25,6 +26,12 @@ _TILE = 1024
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
+def _some(sizes: int | dict[str, int]) -> int | dict[str, int]:
+    if min(sizes.values() if isinstance(sizes, dict) else [sizes], default=1) < 1:
+        raise PydanticCustomError("size", "A batch holds 1 image or more")
+    return sizes
+
+
 class OptimizerConfig(BaseModel):
     """``[fit.optimizer]``: how gradients become updates."""
 
@@ -34,7 +41,9 @@ class OptimizerConfig(BaseModel):
     lr: Annotated[float, Field(gt=0, description="learning rate at its peak")] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="decoupled for adamw, L2 for sgd")] = 1e-4
     momentum: Annotated[float, Field(ge=0, lt=1, description="sgd only")] = 0.9
-    betas: Annotated[list[float], Field(min_length=2, max_length=2, description="adamw only")] = [0.9, 0.999]
+    betas: Annotated[
+        list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2, description="adamw only")
+    ] = [0.9, 0.999]
 
 
 class FitConfig(BaseModel):
@@ -43,7 +52,9 @@ class FitConfig(BaseModel):
     model_config = _STRICT
 
     steps: Annotated[int, Field(ge=1, description="optimizer steps")] = 1000
-    batch_size: Annotated[int | dict[str, int], Field(description="global; one number, or one per role")] = 8
+    batch_size: Annotated[
+        int | dict[str, int], AfterValidator(_some), Field(description="global; one number, or one per role")
+    ] = 8
     balanced: Annotated[list[str], Field(description="roles of which each class is drawn as often as any other")] = []
     crop: Annotated[int | None, Field(ge=8, description="side of random square crops in pixels; else whole")] = None
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -6,14 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
 
-from lamella.data.balanced import classes_of
 from lamella.data.loaders import training_loader
 from lamella.data.samples import SampleTable
 from lamella.engine.baseline import grey_level_baseline, grey_likelihood
@@ -25,6 +24,7 @@ from lamella.engine.flops import Flops
 from lamella.engine.meters import Meters
 from lamella.engine.progress import Progress
 from lamella.engine.report import Gallery, write_report
+from lamella.engine.run import write_header
 from lamella.engine.session import Session, prepare
 from lamella.engine.trust.familiar import learned_from
 from lamella.engine.update import update
@@ -41,7 +41,15 @@ def fit(experiment: Experiment, run: Path, *, resume: bool = False) -> dict[str,
         RunError: nothing to resume, or losses that stay not finite.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint saved.
     """
-    session = prepare(experiment, run, resume=resume)
+    try:
+        session = prepare(experiment, run, resume=resume)
+        _check_best(session)
+    except BaseException:
+        with suppress(OSError):  # nothing was written into it yet
+            run.rmdir()
+        raise
+    if session.main and not resume:
+        write_header(run, experiment, session.data, session.modality)
     with Progress("training", experiment.fit.steps, quiet=not session.main) as progress:
         _loop(session, progress)
     return _finish(session)
@@ -68,7 +76,8 @@ def _loop(session: Session, progress: Progress) -> None:
                 _log(session, progress, done, meters.read(together=logging))
             else:
                 progress.at(done)
-            if config.evaluate_every and (done % config.evaluate_every == 0 or done == config.steps):
+            last = done == config.steps and (config.evaluate_every or "validation" in session.tables)
+            if last or (config.evaluate_every and done % config.evaluate_every == 0):
                 _look(session, progress, done)
             if saving:
                 session.save("last", done)
@@ -81,8 +90,6 @@ def training_batches(session: Session) -> Iterator[tuple[int, dict[str, Any]]]:
     """(step, batches by role on the device) for every step that is still to do."""
     config = session.experiment.fit
     steps = range(session.start, config.steps)
-    if unread := [role for role in config.balanced if role not in session.roles]:
-        raise ConfigError(f"[fit] balanced names {unread[0]!r}; this trainer reads {', '.join(session.roles)}")
     loaders = {
         role: training_loader(
             session.tables[role],
@@ -94,7 +101,7 @@ def training_batches(session: Session) -> Iterator[tuple[int, dict[str, Any]]]:
             rank=session.accelerator.process_index,
             world=session.accelerator.num_processes,
             workers=config.workers,
-            classes=classes_of(session.tables[role], role) if role in config.balanced else None,
+            classes=session.classes.get(role),
         )
         for role in session.roles
     }
@@ -170,6 +177,15 @@ def _look(session: Session, progress: Progress, done: int) -> None:
     picture = gallery.save(session.run / "pictures" / f"step-{done:06d}.png")
     if picture is not None:
         progress.say(f"step {done}: picture {picture}")
+
+
+def _check_best(session: Session) -> None:
+    """Raise `ConfigError` for a ``best`` that is no figure, before anything is trained."""
+    config, validation = session.experiment.fit, session.tables.get("validation")
+    if validation is None or config.best == "last" or session.start >= config.steps:
+        return
+    if config.best not in measure(session, validation.take([0])):
+        _score(measure(session, validation), config.best)  # some figures need several samples
 
 
 def _keep_best(session: Session, progress: Progress, done: int, figures: Mapping[str, Any]) -> None:

@@ -141,7 +141,9 @@ def _reasons(grey: np.ndarray, sample: Sample, table: SampleTable) -> list[str]:
     """What is strange about one sample."""
     reasons = []
     low, high = float(grey.min()), float(grey.max())
-    scale = float(np.iinfo(sample.image.dtype).max) if sample.image.dtype.kind == "u" else max(high, 1e-9)
+    # Detectors of 12 and 14 bits write 16.
+    bits = {np.dtype(np.uint8): 8, np.dtype(np.uint16): max(int(high).bit_length(), 12)}.get(sample.image.dtype)
+    scale = max(high, 1e-9) if bits is None else float(2**bits - 1)
     if float(grey.std()) * 255 / scale < _FLAT and high - low < 0.1 * scale:
         reasons.append(f"the image is nearly flat (grey values {low:g} to {high:g})")
     for end, what in ((low, "black"), (high, "white")):
@@ -172,10 +174,10 @@ def _unread_bar(sample: Sample, row: Row) -> list[str]:
 def _shares(sample: Sample, table: SampleTable) -> dict[str, float]:
     """The share of each class in one sample."""
     names = () if table.classes is None else table.classes.names
+    if sample.label is None or (isinstance(sample.label, int) and sample.label == IGNORE):
+        return {}
     if isinstance(sample.label, int):
         return {names[sample.label] if sample.label < len(names) else str(sample.label): 1.0}
-    if sample.label is None:
-        return {}
     counts = np.bincount(sample.label.ravel(), minlength=256)
     total = max(int(counts.sum() - counts[IGNORE]), 1)
     return {names[i] if i < len(names) else str(i): float(counts[i] / total) for i in np.flatnonzero(counts[:IGNORE])}

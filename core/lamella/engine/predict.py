@@ -64,6 +64,8 @@ def predict(
         differ from those learned from; of a classifier ``"lacking"``, how many objects have no image of a view. On the
         first process, those of all.
     """
+    if out.resolve() in {folder.resolve() for folder in images}:
+        raise RunError(f"{out} holds the images: another time what is written there would be one; choose another --out")
     experiment, trainer, modality, header = opened = open_run(run, checkpoint)
     if trainer.embeds:
         raise RunError(f"{run}: {experiment.trainer.component.full_name} learns without classes; it predicts none")
@@ -109,9 +111,10 @@ def _known(predictor: Predictor, noted: Mapping[str, Mapping[str, Any]], files: 
             continue
         same = entry.get("stamp") in (None, file.stamp())  # none in journals of earlier versions
         path = readable(str(file.path.resolve()))
-        if not same and entry["path"] != path:
+        before = entry.get("path", path)
+        if before != path and not (same and not Path(before).exists()):  # the same file, moved
             raise RunError(
-                f"{predictor.out} holds the prediction of {entry['path']}, and {path} would take its name, {name!r}; "
+                f"{predictor.out} holds the prediction of {before}, and {path} would take its name, {name!r}; "
                 "choose another --out"
             )
         if same and all(written.is_file() for written in predictor.maps(name)):

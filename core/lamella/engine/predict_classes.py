@@ -38,10 +38,10 @@ class Object:
     files: dict[str, str]
     """Names of its files by view; of a single image by ``"image"``."""
 
-    def stamp(self) -> list[list[int]]:
-        """Size and time of change (ns) of every file it is read from, by which a changed one is noticed."""
-        found = [path.stat() for path in self.row.files()]
-        return [[one.st_size, one.st_mtime_ns] for one in found]
+    def stamp(self) -> list[list[Any]]:
+        """Path, size and time of change (ns) of every file it is read from, by which another one is noticed."""
+        found = [(path, path.stat()) for path in self.row.files()]
+        return [[readable(str(path.resolve())), one.st_size, one.st_mtime_ns] for path, one in found]
 
     def sample(self, name: str) -> Sample:
         """Decoded; raises `DataError`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lamella.contracts.batch import IGNORE
 from lamella.contracts.data import Sample
 from lamella.data.samples import SampleTable
 from lamella.engine.checkpoint import write_text
@@ -23,21 +26,26 @@ _SHARD = 256 << 20
 def write_set(table: SampleTable, folder: Path, split: str, *, shard: int = _SHARD) -> list[Path]:
     """Write ``data/SPLIT-00000-of-0000N.parquet`` with the columns of a Lamella dataset, and return the files.
 
+    Once all are written they replace those of an earlier time; whatever else is in the folder stays.
+
     Raises:
         DataError: samples of several views, or one that cannot be read.
     """
     from datasets import Dataset
 
     features = _features(table)
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    for old in (folder / "data").glob(f"{split}-[0-9]*"):
-        old.unlink()
-    parts: list[Path] = []
-    for number, rows in enumerate(_shards(table, list(features), shard)):
-        parts.append(folder / "data" / f"{split}-{number:05d}.part")
-        Dataset.from_list(rows, features=features).to_parquet(parts[-1], batch_size=64)
-    named = [folder / "data" / f"{split}-{i:05d}-of-{len(parts):05d}.parquet" for i in range(len(parts))]
-    return [part.replace(path) for part, path in zip(parts, named, strict=True)]
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=data, prefix=".") as room:
+        parts: list[Path] = []
+        for number, rows in enumerate(_shards(table, list(features), shard)):
+            parts.append(Path(room) / str(number))
+            Dataset.from_list(rows, features=features).to_parquet(parts[-1], batch_size=64)
+        for old in data.iterdir():
+            if re.fullmatch(rf"{re.escape(split)}-\d{{5}}-of-\d{{5}}\.parquet", old.name):
+                old.unlink()
+        named = [data / f"{split}-{i:05d}-of-{len(parts):05d}.parquet" for i in range(len(parts))]
+        return [part.replace(path) for part, path in zip(parts, named, strict=True)]
 
 
 def _shards(table: SampleTable, columns: list[str], shard: int) -> Iterator[list[dict[str, Any]]]:
@@ -67,7 +75,7 @@ def _features(table: SampleTable) -> Any:
         columns["instance"] = Picture()
     columns |= {"pixel_nm": List(Value("float64"), length=2), "name": Value("string")}
     columns |= {name: Value("float64") for row in range(len(table)) for name in table.read(row).meta}
-    columns |= {name: Value("string") for name in first.groups if name not in columns}
+    columns |= {name: Value("string") for row in table.rows for name in row.groups if name not in columns}
     return Features(columns)
 
 
@@ -76,9 +84,11 @@ def _row(sample: Sample, table: SampleTable) -> dict[str, Any]:
         raise DataError(f"{sample.name}: samples of several views are not pushed; push their dataset as it is")
     row: dict[str, Any] = {"image": _picture(sample.image), "name": sample.name, "pixel_nm": list(sample.pixel_nm)}
     if table.classes is not None and sample.label is not None:
-        whole = isinstance(sample.label, int)
-        row["label"] = sample.label if whole else _picture(np.asarray(sample.label, np.uint8))
-        present = [sample.label] if whole else np.unique(sample.label)
+        if isinstance(sample.label, int):
+            row["label"] = -1 if sample.label == IGNORE else sample.label  # as the Hub says that there is none
+        else:
+            row["label"] = _picture(np.asarray(sample.label, np.uint8))
+        present = np.unique(sample.label)
         row["classes"] = [int(value) for value in present if int(value) < len(table.classes.names)]
     if sample.instance is not None:
         if sample.instance.max(initial=0) > 65535:

@@ -20,11 +20,15 @@ from lamella.registry.registry import Registry
 
 
 def new_folder(wanted: Path) -> Path:
-    """``wanted``, or ``wanted-2``, ``wanted-3`` … where that is taken."""
+    """``wanted``, or ``wanted-2``, ``wanted-3`` … where that is taken, made at once so that nobody else takes it."""
     folder, number = wanted, 2
-    while folder.exists():
-        folder, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-    return folder
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            folder, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+        else:
+            return folder
 
 
 def versions() -> dict[str, str]:

@@ -17,14 +17,15 @@ from accelerate.state import AcceleratorState
 
 from lamella.contracts.data import Modality
 from lamella.contracts.model import Trainer
+from lamella.data.balanced import classes_of
 from lamella.data.cache import cached
 from lamella.data.samples import SampleTable
 from lamella.engine.checkpoint import Checkpoints, write_text
 from lamella.engine.compiling import compile_networks
 from lamella.engine.ema import Ema
-from lamella.engine.experiment import Experiment, OptimizerConfig
-from lamella.engine.run import read_header, write_header
-from lamella.errors import ConfigError
+from lamella.engine.experiment import Experiment, FitConfig, OptimizerConfig
+from lamella.engine.run import read_header
+from lamella.errors import ConfigError, RunError
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Session:
     """The trainer as Accelerate prepared it: what is called in training."""
     optimizer: torch.optim.Optimizer
     ema: Ema | None
+    classes: dict[str, list[int]]
+    """Of every row of the roles that are balanced."""
     start: int = 0
     best: float | None = None
     seconds: float = 0.0
@@ -84,19 +87,21 @@ def prepare(experiment: Experiment, run: Path, *, resume: bool = False) -> Sessi
 
     Raises:
         ConfigError: the data do not fit the trainer.
-        RunError: nothing to resume.
+        RunError: nothing to resume, or a change of the experiment with which a run cannot go on.
     """
     config = experiment.fit
     header = read_header(run) if resume else None
     accelerator = make_accelerator(config.precision)
     roles = _roles(experiment.trainer.component.resolve())
     _check_roles(experiment, roles)
+    _check_batches(config, roles, accelerator.num_processes)
     wanted = [*roles, *(role for role in ("validation", *experiment.tests()) if role in experiment.file.data)]
     with accelerator.main_process_first():
         tables = {role: experiment.open(role) for role in wanted}
         if config.cache:
             tables.update({role: cached(tables[role], tell=accelerator.print) for role in roles})
     _check_labels(tables, roles)
+    classes = {role: classes_of(tables[role], role) for role in config.balanced}
     for role, table in tables.items():
         if (lacking := table.incomplete()) is not None:
             accelerator.print(f"[data.{role}] {lacking}; what compares views leaves them out")
@@ -106,6 +111,12 @@ def prepare(experiment: Experiment, run: Path, *, resume: bool = False) -> Sessi
     else:
         modality.restore(header["modality"])
     data = _facts(tables, roles, modality, experiment.trainer.needs())
+    if header is not None and data != header["data"]:
+        key = next(key for key, value in data.items() if header["data"].get(key) != value)
+        raise RunError(
+            f"{run} was begun with {key} = {header['data'].get(key)!r}, its data are now of {data[key]!r}; change them "
+            "back, or train in a new folder"
+        )
     going_on = header is not None and Checkpoints(run).has("last")
     trainer: Trainer = experiment.trainer.build(seed=experiment.seed, data=data, opened=going_on)
     _check_views(experiment, trainer, modality, tables[roles[0]])
@@ -115,12 +126,10 @@ def prepare(experiment: Experiment, run: Path, *, resume: bool = False) -> Sessi
     wrapped, prepared = accelerator.prepare(trainer, optimizer)
     session = Session(
         experiment, run, accelerator, tables, modality, data, trainer, wrapped, prepared.optimizer,
-        None if config.ema is None else Ema(trainer, config.ema),
+        None if config.ema is None else Ema(trainer, config.ema), classes,
     )  # fmt: skip
     if header is not None:
         _pick_up(session)
-    elif session.main:
-        write_header(run, experiment, data, modality)
     return session
 
 
@@ -145,6 +154,21 @@ def _check_roles(experiment: Experiment, roles: tuple[str, ...]) -> None:
             close = difflib.get_close_matches(role, [*known, "test"], n=1)
             hint = f"; did you mean {close[0]!r}?" if close else f"; it reads {', '.join(roles)}"
             raise ConfigError(f"[data.{role}] is read by nothing{hint} (test sets are 'test' or 'test-NAME')")
+
+
+def _check_batches(config: FitConfig, roles: tuple[str, ...], processes: int) -> None:
+    """Raise `ConfigError` for batches that cannot be shared or parted, and for a balanced role that nobody reads."""
+    for role in roles:
+        size = config.batch_of(role)
+        if size % processes:
+            raise ConfigError(f"batch_size = {size} does not divide among {processes} processes")
+        if size // processes % config.accumulate:
+            raise ConfigError(
+                f"[fit] accumulate = {config.accumulate} does not divide the {size // processes} images of {role!r} "
+                "per process"
+            )
+    if unread := [role for role in config.balanced if role not in roles]:
+        raise ConfigError(f"[fit] balanced names {unread[0]!r}; this trainer reads {', '.join(roles)}")
 
 
 def _check_labels(tables: Mapping[str, SampleTable], roles: tuple[str, ...]) -> None:
@@ -199,23 +223,36 @@ def build_optimizer(trainer: Trainer, config: OptimizerConfig) -> torch.optim.Op
         group["peak_lr"] = group["lr"]
     if config.name == "sgd":
         sgd = torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
-        for parameter in (one for group in groups if config.momentum for one in group["params"]):
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)  # unset after a step left out
+        _start_momentum(sgd)
         return sgd
     betas = (config.betas[0], config.betas[1])
     return torch.optim.AdamW(groups, betas=betas, weight_decay=config.weight_decay, fused=True)
 
 
+def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """From 0 where there is none yet: a first step that is left out would leave it unset."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("momentum") else ():
+            optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+
+
 def _pick_up(session: Session) -> None:
-    """Go on from the last checkpoint, and cut the log back to it; from the start where there is none yet."""
-    checkpoints = Checkpoints(session.run)
+    """Go on from the last checkpoint, and cut the log back to it; from the start where there is none yet.
+
+    Learning rate, weight decay, betas and momentum are those of the experiment as it is now.
+    """
+    checkpoints, groups = Checkpoints(session.run), session.optimizer.param_groups
     if checkpoints.has("last"):
+        now = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         kept = checkpoints.load("last", session.trainer, session.optimizer)
+        for group, told in zip(session.optimizer.param_groups, now, strict=True):
+            group.update(told)
+        _start_momentum(session.optimizer)
         session.start, session.best = kept["step"], kept["best"]
         session.seconds, session.flops = kept.get("seconds", 0.0), kept.get("flops")
         averaged = checkpoints.averaged("last")
-        if session.ema is not None and averaged is not None:
-            session.ema.restore(averaged)
+        if session.ema is not None:
+            session.ema.restore(session.trainer.state_dict() if averaged is None else averaged)
     session.log = [entry for entry in _log_lines(session.run / "log.jsonl") if entry["step"] <= session.start]
     if session.main:
         write_text(session.run / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in session.log))

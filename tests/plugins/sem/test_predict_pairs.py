@@ -137,6 +137,8 @@ def test_it_goes_on_with_what_is_missing_and_judges_again_what_has_changed(run, 
     image(new / "high" / "D0.png", 71)  # another picture under the same name
     assert predict(run, [new], tmp_path / "out")["done"] == ["D0"]
     assert table(tmp_path / "out")["D0"]["p(open)"] != before["p(open)"]
+    shutil.copytree(new, tmp_path / "another")  # files of the same names, sizes and times may be of other objects
+    assert not predict(run, [tmp_path / "another"], tmp_path / "out")["skipped"]
 
 
 def test_the_command_line_with_patterns_of_its_own(run, new, tmp_path, capsys):

@@ -48,6 +48,22 @@ def test_images_of_several_bit_depths_get_a_range_each(folders, capsys, kinds, e
     assert f'intensity = "{expected}"' in (folders / "experiment.toml").read_text(encoding="utf-8")
 
 
+def test_unlabelled_images_count_for_the_range_too(folders, capsys):
+    Image.fromarray(np.full((64, 64), 3000, np.uint16)).save(folders / "more" / "x.png")
+    assert init(capsys, "--unlabelled", "more")[0] == 0
+    for name in ("experiment", "experiment-unlabelled"):
+        assert read_experiment(folders / f"{name}.toml").file.modality["intensity"] == "image"
+
+
+def test_of_unlabelled_images_what_cannot_be_read_is_left_out_and_other_sizes_are_cropped(folders, capsys):
+    (folders / "more" / "._5.png").write_bytes(b"Mac OS X")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 72), np.uint8)).save(folders / "more" / "x.png")
+    assert "1 to look at:" in init(capsys, "--unlabelled", "more")[1]
+    first, second = (read_experiment(folders / f"{name}.toml").file for name in ("experiment", "experiment-unlabelled"))
+    assert second.data["unlabelled"].images == ["5.png", "6.png", "7.png", "x.png"]
+    assert (first.fit.crop, second.fit.crop) == (None, 64)
+
+
 def test_unlabelled_images_get_a_second_training_that_goes_on_from_the_first(folders, capsys):
     code, said = init(capsys, "--unlabelled", "more")
     assert code == 0

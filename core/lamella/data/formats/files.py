@@ -86,12 +86,17 @@ def count_frames(path: Path) -> int:
 
 
 def _mean(path: Path) -> Micrograph:
+    """Of the frames' own type, so that its range stays known; float32 where they are of several."""
     first = read_micrograph(path, 0)
     total = first.image.astype(np.float64)
-    count = count_frames(path)
+    count, kinds = count_frames(path), {first.image.dtype}
     for frame in range(1, count):
-        total += read_micrograph(path, frame).image
-    return replace(first, image=(total / count).astype(np.float32))
+        image = read_micrograph(path, frame).image
+        total += image
+        kinds.add(image.dtype)
+    kind = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+    mean = total / count
+    return replace(first, image=(np.rint(mean) if kind.kind == "u" else mean).astype(kind))
 
 
 def _opened(path: Path, frame: int | None) -> Micrograph:

@@ -65,7 +65,14 @@ def _picture(file: Any) -> tuple[Any, Any]:
 def _shape(series: Any) -> tuple[tuple[int, ...], int]:
     """The shape of a series, and how many of its last axes make one frame."""
     shape = tuple(series.shape)
+    if _planar(series):
+        return (*shape[:-3], *shape[-2:], shape[-3]), 3
     return shape, 3 if len(shape) >= 3 and series.axes.endswith("S") else 2
+
+
+def _planar(series: Any) -> bool:
+    """Whether colours lie one plane after the other."""
+    return series.axes.endswith("SYX") and series.pages[0].planarconfig == 2
 
 
 def _fits(file: Any, series: Any, path: Path) -> None:
@@ -95,7 +102,8 @@ def _pixels(file: Any, series: Any, path: Path, frame: int | None) -> tuple[np.n
 def _decoded(series: Any, path: Path, *, palette_as_index: bool = False) -> tuple[np.ndarray, bool]:
     """The values of a series; and whether Pillow decoded them, which knows what white and a palette are."""
     try:
-        return np.asarray(series.asarray()), False
+        pixels = np.asarray(series.asarray())
+        return np.moveaxis(pixels, -3, -1) if _planar(series) else pixels, False
     except ValueError as error:
         if "imagecodecs" not in str(error) or len(series.pages) > 1:
             raise

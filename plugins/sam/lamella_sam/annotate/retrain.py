@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ def retrain(folder: AnnotationFolder, template: Path, *, zero_shot: Path | None 
     _measure_again(folder)
     folder.save()
     number = len(folder.facts["rounds"]) + 1
-    run = new_folder(folder.path / "runs" / f"round-{number}")
-    fit(check_experiment(_tables(folder, template), name=run.name, folder=template.parent), run)
+    experiment = check_experiment(_tables(folder, template), name=f"round-{number}", folder=template.parent)
+    run = new_folder(folder.path / "runs" / experiment.name)
+    fit(replace(experiment, name=run.name), run)
     if "zero_shot" not in folder.facts:
         folder.facts["zero_shot"] = _grey_level(folder, run)
     return run, promote(folder, run)
