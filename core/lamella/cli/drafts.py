@@ -59,7 +59,7 @@ def drafts(
     long, short = ("steps = 1000", "optimizer = { lr = 1e-3 }"), ("steps = 400", "optimizer = { lr = 5e-4 }")
     backbone = f"name = {quoted(chosen['backbone'])}"
     first = ["[trainer]", f"name = {quoted(chosen['trainer'])}", f"backbone = {{ {backbone} }}"]
-    first += _weak(chosen["trainer"], registry)
+    first += _weak(chosen["trainer"], chosen["modality"], registry)
     if more and _goes_on(chosen, registry):
         rare, run = _rare(found, table), quoted((Path("runs") / out.stem).as_posix())
         paste = [f"paste = {json.dumps(rare, ensure_ascii=False)}"] if rare else []
@@ -89,10 +89,24 @@ def _needs_no_more(trainer: str, registry: Registry) -> None:
         )
 
 
-def _weak(trainer: str, registry: Registry) -> list[str]:
-    """The gentle perturbation set for whichever parameter of the trainer takes it, where there is such a set."""
+def _weak(trainer: str, modality: str, registry: Registry) -> list[str]:
+    """A gentle perturbation set for whichever parameter of the trainer takes it: ``weak``, or else the modality's."""
     taken = {parameter.name for parameter in registry.get("trainer", trainer).parameters()} & {"augment", "weak"}
-    return [f'{name} = "weak"' for name in sorted(taken)] if "weak" in registry.sets else []
+    gentle = "weak" if "weak" in registry.sets else registry.plan("modality", modality, "init").build(seed=0).weak
+    return [f"{name} = {_inline(gentle)}" for name in sorted(taken) if gentle]
+
+
+def _inline(value: object) -> str:
+    """A value as TOML writes it in one line.
+
+    >>> _inline([{"name": "gain-noise", "pixel": (0.0, 0.01)}])
+    '[{ name = "gain-noise", pixel = [0.0, 0.01] }]'
+    """
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _goes_on(chosen: Mapping[str, str], registry: Registry) -> bool:

@@ -57,7 +57,7 @@ class Modality(Protocol):
     metadata: Mapping[str, float]
     """The per-image values it carries in ``Batch.meta``, each with what holds where it is unknown."""
     weak: Sequence[Mapping[str, Any]]
-    """The default weak perturbation set, as specs."""
+    """The default weak perturbation set, as specs; ``lamella init`` takes it where no set is called ``weak``."""
 
     def calibrate(self, images: Iterable[np.ndarray]) -> None:
         """Fix the intensity mapping from training images, where it depends on them."""

@@ -9,6 +9,7 @@ from lamella.cli.main import main
 from lamella.data.holdout import hold_out, shown_in
 from lamella.data.survey import survey
 from lamella.engine.experiment import read_experiment
+from lamella.registry.registry import current
 from PIL import Image
 
 
@@ -46,6 +47,13 @@ def test_images_of_several_bit_depths_get_a_range_each(folders, capsys, kinds, e
         Image.fromarray(pixels).save(folders / "images" / f"{number}.png")
     assert init(capsys)[0] == 0
     assert f'intensity = "{expected}"' in (folders / "experiment.toml").read_text(encoding="utf-8")
+
+
+def test_where_no_set_is_called_weak_the_modality_has_its_own(folders, capsys, monkeypatch):
+    monkeypatch.delitem(current().sets, "weak")
+    assert init(capsys)[0] == 0
+    written = read_experiment(folders / "experiment.toml").file.trainer
+    assert written["augment"] == [{"name": "gain-noise", "pixel": [0.0, 0.01]}]
 
 
 def test_unlabelled_images_count_for_the_range_too(folders, capsys):
