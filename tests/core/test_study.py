@@ -217,6 +217,31 @@ def test_seeds_may_be_added_in_any_place(read, tmp_path):
             run_study(read(STUDY.replace("[3, 4]", seeds).replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=0)
 
 
+def test_a_changed_row_is_refused_whatever_it_is_called(read, tmp_path):
+    named = STUDY.replace("[rows.plain]", '[rows."a [20]"]').replace('"plain"', '"a [20]"')
+    named = named.replace("[paper.plain]", '[paper."a [20]"]')
+    run_study(read(named), tmp_path, limit=1, tell=lambda line: None)
+    with pytest.raises(RunError, match="· two was begun with other settings"):
+        run_study(read(named.replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=0)
+
+
+def test_what_takes_the_seed_may_not_change_under_its_results(read, tmp_path):
+    """Of the seed 0 nothing shows it: that is what a key has that takes no seed."""
+    first, both = STUDY.replace("[3, 4]", "[0]"), STUDY.replace("[3, 4]", "[0, 1]")
+    fewer = [text.replace(', "data.labelled.subset_seed"]', "]") for text in (first, both)]
+    silently(read(fewer[0]), tmp_path, limit=1)
+    silently(read(both), tmp_path, limit=0)  # the same for the seed 0, which alone was begun
+    silently(read(fewer[1]), tmp_path)
+    with pytest.raises(RunError, match="dear · two was begun with other settings;"):
+        silently(read(both), tmp_path, limit=0)
+    note = tmp_path / "study.json"
+    older = json.loads(note.read_text(encoding="utf-8"))
+    assert older.pop("seeded") == ["seed"]
+    note.write_text(json.dumps(older), encoding="utf-8")
+    silently(read(both), tmp_path, limit=0)  # a note of an earlier version does not say
+    assert json.loads(note.read_text(encoding="utf-8"))["seeded"] == ["seed", "data.labelled.subset_seed"]
+
+
 def test_a_study_begun_before_a_setting_was_known_goes_on(read, tmp_path):
     run_study(read(), tmp_path, limit=1, tell=lambda line: None)
     note = tmp_path / "study.json"
