@@ -454,6 +454,19 @@ def test_a_mistake_before_is_one_sentence(read, change, said):
         (('groups = "lot"', 'pictures = "tets"'), r"pictures names the test set 'tets', which is not there \(test\)"),
         (('"miou", Disc', '"mIoU", Disc'), "figure 'mIoU' is none of miou"),
         (('"miou", Disc', '"improved of miou by lot over plian", Disc'), "figure 'mIoU' names the row 'plian'"),
+        (("two = { mIoU", "tow = { mIoU"), r"\[paper.plain\] names the column 'tow', which is not there \(two, four\)"),
+        (("mIoU = 0.5", "miou = 0.5"), r"names the figure 'miou', which is not there \(mIoU, Disc, of the results\)"),
+        (("data.labelled.subset_seed", "data.labeled.subset_seed"), "seeded names 'data.labeled.subset_seed', "),
+        (
+            ("[sizes.small.fit]", "[sizes.small.data.labeled]\nsubset = 2\n[sizes.small.fit]"),
+            r"\[sizes.small\] names 'data.labeled', which none .* has \(they have the roles labelled, test\)",
+        ),
+        (("[rows.plain]", '[rows."../plain"]\n[rows.plain]'), "'../plain' is no name for a row"),
+        (("[rows.plain]", '[rows.""]\n[rows.plain]'), "'' is no name for a row"),
+        (("[columns.two]", '[columns.".."]\n[columns.two]'), "'..' is no name for a row, column or training before"),
+        (("[columns.two]", '[before."a\\\\b"]\n[columns.two]'), r"'a\\\\b' is no name for a row, column or training"),
+        (("[columns.two]", "[columns.before]\n[columns.two]"), "no column can be called 'before'"),
+        (("[columns.two]", '[columns.all]\n[columns.""]\n[columns.two]'), "nor 'all' beside one without a name"),
     ],
 )
 def test_a_mistake_is_one_sentence(read, change, said):
