@@ -3,13 +3,16 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 from lamella.errors import ConfigError, LamellaError, RunError
 from lamella.study.report import text_rows, write_study
 from lamella.study.run import result_of, results, run_study
 from lamella.study.study import merged, read_study
 from lamella.study.table import study_table
+from PIL import Image
 
 STUDY = """
 title = "Tiny"
@@ -196,7 +199,7 @@ def test_one_seed_without_groups_has_no_interval_and_resolves_nothing(read, tmp_
     assert "nan" not in page.replace("image/png", "").split("Against the number")[0] and "resolved" not in page
     other = read(alone.replace("seeds = [3]", 'seeds = [3]\ngroups = "wafer"'))
     for asking in (lambda: study_table(other, done, tmp_path), lambda: run_study(other, tmp_path / "other")):
-        with pytest.raises(ConfigError, match=r"groups = 'wafer': the test set has no such group column \(it has lot"):
+        with pytest.raises(ConfigError, match=r"'wafer': the test set 'test' has no such group column \(it has lot"):
             asking()
 
 
@@ -484,8 +487,9 @@ def test_a_study_without_columns_is_one_sentence(read):
     [
         ("iou:dsic", "there is no class 'dsic'; the classes are ground, square, disc"),
         ("mean of iou:dsic by lot", "there is no class 'dsic'"),
-        ("mean of miou by wafer", r"figure by 'wafer': the test set has no such group column \(it has lot\)"),
+        ("mean of miou by wafer", r"figure by 'wafer': the test set 'test' has no such group column \(it has lot\)"),
         ("iou:dark layer", "there is no class 'dark layer'"),
+        ("mean of miou by lot in A, D", r"by 'lot' in 'D': the test set 'test' has no such group \(it has A, B\)"),
     ],
 )
 def test_a_figure_that_the_test_set_cannot_give_is_refused_before_anything_is_trained(read, tmp_path, change, said):
@@ -493,6 +497,45 @@ def test_a_figure_that_the_test_set_cannot_give_is_refused_before_anything_is_tr
     with pytest.raises(ConfigError, match=said):
         run_study(study, tmp_path, tell=lambda line: None)
     assert not list(tmp_path.glob("seed-*/*/*/run.json"))
+
+
+def test_every_set_that_is_reported_is_looked_at_before_anything_is_trained(read, tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / kind / "1.png")
+    names = ["ground", "square", "disc"]
+    other = f'{{ source = "{tmp_path}", images = "images/*", labels = "labels/*", classes = {names} }}'
+    text = STUDY.replace('groups = "lot"', 'groups = "lot"\nsets = ["test", "test-b"]')
+    text = text.replace("fit.steps = 77 }", f"fit.steps = 77, data.test-b = {other} }}")
+    with pytest.raises(ConfigError, match="groups = 'lot': the test set 'test-b' has no such group column"):
+        silently(read(text), tmp_path / "out")
+    assert not list(tmp_path.glob("out/seed-*/*/*/run.json"))
+
+
+def test_groups_that_a_figure_names_may_each_be_in_another_column(read, tmp_path):
+    text = STUDY.replace('"iou:disc"', '"mean of miou by lot in A, B"')
+    text = text.replace("set = { data.labelled.subset = 2 }", "set.data.test.source.count = 1")  # of the lot A
+    silently(read(text), tmp_path / "out", limit=1)
+    with pytest.raises(ConfigError, match=r"in 'D': the test set 'test' has no such group \(it has A, B\)"):
+        silently(read(text.replace("A, B", "A, D")), tmp_path / "other")
+
+
+def test_a_figure_that_no_result_has_is_told(read, tmp_path):
+    study = read(STUDY.replace('"results:miou_pooled"', '"results:miou_poooled"'))
+    done = silently(study, tmp_path, limit=1)
+    with pytest.raises(ConfigError, match=r"figure 'results:miou_poooled' is in no results; they have .*miou_p"):
+        study_table(study, done, tmp_path)
+    next(iter(done.values()))["sets"]["test"]["miou_poooled"] = None  # it is there, and there was nothing to take it of
+    assert study_table(study, done, tmp_path)["entries"][2]["figure"] == "of the results"
+
+
+def test_a_file_of_counts_is_read_once_for_a_table(read, tmp_path, monkeypatch):
+    study, opened, real = read(STUDY.replace("[3, 4]", "[3]")), [], Path.read_text
+    done = silently(study, tmp_path)
+    monkeypatch.setattr(Path, "read_text", lambda path, **given: opened.append(path) or real(path, **given))
+    study_table(study, done, tmp_path)
+    counts = [path for path in opened if path.parent.name == "counts"]
+    assert len(counts) == len(set(counts)) == 5
 
 
 def test_a_table_of_the_results_is_no_figure(read, tmp_path):
