@@ -72,6 +72,10 @@ def shrunk(folder: Path, factor: int, out: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         small = (image.width // factor, image.height // factor)
         image = image.crop((0, 0, small[0] * factor, small[1] * factor))
+        if target.exists():
+            with Image.open(target) as known:
+                if known.size != small:
+                    raise SystemExit(f"{out} has images of another size; choose another --out")
         labels = path.parent.name.endswith("_annot")
         (image.resize(small, Image.Resampling.NEAREST) if labels else image.reduce(factor)).save(target)
     return out

@@ -16,6 +16,7 @@ from lamella import Batch, Chain, Sample, build
 from lamella.cli.tables import table
 from lamella.engine.run import open_run
 from lamella.engine.trust.gauge import FIGURES, Measurer, Study, summary, trials
+from lamella.measure.columns import with_structures
 from lamella_synth.presets import preset
 from lamella_synth.tem.render import render
 
@@ -45,7 +46,8 @@ def main() -> None:
     told = parser.parse_args()
     experiment, trainer, modality, header = open_run(told.run)
     tile = experiment.fit.tile_for(trainer)
-    measurer = Measurer(trainer, modality, torch.device("cpu"), header["data"]["class_names"], {}, tile)
+    classes = header["data"]["class_names"]
+    measurer = Measurer(trainer, modality, torch.device("cpu"), classes, with_structures(classes), tile)
 
     def sample(index: int, exposure: int) -> Sample:
         shot = render(preset(told.preset), seed=told.seed, index=index, size=told.size, exposure=exposure)

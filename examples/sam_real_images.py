@@ -35,7 +35,7 @@ OPTIONS = {
 def pairs(which: str, folder: Path) -> dict[str, tuple[str, str, str]]:
     """(group, image, mask) by name; a group is never in both parts."""
     if which == "emps":
-        rows = csv.DictReader((folder / "doi.csv").open(encoding="utf-8"))
+        rows = csv.DictReader((folder / "doi.csv").read_text(encoding="utf-8").splitlines())
         doi = {Path(row["filename"]).stem: row["doi"] for row in rows}
         names = sorted(path.stem for path in (folder / "images").glob("*.png"))
         return {name: (doi[name], f"images/{name}.png", f"segmaps/{name}.png") for name in names}
@@ -89,8 +89,11 @@ def main() -> None:
     rows = classical_figures(test, modality, objects=asked.get("objects", "region"), background=background)
     for name, (folder, tables) in experiments.items():
         run = given.out / f"{given.which}-{folder}-{given.seed}"
+        wanted = check_experiment(tables, name=name, folder=given.folder)
         if not (run / "results.json").exists():
-            fit(check_experiment(tables, name=name, folder=given.folder), run)
+            fit(wanted, run)
+        elif (run / "experiment.toml").read_text(encoding="utf-8") != wanted.resolved():
+            raise SystemExit(f"{run} was trained with other settings; choose another --out")
         figures = json.loads((run / "results.json").read_text(encoding="utf-8"))["sets"]["test"]
         rows[name] = {kind: figures[f"miou_{kind}"] for kind in KINDS} | {"classes": figures["miou_pooled"]}
     shown = [[name, *(f"{row[k]:.3f}" if k in row else "–" for k in (*KINDS, "classes"))] for name, row in rows.items()]

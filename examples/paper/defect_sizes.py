@@ -4,7 +4,8 @@
 
 An IoU of a class counts pixels, and most pixels are in its few large objects. Objects are connected pixels of the class
 in the label; one is found where the network takes at least half of it for the class. A false object is a connected
-patch of the prediction that touches no such pixel. Writes defect_sizes.json into the study's folder.
+patch of the prediction that touches no such pixel; pixels without a label are in none. Writes defect_sizes.json into
+the study's folder.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lamella import IGNORE
 from lamella.cli.tables import table
 from lamella.data.loaders import evaluation_batches
 from lamella.engine.checkpoint import write_json
@@ -26,7 +28,7 @@ def counted(run: Path, role: str, name: str, large: int) -> dict[str, float]:
     objects, false, images, wrong = [], 0, 0, 0
     with torch.inference_mode():
         for batch, _names in evaluation_batches(experiment.open(role), modality, 16):
-            taken = (trainer.predict(batch).argmax(1) == number).numpy()
+            taken = ((trainer.predict(batch).argmax(1) == number) & (batch.label != IGNORE)).numpy()
             for truth, said in zip(batch.label.numpy() == number, taken, strict=True):
                 parts, count = ndimage.label(truth)
                 objects += [((parts == i).sum(), said[parts == i].sum()) for i in range(1, count + 1)]

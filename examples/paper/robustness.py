@@ -19,10 +19,10 @@ from lamella import Chain, Streams
 from lamella.cli.tables import table
 from lamella.data.loaders import evaluation_batches
 from lamella.engine.checkpoint import write_json
-from lamella.engine.counts import read_counts
 from lamella.engine.experiment import read_experiment
 from lamella.engine.metrics import iou_of
 from lamella.engine.run import open_run
+from lamella.study.groups import read_counts
 
 LEVELS = {
     "dose (e⁻/px)": ("shot-noise", {"pedestal": (0.0, 0.0)}, "dose", [500.0, 200.0, 100.0, 50.0, 20.0, 10.0]),

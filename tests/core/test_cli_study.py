@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from lamella.cli.main import main
-from lamella.engine.counts import read_counts
 from lamella.errors import ConfigError
 from lamella.study.figures import figure
+from lamella.study.groups import read_counts
 from lamella.study.pictures import comparison, ranked
 from lamella.study.run import run_study
 from lamella.study.study import Cell, read_study

@@ -3,13 +3,16 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 from lamella.errors import ConfigError, LamellaError, RunError
 from lamella.study.report import text_rows, write_study
 from lamella.study.run import result_of, results, run_study
 from lamella.study.study import merged, read_study
 from lamella.study.table import study_table
+from PIL import Image
 
 STUDY = """
 title = "Tiny"
@@ -196,7 +199,7 @@ def test_one_seed_without_groups_has_no_interval_and_resolves_nothing(read, tmp_
     assert "nan" not in page.replace("image/png", "").split("Against the number")[0] and "resolved" not in page
     other = read(alone.replace("seeds = [3]", 'seeds = [3]\ngroups = "wafer"'))
     for asking in (lambda: study_table(other, done, tmp_path), lambda: run_study(other, tmp_path / "other")):
-        with pytest.raises(ConfigError, match=r"groups = 'wafer': the test set has no such group column \(it has lot"):
+        with pytest.raises(ConfigError, match=r"'wafer': the test set 'test' has no such group column \(it has lot"):
             asking()
 
 
@@ -215,6 +218,31 @@ def test_seeds_may_be_added_in_any_place(read, tmp_path):
         run_study(read(STUDY.replace("[3, 4]", seeds)), tmp_path, limit=0, tell=lambda line: None)
         with pytest.raises(RunError, match="plain · two was begun with other settings"):
             run_study(read(STUDY.replace("[3, 4]", seeds).replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=0)
+
+
+def test_a_changed_row_is_refused_whatever_it_is_called(read, tmp_path):
+    named = STUDY.replace("[rows.plain]", '[rows."a [20]"]').replace('"plain"', '"a [20]"')
+    named = named.replace("[paper.plain]", '[paper."a [20]"]')
+    run_study(read(named), tmp_path, limit=1, tell=lambda line: None)
+    with pytest.raises(RunError, match="· two was begun with other settings"):
+        run_study(read(named.replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=0)
+
+
+def test_what_takes_the_seed_may_not_change_under_its_results(read, tmp_path):
+    """Of the seed 0 nothing shows it: that is what a key has that takes no seed."""
+    first, both = STUDY.replace("[3, 4]", "[0]"), STUDY.replace("[3, 4]", "[0, 1]")
+    fewer = [text.replace(', "data.labelled.subset_seed"]', "]") for text in (first, both)]
+    silently(read(fewer[0]), tmp_path, limit=1)
+    silently(read(both), tmp_path, limit=0)  # the same for the seed 0, which alone was begun
+    silently(read(fewer[1]), tmp_path)
+    with pytest.raises(RunError, match="dear · two was begun with other settings;"):
+        silently(read(both), tmp_path, limit=0)
+    note = tmp_path / "study.json"
+    older = json.loads(note.read_text(encoding="utf-8"))
+    assert older.pop("seeded") == ["seed"]
+    note.write_text(json.dumps(older), encoding="utf-8")
+    silently(read(both), tmp_path, limit=0)  # a note of an earlier version does not say
+    assert json.loads(note.read_text(encoding="utf-8"))["seeded"] == ["seed", "data.labelled.subset_seed"]
 
 
 def test_a_study_begun_before_a_setting_was_known_goes_on(read, tmp_path):
@@ -429,6 +457,19 @@ def test_a_mistake_before_is_one_sentence(read, change, said):
         (('groups = "lot"', 'pictures = "tets"'), r"pictures names the test set 'tets', which is not there \(test\)"),
         (('"miou", Disc', '"mIoU", Disc'), "figure 'mIoU' is none of miou"),
         (('"miou", Disc', '"improved of miou by lot over plian", Disc'), "figure 'mIoU' names the row 'plian'"),
+        (("two = { mIoU", "tow = { mIoU"), r"\[paper.plain\] names the column 'tow', which is not there \(two, four\)"),
+        (("mIoU = 0.5", "miou = 0.5"), r"names the figure 'miou', which is not there \(mIoU, Disc, of the results\)"),
+        (("data.labelled.subset_seed", "data.labeled.subset_seed"), "seeded names 'data.labeled.subset_seed', "),
+        (
+            ("[sizes.small.fit]", "[sizes.small.data.labeled]\nsubset = 2\n[sizes.small.fit]"),
+            r"\[sizes.small\] names 'data.labeled', which none .* has \(they have the roles labelled, test\)",
+        ),
+        (("[rows.plain]", '[rows."../plain"]\n[rows.plain]'), "'../plain' is no name for a row"),
+        (("[rows.plain]", '[rows.""]\n[rows.plain]'), "'' is no name for a row"),
+        (("[columns.two]", '[columns.".."]\n[columns.two]'), "'..' is no name for a row, column or training before"),
+        (("[columns.two]", '[before."a\\\\b"]\n[columns.two]'), r"'a\\\\b' is no name for a row, column or training"),
+        (("[columns.two]", "[columns.before]\n[columns.two]"), "no column can be called 'before'"),
+        (("[columns.two]", '[columns.all]\n[columns.""]\n[columns.two]'), "nor 'all' beside one without a name"),
     ],
 )
 def test_a_mistake_is_one_sentence(read, change, said):
@@ -446,8 +487,9 @@ def test_a_study_without_columns_is_one_sentence(read):
     [
         ("iou:dsic", "there is no class 'dsic'; the classes are ground, square, disc"),
         ("mean of iou:dsic by lot", "there is no class 'dsic'"),
-        ("mean of miou by wafer", r"figure by 'wafer': the test set has no such group column \(it has lot\)"),
+        ("mean of miou by wafer", r"figure by 'wafer': the test set 'test' has no such group column \(it has lot\)"),
         ("iou:dark layer", "there is no class 'dark layer'"),
+        ("mean of miou by lot in A, D", r"by 'lot' in 'D': the test set 'test' has no such group \(it has A, B\)"),
     ],
 )
 def test_a_figure_that_the_test_set_cannot_give_is_refused_before_anything_is_trained(read, tmp_path, change, said):
@@ -455,6 +497,45 @@ def test_a_figure_that_the_test_set_cannot_give_is_refused_before_anything_is_tr
     with pytest.raises(ConfigError, match=said):
         run_study(study, tmp_path, tell=lambda line: None)
     assert not list(tmp_path.glob("seed-*/*/*/run.json"))
+
+
+def test_every_set_that_is_reported_is_looked_at_before_anything_is_trained(read, tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / kind / "1.png")
+    names = ["ground", "square", "disc"]
+    other = f'{{ source = "{tmp_path}", images = "images/*", labels = "labels/*", classes = {names} }}'
+    text = STUDY.replace('groups = "lot"', 'groups = "lot"\nsets = ["test", "test-b"]')
+    text = text.replace("fit.steps = 77 }", f"fit.steps = 77, data.test-b = {other} }}")
+    with pytest.raises(ConfigError, match="groups = 'lot': the test set 'test-b' has no such group column"):
+        silently(read(text), tmp_path / "out")
+    assert not list(tmp_path.glob("out/seed-*/*/*/run.json"))
+
+
+def test_groups_that_a_figure_names_may_each_be_in_another_column(read, tmp_path):
+    text = STUDY.replace('"iou:disc"', '"mean of miou by lot in A, B"')
+    text = text.replace("set = { data.labelled.subset = 2 }", "set.data.test.source.count = 1")  # of the lot A
+    silently(read(text), tmp_path / "out", limit=1)
+    with pytest.raises(ConfigError, match=r"in 'D': the test set 'test' has no such group \(it has A, B\)"):
+        silently(read(text.replace("A, B", "A, D")), tmp_path / "other")
+
+
+def test_a_figure_that_no_result_has_is_told(read, tmp_path):
+    study = read(STUDY.replace('"results:miou_pooled"', '"results:miou_poooled"'))
+    done = silently(study, tmp_path, limit=1)
+    with pytest.raises(ConfigError, match=r"figure 'results:miou_poooled' is in no results; they have .*miou_p"):
+        study_table(study, done, tmp_path)
+    next(iter(done.values()))["sets"]["test"]["miou_poooled"] = None  # it is there, and there was nothing to take it of
+    assert study_table(study, done, tmp_path)["entries"][2]["figure"] == "of the results"
+
+
+def test_a_file_of_counts_is_read_once_for_a_table(read, tmp_path, monkeypatch):
+    study, opened, real = read(STUDY.replace("[3, 4]", "[3]")), [], Path.read_text
+    done = silently(study, tmp_path)
+    monkeypatch.setattr(Path, "read_text", lambda path, **given: opened.append(path) or real(path, **given))
+    study_table(study, done, tmp_path)
+    counts = [path for path in opened if path.parent.name == "counts"]
+    assert len(counts) == len(set(counts)) == 5
 
 
 def test_a_table_of_the_results_is_no_figure(read, tmp_path):

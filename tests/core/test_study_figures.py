@@ -117,9 +117,9 @@ def test_a_seed_without_the_figure_leaves_neither_mean_nor_interval():
 
 
 def test_counts_of_images_come_back_by_group(tmp_path, tiny_file, tiny_registry):
-    from lamella.engine.counts import read_counts
     from lamella.engine.experiment import read_experiment
     from lamella.engine.fit import fit
+    from lamella.study.groups import read_counts
 
     found = fit(read_experiment(tiny_file, ["fit.steps=2"], registry=tiny_registry), tmp_path / "run")
     classes, lots = read_counts(tmp_path / "run" / "counts" / "test.json", "lot")

@@ -157,7 +157,7 @@ def test_other_texts_are_other_figures_and_missing_columns_are_said(tmp_path):
         read_groups(tmp_path / "test.json", group_figure("mean of miou by wafer"), "lot")
     with pytest.raises(RunError, match="cannot be read"):
         read_groups(tmp_path / "none.json", group_figure("mean of miou by device"), "lot")
-    with pytest.raises(ConfigError, match=r"groups = 'wafer': the test set has no such group column"):
+    with pytest.raises(ConfigError, match=r"groups = 'wafer': the test set 'test' has no such group column"):
         read_groups(tmp_path / "test.json", group_figure("mean of miou by device"), "wafer")
     images = read_groups(tmp_path / "test.json", group_figure("mean of miou by device"), "name")
     assert len(images.units["a"]) == 12
@@ -179,7 +179,9 @@ Improved = "improved of miou by device over plain"
 
 [columns.all]
 [columns.a]
+set.data.test.source.seed = 5
 [columns.b]
+set.data.test.source.seed = 6
 
 [rows.plain]
 columns = ["all"]
@@ -193,17 +195,39 @@ all = { Avg = 0.76 }
 """
 
 
-def test_a_row_of_one_training_for_each_device_stands_beside_one_for_all(tmp_path, tiny_file, tiny_registry):
-    path = tiny_file.with_name("devices.toml")
-    path.write_text(STUDY)
-    study, out = read_study(path, registry=tiny_registry), tmp_path / "out"
+@pytest.fixture
+def read(tiny_file, tiny_registry):
+    """Reads a study beside the tiny experiment."""
 
-    def done(row, column, devices, seed):
-        run = out / "seed-0" / column / row
-        found = write(run / "counts" / "test.json", devices, seed)
-        (run / "results.json").write_text(json.dumps({"sets": {"test": {}}, "steps": 1, "flops": 1, "seconds": 1}))
+    def study(text=STUDY):
+        path = tiny_file.with_name("devices.toml")
+        path.write_text(text)
+        return read_study(path, registry=tiny_registry)
+
+    return study
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Where the study is run."""
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def done(out):
+    """Writes a finished run of a row and column with counts of some devices."""
+
+    def run(row, column, devices, seed):
+        folder = out / "seed-0" / column / row
+        found = write(folder / "counts" / "test.json", devices, seed)
+        (folder / "results.json").write_text(json.dumps({"sets": {"test": {}}, "steps": 1, "flops": 1, "seconds": 1}))
         return found
 
+    return run
+
+
+def test_a_row_of_one_training_for_each_device_stands_beside_one_for_all(read, out, done):
+    study = read()
     whole = done("plain", "all", "ab", 1)
     one = done("each", "a", "a", 2)
     entries = study_table(study, results(study, out), out)["entries"]
@@ -222,3 +246,43 @@ def test_a_row_of_one_training_for_each_device_stands_beside_one_for_all(tmp_pat
     header, rows = text_rows(study, table, "test")
     assert header == ["method", "all Avg", "all Min", "all Improved"]
     assert rows[2][:2] == ["theirs", "– [0.760]"]
+
+
+def test_figures_by_group_are_there_before_all_columns_are_done(read, out, done):
+    """One test set for both columns has nothing to be joined; of sets of their own that is known when all are there."""
+    same = STUDY.replace("set.data.test.source.seed = 5\n", "").replace("set.data.test.source.seed = 6\n", "")
+    one = done("each", "a", "ab", 2)
+    for text, columns in ((STUDY, []), (same, ["a"])):
+        study = read(text)
+        entries = study_table(study, results(study, out), out)["entries"]
+        assert [e["column"] for e in entries if (e["row"], e["figure"]) == ("each", "Avg")] == columns
+    (value,) = [e["mean"] for e in entries if (e["row"], e["figure"]) == ("each", "Avg")]
+    assert value == pytest.approx(np.mean([np.mean([miou(counts) for counts in one[device]]) for device in "ab"]))
+
+
+def test_a_column_without_the_test_set_does_not_keep_the_others_back(read, out, done):
+    study = read(STUDY.replace('columns = ["a", "b"]', 'columns = ["all", "a", "b"]'))
+    for column, device in (("a", "a"), ("b", "b")):
+        done("each", column, device, 2)
+    done("each", "all", "a", 2)
+    (out / "seed-0" / "all" / "each" / "results.json").write_text(
+        json.dumps({"sets": {}, "steps": 1, "flops": 1, "seconds": 1})
+    )
+    entries = study_table(study, results(study, out), out)["entries"]
+    assert [e["column"] for e in entries if (e["row"], e["figure"]) == ("each", "Avg")] == ["all"]
+
+
+def test_a_group_that_is_nowhere_is_not_left_out_of_a_figure(read, out, done):
+    study = read(STUDY.replace("miou by device over", "miou by device in a, b over").replace(
+        "min of miou per image by device", "min of miou per image by device in a, c"
+    ))
+    done("plain", "all", "ab", 1)
+    with pytest.raises(ConfigError, match=r"by 'device' in 'c': the test set 'test' has no such group \(it has a, b\)"):
+        study_table(study, results(study, out), out)
+    study = read(STUDY.replace("min of miou per image by device", "min of miou per image by device in a, b"))
+    for column in "ab":
+        entries = study_table(study, results(study, out), out)["entries"]
+        assert [e["row"] for e in entries if e["figure"] == "Min"] == ["plain"]  # the other device is not done yet
+        done("each", column, column, 2)
+    entries = study_table(study, results(study, out), out)["entries"]
+    assert [e["row"] for e in entries if e["figure"] == "Min"] == ["plain", "each"]

@@ -30,3 +30,19 @@ def test_the_shared_start_learns_as_long_as_its_own_file_says(name):
     found = study.experiment_before("start", study.cells()[0], {}).fit
     assert found.steps == tomllib.loads((PAPER / "start.toml").read_text())["fit"]["steps"]
     assert "start" in study.needs(study.cells()[0])
+
+
+@pytest.mark.parametrize("name", ["table4", "table5", "label-cost"])
+def test_pairs_of_one_size_alone_are_tested_where_the_size_changes_it(name):
+    study = read_study(STUDIES[name], "paper")
+    for cell in study.cells():
+        test = study.experiment(cell, {}).file.data["test"]
+        assert [(one.source["size"], one.more) for one in (test, *test.more)] == [(224, [])]
+
+
+@pytest.mark.parametrize("size", ["small", "paper"])
+def test_a_column_learns_from_as_many_labels_as_it_says(size):
+    study = read_study(STUDIES["label-cost"], size)
+    for cell in study.cells():
+        labelled = study.experiment(cell, {}).file.data["labelled"]
+        assert (labelled.subset or labelled.source["count"]) == study.file.columns[cell.column].labels

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +13,6 @@ from lamella.contracts.batch import IGNORE, Batch
 from lamella.data.samples import SampleTable
 from lamella.engine.checkpoint import write_text
 from lamella.engine.metrics import confusion
-from lamella.errors import RunError
 
 
 class ImageCounts:
@@ -48,24 +45,3 @@ class ImageCounts:
         counts = torch.cat(self._parts).flatten(1).tolist()
         kept = {"classes": self.classes, "names": [row.name for row in rows], "groups": groups, "confusion": counts}
         write_text(path, json.dumps(kept) + "\n")
-
-
-def read_counts(path: Path, group: str | None) -> tuple[list[str], dict[str, np.ndarray]]:
-    """(classes, counts (K, K) by group) of what `ImageCounts` saved; one group where ``group`` is no column.
-
-    Args:
-        group: a group column, or ``"name"`` for every image by itself.
-
-    Raises:
-        RunError: the file is not there or cut short.
-    """
-    try:
-        kept: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: the counts of the test images cannot be read ({error})") from error
-    size = len(kept["classes"])
-    names = kept["names"] if group == "name" else kept["groups"].get(group) or [""] * len(kept["confusion"])
-    totals: dict[str, np.ndarray] = {}
-    for name, counts in zip(names, kept["confusion"]):
-        totals[name] = totals.get(name, np.zeros((size, size), np.int64)) + np.array(counts).reshape(size, size)
-    return kept["classes"], totals

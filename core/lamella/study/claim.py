@@ -30,18 +30,29 @@ class _Training(NamedTuple):
             return alone.experiment(cell, runs)
         return alone.experiment_before(self.before, cell, runs)
 
-    def started(self, study: Study, out: Path) -> bool:
-        """Whether a run of it was begun, of whatever seed."""
+    def begun(self, study: Study, out: Path) -> list[int]:
+        """The seeds of which a run of it was begun; the study's first of what is trained once."""
         folder = self.cell.folder if self.before is None else study.before_folder(self.before, self.cell)
-        return any(out.glob(f"{folder.as_posix().replace(f'seed-{self.cell.seed}/', 'seed-*/', 1)}/run.json"))
+        first, *rest = folder.parts
+        if first == "before":
+            return study.file.seeds[:1] if (out / folder / "run.json").is_file() else []
+        there = [path.name for path in out.glob("seed-*") if path.joinpath(*rest, "run.json").is_file()]
+        return [int(seed) for seed in (name.removeprefix("seed-") for name in there) if seed.isdigit()]
+
+    def differs(self, study: Study, other: Study, out: Path) -> bool:
+        """Whether a run of it that was begun has other settings in another version of the study."""
+        return any(
+            self.experiment(study, seed, {}).resolved() != self.experiment(other, seed, {}).resolved()
+            for seed in self.begun(study, out)
+        )
 
 
 def claim(study: Study, out: Path) -> None:
     """Note which study a folder belongs to; raise `RunError` where it was begun as another.
 
     Seeds, rows and columns may be added to a study; what a row is, builds on and may spend may not change under its
-    results. A note of an earlier version says nothing of what rows build on or spend, and has the study's folder in
-    place of ``{NAME}``.
+    results, nor what takes the seed. A note of an earlier version says nothing of what rows build on or spend and of
+    what takes the seed, and has the study's folder in place of ``{NAME}``.
     """
     note = out / "study.json"
     noted = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
@@ -56,9 +67,12 @@ def claim(study: Study, out: Path) -> None:
         for name in known.keys() & trainings.keys()
         if not any(_is(known[name], trainings[name].experiment(study, seeds[name], runs)) for runs in fillings)
     }
+    if (seeded := noted.get("seeded", study.file.seeded)) != study.file.seeded:
+        before = replace(study, file=study.file.model_copy(update={"seeded": seeded}))
+        changed |= {name for name, training in trainings.items() if training.differs(study, before, out)}
     for name in sorted(trainings, key=lambda name: (name not in changed, name)):
         causes = changed & _rests_on(name, study, trainings, texts)
-        if causes and trainings[name].started(study, out):
+        if causes and trainings[name].begun(study, out):
             of = "" if name in causes else f" of {min(causes)}"
             raise RunError(
                 f"{out}: {name} was begun with other settings{of}; choose another --out, or remove its runs there"
@@ -67,7 +81,7 @@ def claim(study: Study, out: Path) -> None:
         return
     out.mkdir(parents=True, exist_ok=True)
     kept = {"rows": {**known, **texts}, "spends": {**spent, **spends}}
-    write_json(note, {"study": study.name, "size": study.size, **kept})
+    write_json(note, {"study": study.name, "size": study.size, "seeded": study.file.seeded, **kept})
 
 
 def _trainings(study: Study) -> dict[str, _Training]:

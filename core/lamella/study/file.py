@@ -101,7 +101,9 @@ def read_study_file(path: Path) -> StudyFile:
 
 
 def _check_names(file: StudyFile, study: str) -> None:
-    """Raise `ConfigError` where a row or column is named that is not there, or a row is like itself."""
+    """Raise `ConfigError` where something is named that is not there, or that cannot be, or a row is like itself."""
+    _check_folders(file, study)
+    _check_paper(file, study)
     rows: dict[str, list[str | None]] = {
         "reference": [file.reference], "paper": [*file.paper], "shown": [*file.shown],
         **{f"figure {title!r}": [_over(text)] for title, text in file.figures.items()},
@@ -131,6 +133,33 @@ def _check_names(file: StudyFile, study: str) -> None:
                 raise ConfigError(f"{study}: {where} names the row {other!r}, which is not there ({known})")
     for name in file.rows:
         _follow_costs(file.rows, name, ())
+
+
+def _check_folders(file: StudyFile, study: str) -> None:
+    """Raise `ConfigError` where a name would lead out of the study's folder, or two runs into one."""
+    for name in [*file.rows, *filter(None, file.columns), *file.before]:
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise ConfigError(
+                f"{study}: {name!r} is no name for a row, column or training before: its runs are kept in a folder of "
+                "that name, so it must be neither empty, '.' nor '..', and have no slashes"
+            )
+    if "before" in file.columns or {"", "all"} <= file.columns.keys():
+        raise ConfigError(
+            f"{study}: no column can be called 'before', nor 'all' beside one without a name: its runs would be kept "
+            "in the folder of others"
+        )
+
+
+def _check_paper(file: StudyFile, study: str) -> None:
+    """Raise `ConfigError` where a published figure belongs to no column or figure of the table."""
+    columns = [name or "all" for name in file.columns]
+    for row, published in file.paper.items():
+        for column, figures in published.items():
+            for what, name, known in [("column", column, columns), *(("figure", f, [*file.figures]) for f in figures)]:
+                if name not in known:
+                    raise ConfigError(
+                        f"{study}: [paper.{row}] names the {what} {name!r}, which is not there ({', '.join(known)})"
+                    )
 
 
 def _over(text: str) -> str | None:

@@ -118,7 +118,7 @@ def read_groups(path: Path, asked: GroupFigure, unit: str | None) -> Groups:
         ConfigError: the set has no such column, or the figure is none.
     """
     kept = _kept(path)
-    of, (_, counts) = figure(asked.figure, kept["classes"]), image_counts(path)
+    of, counts = figure(asked.figure, kept["classes"]), kept["confusion"]
     groups = _column(kept, asked.column, f"figure by {asked.column!r}")
     units = kept["names"] if unit is None else _unit(kept, unit)
     names = sorted(set(groups) & set(asked.groups or groups))
@@ -141,14 +141,26 @@ def read_groups(path: Path, asked: GroupFigure, unit: str | None) -> Groups:
 def image_counts(path: Path) -> tuple[list[str], np.ndarray]:
     """(classes, confusion (N, K, K)) of every image of a test set, in its order; raises `RunError` as `read_groups`."""
     kept = _kept(path)
-    size = len(kept["classes"])
-    return kept["classes"], np.array(kept["confusion"], np.int64).reshape(-1, size, size)
+    return kept["classes"], kept["confusion"]
 
 
-def check_unit(path: Path, unit: str | None) -> None:
-    """Raise `ConfigError` where a test set lacks the group column that intervals resample; else as `read_groups`."""
-    if unit is not None:
-        _unit(_kept(path), unit)
+def read_counts(path: Path, unit: str | None) -> tuple[list[str], dict[str, np.ndarray]]:
+    """(classes, confusion (K, K) by unit) of a test set, units in the order of its images; raises as `read_groups`.
+
+    Args:
+        unit: group column, or ``"name"`` for every image by itself; None pools all of them.
+    """
+    kept = _kept(path)
+    names = [""] * len(kept["names"]) if unit is None else _unit(kept, unit)
+    places: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        places.setdefault(name, []).append(number)
+    return kept["classes"], {name: kept["confusion"][rows].sum(0) for name, rows in places.items()}
+
+
+def group_names(path: Path, column: str) -> set[str]:
+    """The groups of a test set in a column; raises as `read_groups`."""
+    return set(_column(_kept(path), column, f"figure by {column!r}"))
 
 
 def _unit(kept: Mapping[str, Any], unit: str) -> Sequence[str]:
@@ -156,14 +168,25 @@ def _unit(kept: Mapping[str, Any], unit: str) -> Sequence[str]:
     return names if unit == "name" else _column(kept, unit, f"groups = {unit!r}")
 
 
-def check_column(there: Collection[str], column: str, what: str) -> None:
-    """Raise `ConfigError` where a group column is not there; ``what`` asks for it."""
+def check_column(there: Collection[str], column: str, what: str, test: str) -> None:
+    """Raise `ConfigError` where a test set has no such group column; ``what`` asks for it."""
     if column not in there:
-        raise ConfigError(f"{what}: the test set has no such group column (it has {', '.join(there) or 'none'})")
+        has = ", ".join(there) or "none"
+        raise ConfigError(f"{what}: the test set {test!r} has no such group column (it has {has})")
+
+
+def check_groups(there: Collection[str], asked: GroupFigure, test: str) -> None:
+    """Raise `ConfigError` where a figure names a group that a test set has not."""
+    for name in asked.groups:
+        if name not in there:
+            known = ", ".join(sorted(there))
+            raise ConfigError(
+                f"figure by {asked.column!r} in {name!r}: the test set {test!r} has no such group (it has {known})"
+            )
 
 
 def _column(kept: Mapping[str, Any], column: str, what: str) -> Sequence[str]:
-    check_column(kept["groups"], column, what)
+    check_column(kept["groups"], column, what, kept["set"])
     found: Sequence[str] = kept["groups"][column]
     return found
 
@@ -179,7 +202,8 @@ def _kept(path: Path) -> Mapping[str, Any]:
 def _read(path: Path, changed: int) -> Mapping[str, Any]:
     """The file as it was at ``changed``: every figure of a table, and every comparison, asks for the same ones."""
     found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    size = len(found["classes"])
+    return {**found, "set": path.stem, "confusion": np.array(found["confusion"], np.int64).reshape(-1, size, size)}
 
 
 def joined_groups(parts: Sequence[Groups]) -> Groups | None:

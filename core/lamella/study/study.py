@@ -163,16 +163,17 @@ def read_study(path: Path, size: str | None = None, *, registry: Registry | None
     study = Study(path.stem, path.parent, file, size, current() if registry is None else registry)
     first, cells = file.seeds[0], set(study.cells())
     measured: set[str] = set()
+    experiments: list[Experiment] = []
     for cell in study.cells():
         _check_cost(study, cell, cells)
         if cell.seed == first:
             places = {name: path.parent for name in study.needs(cell)}
             experiment = study.experiment(cell, places)
             measured |= {"validation", *experiment.tests()} & experiment.file.data.keys()
-            for name in places:
-                study.experiment_before(name, cell, places)
+            experiments += [experiment, *(study.experiment_before(name, cell, places) for name in places)]
     if cells:
         _check_sets(study, measured)
+        _check_changed(study, [experiment.file.model_dump() for experiment in experiments])
     return study
 
 
@@ -183,6 +184,18 @@ def _check_sets(study: Study, measured: Collection[str]) -> None:
         if name not in measured:
             known = ", ".join(sorted(measured)) or "none"
             raise ConfigError(f"{study.name}: {key} names the test set {name!r}, which is not there ({known})")
+
+
+def _check_changed(study: Study, experiments: Collection[Tables]) -> None:
+    """Raise `ConfigError` where no experiment has a key that takes the seed, or a role that the size changes."""
+    roles = study.file.sizes.get(study.size, {}).get("data", {})
+    changed = [(f"[sizes.{study.size}]", f"data.{role}") for role in roles]
+    for where, key in [*(("seeded", key) for key in study.file.seeded), *changed]:
+        if not any(has(tables, key) for tables in experiments):
+            known = ", ".join(sorted({role for tables in experiments for role in tables["data"]}))
+            raise ConfigError(
+                f"{study.name}: {where} names {key!r}, which none of its experiments has (they have the roles {known})"
+            )
 
 
 def _check_cost(study: Study, cell: Cell, cells: Collection[Cell]) -> None:
@@ -226,6 +239,16 @@ def _assign(tables: Tables, key: str, value: Any) -> None:
         at = at.get(parent) if isinstance(at, dict) else None
     if isinstance(at, dict):
         at[last] = value
+
+
+def has(tables: Any, key: str) -> bool:
+    """Whether a dotted key is there, whatever it is.
+
+    >>> has({"fit": {"crop": None}}, "fit.crop"), has({"fit": {"crop": None}}, "fit.corp")
+    (True, False)
+    """
+    first, _, rest = key.partition(".")
+    return isinstance(tables, Mapping) and first in tables and (not rest or has(tables[first], rest))
 
 
 def _filled(value: Any, runs: Mapping[str, str]) -> Any:

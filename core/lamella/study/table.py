@@ -7,19 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lamella.engine.counts import read_counts
 from lamella.errors import ConfigError
-from lamella.study.figures import Counts, Estimate, difference, estimate, figure, of_values
+from lamella.study.figures import Estimate, difference, estimate, figure, of_values
 from lamella.study.groups import (
     GroupFigure,
     Groups,
-    check_unit,
+    check_groups,
     estimate_groups,
     group_figure,
+    group_names,
     joined_groups,
+    read_counts,
     read_groups,
 )
-from lamella.study.study import Cell, Study
+from lamella.study.study import Cell, Study, has
 
 Results = Mapping[Cell, Mapping[str, Any]]
 
@@ -30,8 +31,12 @@ def study_table(study: Study, results: Results, out: Path) -> dict[str, Any]:
     Returns:
         Plain JSON values: ``{"title", "size", "seeds", "entries": [{"row", "column", "set", "figure", "mean",
         "low", "high", "each", "difference": {…} | absent, "paper": number | absent}], "cost": […]}``.
+
+    Raises:
+        ConfigError: figures that the results and counts cannot give.
     """
     file = study.file
+    _check_named(study, results)
     entries = [
         entry
         for column in file.columns
@@ -106,24 +111,32 @@ def _groups(
 ) -> dict[int, Groups]:
     """By seed what a row counted in each group.
 
-    A row whose columns have no group in common (one training for each device, say) has the groups of all of them,
-    once all are done, in the study's first column; any other row has those of ``column``.
+    A row whose columns have test sets of their own with no group in common (one training for each device, say) has the
+    groups of all of them, once all are done, in the study's first column; any other row has those of ``column``.
     """
     first = next(iter(study.file.columns))
     found: dict[int, Groups] = {}
     for seed in study.file.seeds:
-        planned = [cell for cell in study.cells() if (cell.row, cell.seed) == (row, seed)]
+        planned = [
+            cell
+            for cell in study.cells()
+            if (cell.row, cell.seed) == (row, seed) and (cell not in results or test in results[cell]["sets"])
+        ]
         parts = {
             cell: read_groups(_counts_file(out, cell, test), asked, study.file.groups)
             for cell in planned
-            if cell in results and test in results[cell]["sets"]
+            if cell in results
         }
-        whole = joined_groups(list(parts.values())) if len(planned) > 1 and parts else None
-        if whole is not None and len(parts) == len(planned) and column == first:
-            found[seed] = whole
-        own = Cell(row, column, seed)
-        if own in parts and (whole is None or len(planned) == 1):
+        sets = {str(study.file.columns[cell.column].set.get("data", {}).get(test)) for cell in planned}
+        apart = len(sets) == len(planned) > 1
+        whole, own = joined_groups(list(parts.values())) if apart and parts else None, Cell(row, column, seed)
+        if parts and (len(parts) == len(planned) or not apart):
+            files = [_counts_file(out, cell, test) for cell in parts]
+            check_groups(set().union(*(group_names(path, asked.column) for path in files)), asked, test)
+        if whole is None and own in parts:
             found[seed] = parts[own]
+        elif whole is not None and len(parts) == len(planned) and column == first:
+            found[seed] = whole
     return found
 
 
@@ -144,7 +157,7 @@ def _figure(
             for a, b in zip(theirs, ours)
         ]
         return of_values(values), of_values(apart) if apart else None
-    counted = {cell: _counts(study, out, cell, test) for cell in {*cells, *theirs}}
+    counted = {cell: read_counts(_counts_file(out, cell, test), study.file.groups) for cell in {*cells, *theirs}}
     of = figure(text, counted[cells[0]][0])
     value = estimate([counted[cell][1] for cell in cells], of)
     if not ours:
@@ -152,14 +165,18 @@ def _figure(
     return value, difference([counted[cell][1] for cell in theirs], [counted[cell][1] for cell in ours], of)
 
 
-def _counts(study: Study, out: Path, cell: Cell, test: str) -> tuple[list[str], Counts]:
-    path = _counts_file(out, cell, test)
-    check_unit(path, study.file.groups)
-    return read_counts(path, study.file.groups)
-
-
 def _counts_file(out: Path, cell: Cell, test: str) -> Path:
     return out / cell.folder / "counts" / f"{test}.json"
+
+
+def _check_named(study: Study, results: Results) -> None:
+    """Raise `ConfigError` where no result has what a figure asks of the results; some may lack it."""
+    tests = [result["sets"][test] for result in results.values() for test in study.file.sets if test in result["sets"]]
+    for text in study.file.figures.values():
+        kind, _, path = text.partition(":")
+        if kind == "results" and tests and not any(has(found, path) for found in tests):
+            known = ", ".join(sorted({name for found in tests for name in found}))
+            raise ConfigError(f"figure {text!r} is in no results; they have {known}")
 
 
 def _value(result: Mapping[str, Any], test: str, path: str) -> float:
