@@ -151,7 +151,7 @@ def read_counts(path: Path, unit: str | None) -> tuple[list[str], dict[str, np.n
         unit: group column, or ``"name"`` for every image by itself; None pools all of them.
     """
     kept = _kept(path)
-    names = [""] * len(kept["names"]) if unit is None else _unit(kept, unit)
+    names = [""] * len(kept["confusion"]) if unit is None else _unit(kept, unit)
     places: dict[str, list[int]] = {}
     for number, name in enumerate(names):
         places.setdefault(name, []).append(number)
