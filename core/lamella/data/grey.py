@@ -31,9 +31,13 @@ def grey_ends(image: np.ndarray, whole: np.ndarray | None = None, key: Hashable 
     return _known[name]
 
 
+def grey(image: np.ndarray) -> np.ndarray:
+    """(H, W) of an image: the mean of its channels in float32, where it has some."""
+    return image.mean(2, dtype=np.float32) if image.ndim == 3 else image
+
+
 def _percentiles(image: np.ndarray) -> tuple[float, float]:
-    grey = image.mean(2, dtype=np.float32) if image.ndim == 3 else image
-    low, high = np.percentile(grey, (0.1, 99.9)).tolist()
+    low, high = np.percentile(grey(image), (0.1, 99.9)).tolist()
     return low, high
 
 

@@ -12,7 +12,6 @@ from lamella.contracts.batch import Batch
 from lamella.contracts.model import Step
 from lamella.engine.schedule import lr_factor
 from lamella.engine.session import Session
-from lamella.errors import ConfigError
 
 
 def update(session: Session, batches: Mapping[str, Any], number: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -30,7 +29,9 @@ def update(session: Session, batches: Mapping[str, Any], number: int) -> tuple[d
     step = Step(number, config.steps, session.experiment.seed, len(parts))
     if len(parts) > 1:
         step = step._replace(counts=_counts(session, parts, step))
-    recorded, losses = _recorded(session), dict[str, Tensor]()
+    recorded = _recording(session)
+    before = _flat(recorded) if recorded else None
+    losses: dict[str, Tensor] = {}
     for place, part in enumerate(parts):
         torch.manual_seed(step_seed(session.experiment.seed, number, accelerator.process_index, place))
         last = place == len(parts) - 1
@@ -40,19 +41,29 @@ def update(session: Session, batches: Mapping[str, Any], number: int) -> tuple[d
         for name, value in named.items():
             losses[name] = losses[name] + value.detach() if name in losses else value.detach()
     finite = _apply(session, losses["loss"])
-    for buffer, before in recorded:
-        buffer.copy_(torch.where(finite, buffer, before))
+    if before is not None:
+        _fill(recorded, torch.where(finite, _flat(recorded), before))
     session.trainer.after_step()
     if session.ema is not None:
         session.ema.update(number)
     return losses, finite
 
 
-def _recorded(session: Session) -> list[tuple[Tensor, Tensor]]:
-    """The buffers that a forward pass may record into, those of modules in train mode, and copies of them."""
+def _recording(session: Session) -> list[Tensor]:
+    """The buffers that a forward pass may record into: those of modules in train mode."""
     modules = [module for module in session.trainer.modules() if module.training]
-    buffers = [b for module in modules for b in module.buffers(recurse=False) if b.is_floating_point()]
-    return list(zip(buffers, torch._foreach_mul(buffers, 1.0))) if buffers else []
+    return [buffer for one in modules for buffer in one.buffers(recurse=False) if buffer.is_floating_point()]
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    """All their numbers in one tensor: a network has hundreds of buffers, and each would be a launch of its own."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _fill(tensors: list[Tensor], flat: Tensor) -> None:
+    """Put back what `_flat` took."""
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors)])
 
 
 def _apply(session: Session, loss: Tensor) -> Tensor:
@@ -76,21 +87,19 @@ def _apply(session: Session, loss: Tensor) -> Tensor:
 
 def _parts(batches: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     """Every role's batch cut into ``count`` equal parts."""
-    return [{role: _part(role, batch, place, count) for role, batch in batches.items()} for place in range(count)]
+    return [{role: _part(batch, place, count) for role, batch in batches.items()} for place in range(count)]
 
 
-def _part(role: str, batch: Batch | dict[str, Batch], place: int, count: int) -> Batch | dict[str, Batch]:
+def _part(batch: Batch | dict[str, Batch], place: int, count: int) -> Batch | dict[str, Batch]:
     if isinstance(batch, dict):
-        return {view: _cut(role, one, place, count) for view, one in batch.items()}
-    return _cut(role, batch, place, count)
+        return {view: _cut(one, place, count) for view, one in batch.items()}
+    return _cut(batch, place, count)
 
 
-def _cut(role: str, batch: Batch, place: int, count: int) -> Batch:
+def _cut(batch: Batch, place: int, count: int) -> Batch:
     if count == 1:
         return batch
     size = len(batch.key)
-    if size % count:
-        raise ConfigError(f"[fit] accumulate = {count} does not divide the {size} images of {role!r} per process")
     return batch.select(slice(place * size // count, (place + 1) * size // count))
 
 

@@ -26,7 +26,7 @@ def check_data(study: Study) -> None:
         if test in file.sets:
             _check_figures(study, test, table)
             if len(there) == len(texts):
-                _check_groups(study, test, there)
+                _check_groups(study, test, table, there[1:])
         if test == file.pictures:
             mapped(table.read(0), study)
 
@@ -45,10 +45,12 @@ def _check_figures(study: Study, test: str, table: SampleTable) -> None:
             check_column(columns, asked.column, f"figure by {asked.column!r}", test)
 
 
-def _check_groups(study: Study, test: str, experiments: list[Experiment]) -> None:
-    """Whether the groups that figures name are in a test set, as one experiment or another has it."""
+def _check_groups(study: Study, test: str, table: SampleTable, others: list[Experiment]) -> None:
+    """Whether the groups that figures name are in a test set, the table or as another experiment has it."""
     figures = [asked for text in _counted(study) if (asked := group_figure(text)) is not None and asked.groups]
-    rows = [row for experiment in experiments for row in experiment.open(test).rows] if figures else []
+    if not figures:
+        return
+    rows = [row for one in (table, *(experiment.open(test) for experiment in others)) for row in one.rows]
     for asked in figures:
         check_groups({row.groups[asked.column] for row in rows if asked.column in row.groups}, asked, test)
 

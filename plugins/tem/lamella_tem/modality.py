@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from lamella import Batch, Sample
-from lamella.data.grey import grey_ends
+from lamella.data.grey import grey, grey_ends
 from lamella.errors import ConfigError, DataError
 from pydantic import Field
 from torch import Tensor
@@ -45,7 +45,7 @@ class TemModality:
     def calibrate(self, images: Iterable[np.ndarray]) -> None:
         """Fix the grey range from training images, where ``intensity`` is ``data``."""
         if self.intensity == "data":
-            ends = np.array([np.percentile(_grey(image), (0.1, 99.9)) for image in images])
+            ends = np.array([grey_ends(image) for image in images])
             self._range = float(ends[:, 0].min()), float(ends[:, 1].max())
 
     def state(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class TemModality:
         return torch.stack([self._image(sample) for sample in samples])
 
     def _image(self, sample: Sample) -> Tensor:
-        pixels = _grey(sample.image).astype(np.float32)
+        pixels = grey(sample.image).astype(np.float32)
         low, high = self._ends(sample)
         span = high - low if high > low else 1.0
         return torch.from_numpy(np.clip((pixels - low) / span, 0.0, 1.0)).unsqueeze(0)
@@ -104,11 +104,6 @@ class TemModality:
                 "set intensity = 'image' or 'data' in the modality"
             )
         return 0.0, float(np.iinfo(sample.image.dtype).max)
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    """(H, W) of an image: the mean of its channels in float32, where it has some."""
-    return image.mean(2, dtype=np.float32) if image.ndim == 3 else image
 
 
 def _stacked(maps: Sequence[np.ndarray | int | None]) -> Tensor | None:
