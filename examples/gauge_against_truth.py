@@ -63,6 +63,8 @@ def main() -> None:
             rows = trials(study, measurer, first, lambda done: None)
             found.append({(row["class"], row["figure"]): row["repeatability"] for row in summary(rows, study)})
     both = [key for key in found[0] if found[1].get(key, 0) > 0 and key[1] in FIGURES]
+    if not both:
+        raise SystemExit(f"{told.run} measures nothing on {told.preset} that both studies see vary; train it longer")
     ratios = {key: found[0][key] / found[1][key] for key in both}
     lines = [[" ".join(key), *(f"{one[key]:.3f}" for one in found), f"{ratios[key]:.2f}"] for key in both]
     print(table(["class, figure", "σ by gauge", "σ of exposures", "ratio"], lines))

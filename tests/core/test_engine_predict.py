@@ -320,6 +320,8 @@ def test_another_image_of_the_same_name_size_and_time_is_not_taken_for_done(tiny
 def test_nothing_is_predicted_into_the_folder_of_the_images(tiny_run, pictures, tmp_path):
     with pytest.raises(RunError, match=r"holds the images.*choose another --out"):
         predict(tiny_run, [pictures], tmp_path / "other" / ".." / "pictures")
+    with pytest.raises(RunError, match=r"holds the images.*choose another --out"):
+        predict(tiny_run, sorted(pictures.iterdir()), pictures)
     assert len(list(pictures.iterdir())) == 5
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lamella.data.grey import grey
+
 _SIDE = 32
 """Side of the thumbnail that stands for an image."""
 ALIKE = 0.96
@@ -34,8 +36,8 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     """
     from PIL import Image
 
-    grey = Image.fromarray(np.ascontiguousarray(image if image.ndim == 2 else image.mean(2), np.float32))
-    small = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+    picture = Image.fromarray(np.ascontiguousarray(grey(image), np.float32))
+    small = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
     strength = float(np.linalg.norm(small - small.mean()))
     small = small - small.mean(0) - small.mean(1, keepdims=True) + small.mean()
     length = float(np.linalg.norm(small))

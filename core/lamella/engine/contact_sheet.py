@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lamella.contracts.data import Sample
+from lamella.data.grey import grey
 from lamella.engine.pictures import overlay_picture
 
 _SIDE, _HEAD, _GAP = 160, 16, 4
@@ -34,10 +35,9 @@ def contact_sheet(samples: Sequence[Sample], classes: Sequence[str], *, columns:
 def _small(sample: Sample, classes: Sequence[str]) -> Image.Image:
     """The image in a square of `_SIDE`; its lower right half shows the label, where there is one."""
     step = max(max(sample.image.shape[:2]) // (2 * _SIDE), 1)  # a huge image is thinned out before it is stretched
-    grey = sample.image[::step, ::step].astype(np.float32)
-    grey = grey if grey.ndim == 2 else grey.mean(2)
-    low, high = np.percentile(grey, (0.5, 99.5))
-    stretched = (np.clip((grey - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+    thinned = grey(sample.image[::step, ::step]).astype(np.float32)
+    low, high = np.percentile(thinned, (0.5, 99.5))
+    stretched = (np.clip((thinned - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
     picture = np.repeat(stretched[..., None], 3, axis=2)
     if isinstance(sample.label, np.ndarray):
         label = sample.label[::step, ::step]

@@ -16,6 +16,7 @@ from lamella.contracts.data import Sample
 from lamella.data.burnt_in.scalebar import read_scale_bar
 from lamella.data.duplicates import Pair, clusters, near_duplicates, thumbnail
 from lamella.data.formats.files import read_micrograph
+from lamella.data.grey import grey
 from lamella.data.samples import FileRow, Row, SampleTable, TableRow
 from lamella.errors import DataError, LamellaError
 
@@ -122,10 +123,10 @@ def _add(found: Inspection, sample: Sample, table: SampleTable, labels: dict[str
     found.pixel_nm[told] += 1
     found.names.append(sample.name)
     found.thumbnails.append(thumbnail(image))
-    grey = image if image.ndim == 2 else image.mean(2)
-    row = {"name": sample.name, "size": size, "pixels": kind, "pixel_nm": told, "mean": float(grey.mean())}
+    pixels = grey(image)
+    row = {"name": sample.name, "size": size, "pixels": kind, "pixel_nm": told, "mean": float(pixels.mean())}
     found.rows.append({**row, **dict(sample.meta), **dict(sample.groups)})
-    found.suspicious += [f"{sample.name}: {reason}" for reason in _reasons(grey, sample, table)]
+    found.suspicious += [f"{sample.name}: {reason}" for reason in _reasons(pixels, sample, table)]
     for name, share in _shares(sample, table).items():
         labels.setdefault(name, []).append(share)
 

@@ -64,7 +64,7 @@ def predict(
         differ from those learned from; of a classifier ``"lacking"``, how many objects have no image of a view. On the
         first process, those of all.
     """
-    if out.resolve() in {folder.resolve() for folder in images}:
+    if out.resolve() in {(given if given.is_dir() else given.parent).resolve() for given in images}:
         raise RunError(f"{out} holds the images: another time what is written there would be one; choose another --out")
     experiment, trainer, modality, header = opened = open_run(run, checkpoint)
     if trainer.embeds:

@@ -83,7 +83,7 @@ class Sesami(Trainer):
         corrections: Annotated[int, Field(ge=0, description="rounds of clicks where the mask is wrong")] = 1,
         objects: Annotated[Kind, Field(description="what an object is")] = "region",
         evenness: Annotated[float, Field(ge=0, le=1, description="1: every object as often; 0: by its area")] = 1.0,
-        background: Annotated[str | None, Field(description="class that is no object")] = None,
+        background: Annotated[str | None, Field(description="class that is no object; unused with instance")] = None,
         semantic: Annotated[
             Literal["tokens", "exemplars", "none"], Field(description="how classes are told")
         ] = "tokens",

@@ -51,7 +51,7 @@ def export(run: Path, out: Path, *, checkpoint: str | None = None, onnx: bool = 
 
     if onnx:
         _check_packages()
-    _check_files(out, [CONFIG, WEIGHTS, ONNX] if onnx else [CONFIG, WEIGHTS])
+    _check_files(out, [CONFIG, WEIGHTS, ONNX])
     experiment, trainer, _, _ = open_run(run, checkpoint)
     if not isinstance(getattr(trainer, "encoder", None), nn.Module):
         raise RunError(f"{run}: its trainer {experiment.trainer.component.full_name} has no encoder to export")
@@ -67,6 +67,7 @@ def export(run: Path, out: Path, *, checkpoint: str | None = None, onnx: bool = 
     })  # fmt: skip
     save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, out / WEIGHTS)
     files, differences = [WEIGHTS, CONFIG], {"timm": _apart(_through_timm(out)(image), wanted)}
+    (out / ONNX).unlink(missing_ok=True)  # an earlier export's is not of these weights
     if onnx:
         _write_onnx(Embedder(encoder).eval(), image, out / ONNX)
         files.append(ONNX)

@@ -93,16 +93,16 @@ def _of_frame(reading: "Reading", path: Path, frame: "Frame", intensity: str) ->
 def _grey(pixels: "np.ndarray", intensity: str) -> tuple["np.ndarray", float]:
     """(H, W) in [0, 1], and the distance of two grey levels there."""
     import numpy as np
+    from lamella.data.grey import grey
 
-    grey = pixels.astype(np.float64)
-    grey = grey.mean(2) if grey.ndim == 3 else grey
+    values = grey(pixels).astype(np.float64)
     whole = pixels.dtype.kind in "iu"
     if intensity == "dtype" and whole:
         low, high = 0.0, float(np.iinfo(pixels.dtype).max)
     else:
-        low, high = np.percentile(grey, (0.1, 99.9))
+        low, high = np.percentile(values, (0.1, 99.9))
     span = max(float(high - low), 1e-9)
-    return np.clip((grey - low) / span, 0.0, 1.0), 1 / span if whole else 0.0
+    return np.clip((values - low) / span, 0.0, 1.0), 1 / span if whole else 0.0
 
 
 def _line(file: str, one: "PhotonTransfer | str") -> str:

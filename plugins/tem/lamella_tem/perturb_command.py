@@ -41,9 +41,9 @@ def perturb(
 def _grey(image: "np.ndarray", path: Path, size: int) -> "np.ndarray":
     """The central crop (H, W) float32 in [0, 1], stretched to the image's own 0.1 and 99.9 percentiles."""
     import numpy as np
+    from lamella.data.grey import grey
 
-    pixels = image.astype(np.float32)
-    pixels = pixels.mean(2) if pixels.ndim == 3 else pixels
+    pixels = grey(image).astype(np.float32)
     if min(pixels.shape) < 8:
         raise DataError(f"{path}: {pixels.shape[0]} × {pixels.shape[1]} pixels are too few; 8 × 8 are needed")
     low, high = np.percentile(pixels, (0.1, 99.9))

@@ -23,7 +23,7 @@ class SetChoice(nn.Module):
     """Perturbation sets, and the strong views of a batch by those that are engaged.
 
     Trying the sets costs a forward pass of each; ``probe_every``, ``probe_scale`` and ``probe_images`` make it
-    cheaper. The choice stays on the device, without a host sync. Parameters as those of `WeakToStrong`.
+    cheaper. The choice stays on an accelerator, without a host sync. Parameters as those of `WeakToStrong`.
 
     Raises:
         ConfigError: choices that exclude each other.
@@ -60,6 +60,8 @@ class SetChoice(nn.Module):
             number = self.by_chance(step)
             self.engaged.zero_()[number].fill_(1.0)
             return [self.view(number, target, step)]
+        if (numbers := self.remembered(step)) is not None:
+            return [self.view(number, target, step) for number in numbers]
         views = self.views(target, step)
         if self.select == "random":
             chosen = step.streams(target, "select").integers(0, len(views)).unsqueeze(0)
@@ -87,9 +89,22 @@ class SetChoice(nn.Module):
         """The set of this step, the same in every process; drawn on the host, so the others are never made."""
         return random.Random(f"{step.seed} {step.number}").randrange(len(self.sets))
 
+    def remembered(self, step: Step) -> list[int] | None:
+        """Sets that a step between trials engages, hardest first, where the host knows them: the others are not made.
+
+        On an accelerator it does not, without a sync, and all views are made.
+        """
+        if self.select != "max-loss" or self.tries(step) or self.engaged.device.type != "cpu":
+            return None
+        return hardest(self.engaged, self.top_k).tolist()
+
+    def tries(self, step: Step) -> bool:
+        """Whether max-loss asks this step which sets are the hardest: one between trials remembers it."""
+        return step.number % self.probe_every == 0 and self.top_k < len(self.sets)
+
     def engage(self, views: list[Batch], student: Supervised, step: Step) -> Tensor:
         """(top_k, B) the sets of highest loss, hardest first."""
-        if step.number % self.probe_every or self.top_k == len(self.sets):  # all of them, untried
+        if not self.tries(step):
             chosen = hardest(self.engaged, self.top_k).unsqueeze(1)
         else:
             losses = self.probe(views, student)  # (K, B)

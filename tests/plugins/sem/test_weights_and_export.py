@@ -148,7 +148,7 @@ def test_the_onnx_export_gives_the_same(runs, tmp_path):
     assert (tmp_path / "encoder.onnx").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "encoder.onnx"])
 def test_files_that_are_of_no_export_are_left_alone(name, runs, tmp_path):
     (tmp_path / name).write_text('{"mine": 1}')
     with pytest.raises(RunError, match=f"{name} is there and not of `lamella sem-export`"):
@@ -157,6 +157,8 @@ def test_files_that_are_of_no_export_are_left_alone(name, runs, tmp_path):
     (tmp_path / name).unlink()
     for run in ("cls", "pre"):  # its own are replaced
         export(runs[run], tmp_path, onnx=False)
+        assert not (tmp_path / "encoder.onnx").exists()  # that of other weights goes
+        (tmp_path / "encoder.onnx").write_text("of these weights")
     assert json.loads((tmp_path / "config.json").read_text())["run"] == "pre"
 
 

@@ -119,6 +119,24 @@ def test_probing_every_other_step_remembers():
     assert not called and one.choice.engaged.tolist() == [0.0, 1.0]
 
 
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_between_trials_the_remembered_sets_alone_are_made_and_no_view_changes(top_k, monkeypatch):
+    options = {"probe_every": 3, "top_k": top_k, "mix": 0.5}
+    here, there, data = trainer(0.1, 0.8, 0.3, **options), trainer(0.1, 0.8, 0.3, **options), batches()
+    made = []
+    for chain in here.choice.sets:
+        chain.register_forward_hook(lambda *_: made.append(1))
+    counts, ours = [], []
+    for number in range(4):
+        made.clear()
+        ours.append(here(data, Step(number, 10, 0)))
+        counts.append(len(made))
+    monkeypatch.setattr(there.choice, "remembered", lambda step: None)  # as where the host does not know
+    theirs = [there(data, Step(number, 10, 0)) for number in range(4)]
+    assert counts == [3, top_k, top_k, 3]
+    assert all(torch.equal(a["strong"], b["strong"]) for a, b in zip(ours, theirs))
+
+
 def test_probing_at_half_size_finds_the_same_hardest_set():
     one = trainer(0.0, 0.9, probe_scale=0.5)
     one(batches(size=32), Step(0, 10, 0))

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from lamella.data.grey import grey
+
 _MOST = 0.3
 """Share of the height a bar may take."""
 _LEAST = 0.015
@@ -31,12 +33,13 @@ def find_bar(image: np.ndarray) -> int | None:
     >>> find_bar(image)
     180
     """
-    grey = image if image.ndim == 2 else image.mean(2)
-    low, high = float(grey.min()), float(grey.max())
-    if high <= low or grey.shape[0] < 32:
+    pixels = grey(image)
+    low, high = float(pixels.min()), float(pixels.max())
+    if high <= low or len(pixels) < 32:
         return None
-    grey = (grey.astype(np.float32) - low) * (255 / (high - low))
-    return next((rows for below in range(_BELOW + 1) if (rows := _top(grey[: len(grey) - below])) is not None), None)
+    pixels = (pixels.astype(np.float32) - low) * (255 / (high - low))
+    ends = (len(pixels) - below for below in range(_BELOW + 1))
+    return next((rows for end in ends if (rows := _top(pixels[:end])) is not None), None)
 
 
 def _top(grey: np.ndarray) -> int | None:

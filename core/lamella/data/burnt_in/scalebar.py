@@ -11,6 +11,7 @@ import numpy as np
 from lamella.data.burnt_in.barline import Bar, find_bars
 from lamella.data.burnt_in.inklines import Box, lines
 from lamella.data.burnt_in.lettering import read_length
+from lamella.data.grey import grey
 from lamella.errors import DataError
 
 SURE = 0.5
@@ -100,9 +101,9 @@ def _part(one: ScaleBar, other: ScaleBar) -> bool:
 
 def _grey(image: np.ndarray) -> np.ndarray | None:
     """Grey values from 0 to 255; None for a flat image."""
-    grey = image.astype(np.float32) if image.ndim == 2 else image.astype(np.float32).mean(2)
-    low, high = float(grey.min()), float(grey.max())
-    return None if high <= low or min(grey.shape) < 32 else (grey - low) * np.float32(255 / (high - low))
+    pixels = grey(image).astype(np.float32)
+    low, high = float(pixels.min()), float(pixels.max())
+    return None if high <= low or min(pixels.shape) < 32 else (pixels - low) * np.float32(255 / (high - low))
 
 
 def _read(grey: np.ndarray, bar: Bar) -> Iterator[ScaleBar]:

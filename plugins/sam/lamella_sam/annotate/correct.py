@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from lamella.data.grey import grey
 from lamella.errors import DataError
 
 Fill = Literal["superpixel", "object"]
@@ -30,12 +31,11 @@ def superpixels(pixels: np.ndarray, *, size: int = 12, compactness: float = 0.1)
     """
     from skimage.segmentation import slic
 
-    grey = pixels.astype(np.float64)
-    grey = grey.mean(2) if grey.ndim == 3 else grey
-    low, high = np.percentile(grey, (0.5, 99.5))
-    grey = ((grey - low) / max(high - low, 1e-12)).clip(0, 1)
-    count = max(2, round(grey.size / size**2))
-    return slic(grey, n_segments=count, compactness=compactness, channel_axis=None, start_label=0).astype(np.int64)
+    values = grey(pixels).astype(np.float64)
+    low, high = np.percentile(values, (0.5, 99.5))
+    values = ((values - low) / max(high - low, 1e-12)).clip(0, 1)
+    count = max(2, round(values.size / size**2))
+    return slic(values, n_segments=count, compactness=compactness, channel_axis=None, start_label=0).astype(np.int64)
 
 
 def fill(label: np.ndarray, click: Click, segments: np.ndarray) -> np.ndarray:
