@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from lamella import Batch, Step
+from lamella import Batch, Mean, Step
 from lamella.cli.tables import table
 from lamella.data.loaders import evaluation_batches
 from lamella.engine.run import open_run
@@ -29,7 +29,8 @@ def chosen(trainer: WeakToStrong, views: list[Batch], **settings: float) -> int:
     """The set of highest loss under a way of trying them."""
     for name, value in {"probe_scale": 1.0, "probe_images": None, **settings}.items():
         setattr(trainer.choice, name, value)
-    return int(trainer.choice.probe(views, trainer.student).mean(1).argmax())
+    tried = torch.stack(trainer.choice.probe(views, trainer.student)).sum(2)
+    return int(Mean(*tried).value().argmax())
 
 
 def main() -> None:

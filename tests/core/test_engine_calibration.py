@@ -9,12 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lamella import Batch
 from lamella.cli.main import main
 from lamella.data.formats.files import read_image, read_mask
 from lamella.engine import predictor
 from lamella.engine.predict import Wanted, predict
 from lamella.engine.trust.abstain import Abstention, confidence
 from lamella.engine.trust.calibration import (
+    Collected,
     Pixels,
     calibrate,
     calibration_error,
@@ -92,6 +94,27 @@ def test_the_calibration_error_is_torchmetrics():
     ours = calibration_error(bins)
     theirs = multiclass_calibration_error(one.likely.T, one.label, K, n_bins=15, norm="l1")
     assert ours == pytest.approx(theirs.item(), abs=1e-5)
+
+
+def test_the_temperature_is_of_pixels_all_over_an_image():
+    """Rows above are calibrated, rows below told to the power of 4: half of the pixels decide, not the upper ones."""
+    random, seen = np.random.default_rng(5), Collected()
+    for key in range(8):
+        upper, lower = image(random, 64 * 64), image(random, 64 * 64, sharp=4.0)
+        likely = torch.cat([one.likely.view(1, K, 64, 64) for one in (upper, lower)], 2)
+        label = torch.cat([one.label.view(1, 64, 64) for one in (upper, lower)], 1)
+        seen(Batch.of(torch.zeros(1, 1, 128, 64), label=label, key=torch.tensor([key])), likely, "abc")
+    every = [Pixels(one.likely[:, order], one.label[order]) for one in seen.images for order in [torch.randperm(8192)]]
+    assert temperature(seen.images) == pytest.approx(temperature(every), rel=0.05)
+    assert temperature(seen.images) > 1.5
+
+
+def test_a_promise_of_no_wrong_pixel_at_all_still_gives_those_that_are_surer():
+    """Nineteen images and 5 %: Σ ℓ has to be 0, and every pixel above the surest mistake keeps its class."""
+    likely = torch.tensor([[0.6, 0.7, 0.95, 0.99], [0.4, 0.3, 0.05, 0.01]])
+    images = [Pixels(likely, torch.tensor([1, 1, 0, 0]))] * 19
+    found = calibrate(images, "ab", 0.05)
+    assert 0.7 < found["threshold"] < 0.71 and found["after"] == {"given": 0.5, "wrong": 0.0, "wrong_of_given": 0.0}
 
 
 def test_each_image_is_tried_by_the_threshold_of_the_others():

@@ -1,6 +1,7 @@
 """The figures of a classification, against a count by hand and torchmetrics; trainers of several views, and without
 classes."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,10 @@ import torch
 from lamella import IGNORE, AtStart, Batch, ClassificationMetrics, Trainer
 from lamella.engine.charts import confusion_chart, embedding_chart
 from lamella.engine.experiment import check_experiment
-from lamella.engine.fit import fit
+from lamella.engine.fit import _better, fit
 from lamella.engine.pictures import sample_row
 from lamella.engine.run import open_run
-from lamella.errors import ConfigError, ContractError
+from lamella.errors import ConfigError, ContractError, RunError
 from lamella.registry.component import Component
 from pydantic import Field
 
@@ -207,6 +208,47 @@ def test_best_last_measures_and_keeps_the_last(pairs_registry, tmp_path):
     assert results["checkpoint"] == "last"
     log = (tmp_path / "run" / "log.jsonl").read_text()
     assert log.count('"spread"') == 2
+
+
+@pytest.mark.parametrize(("figure", "kept"), [("nll", 4), ("ece", 4), ("spread", 2)])
+def test_the_best_checkpoint_is_that_of_the_least_error(pairs_registry, tmp_path, monkeypatch, figure, kept):
+    """A figure that falls in training: the last is the best of an error, the first of anything else."""
+
+    class Falling(PairLearner):
+        def metrics(self):
+            (spread,) = super().metrics()
+            compute = spread.compute
+            spread.compute = lambda: {figure: compute()["spread"]}
+            return [spread]
+
+    monkeypatch.setattr(pairs_registry._components["trainer"]["pair-learner"][0], "target", Falling)
+    data = {**EXPERIMENT["data"], "validation": {"source": {"name": "tiny-squares", "count": 3, "seed": 1}}}
+    run_of(EXPERIMENT, pairs_registry, tmp_path, data=data, fit={**EXPERIMENT["fit"], "best": figure})
+    assert json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())["step"] == kept
+
+
+def test_a_figure_that_is_no_number_is_the_best_of_none_alone():
+    nan = float("nan")
+    assert _better("accuracy", nan, None) and _better("accuracy", 0.1, nan) and not _better("accuracy", nan, 0.1)
+
+
+def test_what_cannot_predict_before_it_has_seen_labels_is_trained_all_the_same(pairs_registry, tmp_path, monkeypatch):
+    class Late(PairLearner):
+        shown = False
+
+        def forward(self, batches, step):
+            self.shown = True
+            return super().forward(batches, step)
+
+        def predict(self, batch):
+            if not self.shown:
+                raise RunError("no exemplar was given")
+            return super().predict(batch)
+
+    monkeypatch.setattr(pairs_registry._components["trainer"]["pair-learner"][0], "target", Late)
+    data = {**EXPERIMENT["data"], "validation": {"source": {"name": "tiny-squares", "count": 3, "seed": 1}}}
+    results = run_of(EXPERIMENT, pairs_registry, tmp_path, data=data, fit={**EXPERIMENT["fit"], "best": "spread"})
+    assert results["checkpoint"] == "best"
 
 
 @pytest.mark.parametrize("required", [False, True])

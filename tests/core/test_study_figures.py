@@ -140,3 +140,15 @@ def test_operations_of_a_backward_are_counted_by_group(groups, stride, transpose
     places = 11 * 13 if transposed else out.shape[2] * out.shape[3]
     forward = 2 * 2 * places * 16 * (8 // groups) * 9  # multiply and add, per image
     assert flops.per_step == 3 * forward
+
+
+def test_operations_of_attention_are_counted_on_a_cpu_as_on_a_gpu():
+    from lamella.engine.flops import Flops
+
+    batch, heads, queries, keys, width = 2, 3, 10, 14, 8
+    q, k, v = (torch.rand(batch, heads, count, width, requires_grad=True) for count in (queries, keys, keys))
+    flops = Flops(1)
+    with flops.step():
+        torch.nn.functional.scaled_dot_product_attention(q, k, v).sum().backward()
+    product = 2 * batch * heads * queries * keys * width
+    assert flops.per_step == (2 + 5) * product  # scores and values; backward the scores once more, and four gradients

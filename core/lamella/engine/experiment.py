@@ -67,7 +67,8 @@ class FitConfig(BaseModel):
     evaluate_every: Annotated[int | None, Field(ge=1, description="steps between evaluations; else at the end")] = None
     checkpoint_every: Annotated[int | None, Field(ge=1, description="steps between checkpoints; else 10 a run")] = None
     best: Annotated[
-        str, Field(description="the validation figure that decides the best checkpoint; 'last' keeps the last")
+        str,
+        Field(description="validation figure that decides the best checkpoint, ece and nll by the least; or last"),
     ] = "miou_pooled"
     accumulate: Annotated[int, Field(ge=1, description="parts a batch goes through the network in")] = 1
     clip: Annotated[float | None, Field(gt=0, description="largest norm of the gradient")] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ from lamella.engine.counts import ImageCounts
 from lamella.engine.evaluate import evaluate
 from lamella.engine.experiment import Experiment
 from lamella.engine.flops import Flops
+from lamella.engine.headline import LESS_IS_BETTER
 from lamella.engine.meters import Meters
 from lamella.engine.progress import Progress
 from lamella.engine.report import Gallery, write_report
@@ -184,17 +186,25 @@ def _check_best(session: Session) -> None:
     config, validation = session.experiment.fit, session.tables.get("validation")
     if validation is None or config.best == "last" or session.start >= config.steps:
         return
-    if config.best not in measure(session, validation.take([0])):
-        _score(measure(session, validation), config.best)  # some figures need several samples
+    with suppress(RunError):  # what learns its classes from the images that it is shown has none yet
+        if config.best not in measure(session, validation.take([0])):
+            _score(measure(session, validation), config.best)  # some figures need several samples
 
 
 def _keep_best(session: Session, progress: Progress, done: int, figures: Mapping[str, Any]) -> None:
     name = session.experiment.fit.best
     score = _score(figures, name)
-    if session.best is None or score > session.best:
+    if _better(name, score, session.best):
         session.best = score
         session.save("best", done)
     progress.say(f"step {done}: validation {name} {score:.4f}")
+
+
+def _better(name: str, score: float, best: float | None) -> bool:
+    """Whether a figure is better than the best so far; any is better than none, and than one that is no number."""
+    if best is None or math.isnan(best):
+        return True
+    return score < best if name in LESS_IS_BETTER else score > best
 
 
 def _score(figures: Mapping[str, Any], name: str) -> float:

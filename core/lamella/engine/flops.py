@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 
 class Flops:
@@ -65,7 +65,23 @@ def convolution_backward(
     return forward * (int(wanted[0]) + int(wanted[1]))
 
 
-_OURS = {torch.ops.aten.convolution_backward: convolution_backward}
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    count: int = sdpa_flop_count(query, key, value)
+    return count
+
+
+def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    count: int = sdpa_backward_flop_count(gradient, query, key, value)
+    return count
+
+
+_aten = torch.ops.aten
+_OURS = {
+    _aten.convolution_backward: convolution_backward,
+    # torch counts attention by the names alone that it has on a GPU.
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
 
 
 class _Counted:

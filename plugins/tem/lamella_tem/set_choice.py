@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from lamella import Batch, Chain, Step
+from lamella import IGNORE, Batch, Chain, Mean, Step
 from lamella.errors import ConfigError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -107,37 +107,42 @@ class SetChoice(nn.Module):
         if not self.tries(step):
             chosen = hardest(self.engaged, self.top_k).unsqueeze(1)
         else:
-            losses = self.probe(views, student)  # (K, B)
+            tried = torch.stack(self.probe(views, student))  # (2, K, B)
             if self.per == "batch":
-                losses = losses.mean(1, keepdim=True)
+                tried = tried.sum(2, keepdim=True)
                 if torch.distributed.is_available() and torch.distributed.is_initialized():
-                    torch.distributed.all_reduce(losses)
-            chosen = hardest(losses, self.top_k)
+                    torch.distributed.all_reduce(tried)
+            chosen = hardest(Mean(*tried).value(), self.top_k)
             self._note(chosen)
         return chosen.expand(-1, len(views[0].key))
 
     @torch.no_grad()
-    def probe(self, views: list[Batch], student: Supervised) -> Tensor:
-        """(K, B) the loss of every set on every image, or the first few: no gradient, no trace in batch norms."""
+    def probe(self, views: list[Batch], student: Supervised) -> Mean:
+        """(K, B) sums and counts of equation 4 for every set on every image, or the first few.
+
+        Without gradient, and without a trace in batch norms.
+        """
         with statistics_left_alone(student):
             if self.probe_images is None:
-                return torch.stack([self._tried(view, student) for view in views])
+                return Mean(*map(torch.stack, zip(*(self._tried(view, student) for view in views))))
             image, label, weight = (
                 torch.cat([part[: self.probe_images] for part in parts])
                 for parts in zip(*((view.image, view.label, view.weight) for view in views))
             )
             together = views[0]._replace(image=image, label=label, weight=weight)
-            return self._tried(together, student).unflatten(0, (len(views), -1))
+            return Mean(*(part.unflatten(0, (len(views), -1)) for part in self._tried(together, student)))
 
-    def _tried(self, view: Batch, student: Supervised) -> Tensor:
-        """(B,) the loss of a view, at ``probe_scale`` of its size."""
+    def _tried(self, view: Batch, student: Supervised) -> Mean:
+        """(B,) sums and counts of the loss of a view, at ``probe_scale`` of its size."""
         if self.probe_scale < 1.0:
             size = [max(16, round(side * self.probe_scale)) for side in view.image.shape[-2:]]
             assert view.label is not None and view.weight is not None
             small = interpolate(torch.stack([view.label.float(), view.weight], 1), size, mode="nearest")
             image = interpolate(view.image, size, mode="bilinear", antialias=True)
             view = view._replace(image=image, label=small[:, 0].to(torch.int64), weight=small[:, 1])
-        return consistency(student.logits(view.image), view).mean((1, 2))
+        assert view.label is not None
+        known = (view.label != IGNORE).to(torch.float32)
+        return Mean(consistency(student.logits(view.image), view).sum((1, 2)), known.sum((1, 2)))
 
     def _note(self, chosen: Tensor) -> None:
         """Remember for what share of the images each set is engaged; ``chosen`` (top_k, B or 1)."""

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from lamella import Step
+from lamella import IGNORE, Step
 from lamella.errors import ConfigError
-from lamella_tem.consistency import gather_views, hardest, pseudo_label
+from lamella_tem.consistency import gather_views, hardest, mean_consistency, pseudo_label
 from lamella_tem.passes import weak_pass
 from tem_small_trainer import batches, trainer
 
@@ -21,7 +21,7 @@ def test_each_image_can_have_its_own_hardest_set():
     p_w, _ = weak_pass(one.student.backbone, weak.image)
     views = one.choice.views(pseudo_label(weak, p_w, one.pseudo_labels.tau), step)
     chosen = one.choice.engage(views, one.student, step)[0]
-    losses = one.choice.probe(views, one.student)
+    losses = one.choice.probe(views, one.student).value()
     assert len(set(chosen.tolist())) > 1
     assert torch.equal(chosen, losses.argmax(0))
     gathered = gather_views(views, chosen)
@@ -33,6 +33,19 @@ def test_a_loss_that_is_not_finite_is_engaged_last():
     losses = torch.tensor([[1.0], [float("nan")], [2.0]])
     assert hardest(losses, 1).tolist() == [[2]]
     assert hardest(losses, 3).tolist() == [[2], [0], [1]]
+
+
+@pytest.mark.parametrize("per", ["batch", "image"])
+def test_pixels_that_a_set_moves_outside_do_not_make_it_easier(per):
+    """The set of highest loss is that of equation 4, whose mean leaves out what is ignored."""
+    one, data, step = trainer(0.3, 0.3, per=per, tau=0.0), batches(), Step(0, 10, 0)
+    target = pseudo_label(data["unlabelled"], torch.rand(4, 3, 12, 12).softmax(1), 0.0)
+    inner, whole = (target._replace(label=target.label.clone()) for _ in range(2))
+    inner.label[:, :6] = IGNORE
+    whole.label[:, :6] = one.student.logits(whole.image).argmax(1)[:, :6]  # its easier half
+    losses = torch.stack([mean_consistency(one.student.logits(view.image), view).value() for view in (inner, whole)])
+    assert losses[0] > losses[1]
+    assert (one.choice.engage([inner, whole], one.student, step) == 0).all()
 
 
 def test_random_selection_is_keyed_and_reaches_every_set():
@@ -89,12 +102,12 @@ def test_a_few_images_of_every_set_are_tried_in_one_batch():
     weak = one._weakened(data["unlabelled"], step)
     p_w, _ = weak_pass(one.student.backbone, weak.image)
     views = one.choice.views(pseudo_label(weak, p_w, one.pseudo_labels.tau), step)
-    whole = one.choice.probe(views, one.student)
+    whole = one.choice.probe(views, one.student).value()
     one.choice.probe_images = 2
-    few = one.choice.probe(views, one.student)
+    few = one.choice.probe(views, one.student).value()
     assert few.shape == (3, 2) and torch.allclose(few, whole[:, :2], atol=1e-6)
     one.choice.probe_images = 9
-    assert torch.allclose(one.choice.probe(views, one.student), whole, atol=1e-6)
+    assert torch.allclose(one.choice.probe(views, one.student).value(), whole, atol=1e-6)
     with pytest.raises(ConfigError, match="probe_images is for per = 'batch'"):
         trainer(per="image", probe_images=1)
 

@@ -65,10 +65,9 @@ class Collected:
             raise RunError("confidence is calibrated for label maps; this run makes none")
         for probabilities, label, key in zip(likely.cpu(), batch.label.cpu(), batch.key.cpu()):
             known = (label != IGNORE).flatten().nonzero().squeeze(1)
-            if len(known) > MOST:
+            if len(known):
                 drawn = np.random.default_rng([int(key) & (2**63 - 1)]).permutation(len(known))[:MOST]
                 known = known[torch.from_numpy(drawn)]
-            if len(known):
                 self.images.append(Pixels(probabilities.flatten(1)[:, known], label.flatten()[known]))
 
 
@@ -141,8 +140,9 @@ def calibrate(images: Sequence[Pixels], classes: Sequence[str], risk: float) -> 
     if calibration_error(bins[1]) >= calibration_error(bins[0]):
         rule, bins = Abstention(), [bins[0]] * 2
     wrong = np.concatenate([c[~ok] for c, ok in zip(confident, right)])
-    # At 2 no pixel is given a class.
-    grid = np.unique([0.0, *(np.quantile(wrong, np.linspace(0, 1, _GRID)) if len(wrong) else ()), 2.0])
+    # Above all of `wrong` no pixel of these images is given a wrong class, at 2 no pixel is given any.
+    above = np.nextafter(wrong.max(initial=0.0), np.float32(2))
+    grid = np.unique([0.0, *(np.quantile(wrong, np.linspace(0, 1, _GRID)) if len(wrong) else ()), above, 2.0])
     loss = losses(confident, right, grid)
     threshold = float(grid[controlled(loss.sum(0), n, risk)])
     return {
