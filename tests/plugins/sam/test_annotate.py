@@ -218,6 +218,25 @@ def test_accepting_counts_what_was_corrected(folder, run, capsys):
     assert f"{wrong} pixels corrected" in capsys.readouterr().out
 
 
+def test_all_that_is_right_is_accepted_and_drawn_and_what_is_wrong_is_told(folder, capsys):
+    for number in (0, 2, 4):
+        folder.write_mask(f"im{number}", truth(number))
+    for number in (1, 3):
+        folder.write_mask(f"im{number}", np.full((48, 64), 77, np.uint8))
+    assert command("review", folder.path) == 2
+    told = capsys.readouterr()
+    assert "2 of 6 images are not drawn" in told.err and "im5: new" in told.out
+    assert command("accept", folder.path, "--all") == 2
+    told = capsys.readouterr()
+    assert told.out.count("holds the value 77") == 2 and "2 of 5 images are not accepted" in told.err
+    assert [entry.name for entry in AnnotationFolder(folder.path).of("accepted")] == ["im0", "im2", "im4"]
+
+
+def test_where_no_mask_waits_it_is_said(folder, capsys):
+    assert command("accept", folder.path, "--all") == 0
+    assert "no image that waits has a mask in" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name, spoil, message", [
     ("images/metadata.jsonl", lambda text: text[:-20], "one JSON entry for each image"),
     ("images/metadata.jsonl", lambda text: text.replace('"score"', '"lot": 1, "score"'), "one JSON entry for each"),

@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 from lamella.engine.experiment import check_experiment, read_experiment
 from lamella.engine.fit import fit
+from lamella.errors import DataError
 from lamella_sam.annotate import retrain
 from lamella_sam.annotate.folder import AnnotationFolder
 from lamella_sam.annotate.gate import judge
@@ -83,6 +85,36 @@ def test_a_round_is_compared_on_the_locked_images_of_now(folder, tmp_path, monke
     noted = AnnotationFolder(folder.path).facts["rounds"]
     assert [entry["figures"]["miou_pooled"] for entry in noted] == [0.5, 0.7]
     assert [entry["locked"] for entry in noted] == [["im0", "im1"]] * 2
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_what_a_promoted_run_has_learned_from_does_not_measure(folder, tmp_path, monkeypatch, noted):
+    scores(monkeypatch, zero={"im5": 0.2}, round_1={"im5": 0.9})
+    for name in ("im0", "im5"):
+        folder.write_mask(name, truth(int(name[-1])))
+        folder.accept(name, by="test", locked=name == "im5")
+    folder.facts["zero_shot"] = {"run": str(tmp_path / "zero"), "figures": figures(0.2), "locked": ["im5"]}
+    assert promote(folder, tmp_path / "round-1").promoted
+    if not noted:  # as earlier versions wrote it
+        del folder.facts["rounds"][0]["learned"]
+    with pytest.raises(DataError, match="im0: round-1 is promoted and has learned from it"):
+        folder.accept("im0", by="test", locked=True)
+    folder.write_mask("im1", truth(1))
+    assert folder.accept("im1", by="test").status == "accepted"
+    if noted:
+        assert folder.accept("im1", by="test", locked=True).status == "locked"
+
+
+def test_a_locked_image_is_learned_from_where_somebody_says_so_alone(folder, capsys):
+    folder.write_mask("im0", truth(0))
+    assert command("accept", folder.path, "im0", "--lock") == 0
+    assert command("accept", folder.path, "im0") == 2
+    assert "im0 is locked, to measure on; --lock accepts its mask anew, --unlock" in capsys.readouterr().err
+    assert command("accept", folder.path, "im0", "--lock", "--unlock") == 2
+    assert AnnotationFolder(folder.path).entry("im0").status == "locked"
+    assert command("accept", folder.path, "im0", "--lock") == 0
+    assert command("accept", folder.path, "im0", "--unlock") == 0
+    assert AnnotationFolder(folder.path).entry("im0").status == "accepted"
 
 
 def test_grey_level_is_that_of_the_locked_images_of_now(folder, tmp_path, monkeypatch):

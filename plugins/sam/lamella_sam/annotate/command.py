@@ -1,10 +1,11 @@
 """``lamella annotate``: the data engine, a subcommand for each of its steps."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from lamella.errors import ConfigError
+from lamella.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from lamella_sam.annotate.folder import AnnotationFolder
@@ -80,9 +81,12 @@ def review(
     if rest is not None:
         for name, changed in label_rest(opened, images or [], rest).items():
             print(f"{name}: {changed} pixels became {rest}")
-    for entry in opened.queue():
-        picture = draw(opened, entry.name)
-        print(f"{entry.name}: {entry.status}, coherence {_score(entry.score)}, {picture}")
+
+    def show(name: str) -> None:
+        entry, picture = opened.entry(name), draw(opened, name)
+        print(f"{name}: {entry.status}, coherence {_score(entry.score)}, {picture}")
+
+    _each([entry.name for entry in opened.queue()], show, "drawn")
 
 
 @annotate.command(name="accept")
@@ -91,20 +95,29 @@ def accept(
     images: Annotated[list[str] | None, typer.Argument(help="names as `review` lists them")] = None,
     every: Annotated[bool, typer.Option("--all", help="every image that has a mask")] = False,
     lock: Annotated[bool, typer.Option("--lock", help="keep them apart, to measure on")] = False,
+    unlock: Annotated[bool, typer.Option("--unlock", help="learn from them, though they were locked")] = False,
     by: Annotated[str, typer.Option(help="who looked at them")] = "person",
 ) -> None:
     """Take masks as true.
 
     Says how many pixels of the suggestion were corrected. At least one image has to be locked before `retrain`.
+    What a promoted run has learned from cannot be locked any more.
     """
     opened = _opened(folder)
     if every == bool(images):
         raise ConfigError("annotate accept: name the images, or give --all")
+    if lock and unlock:
+        raise ConfigError("annotate accept: --lock or --unlock, one of the two")
     chosen = images or [e.name for e in opened.of("suggested", "new") if opened.mask_path(e.name).is_file()]
-    for name in chosen:
-        entry = opened.accept(name, by=by, locked=lock)
+    if not chosen:
+        print(f"nothing to accept: no image that waits has a mask in {folder / 'masks'}, a PNG of its name")
+
+    def take(name: str) -> None:
+        entry = opened.accept(name, by=by, locked=lock, unlocked=unlock)
         changed = "" if entry.changed is None else f", {entry.changed} pixels corrected"
         print(f"{name}: {entry.status}{changed}")
+
+    _each(chosen, take, "accepted")
 
 
 @annotate.command(name="retrain")
@@ -156,6 +169,24 @@ def _opened(folder: Path) -> "AnnotationFolder":
     from lamella_sam.annotate.folder import AnnotationFolder
 
     return AnnotationFolder(folder)
+
+
+def _each(names: Sequence[str], act: Callable[[str], None], done: str) -> None:
+    """Do something with every image; what is wrong with one is told, and the others are done.
+
+    Raises `DataError` in the end where anything was wrong.
+    """
+    failed = 0
+    for name in names:
+        try:
+            act(name)
+        except DataError as error:
+            if len(names) == 1:
+                raise
+            print(f"{error}; it is not {done}")
+            failed += 1
+    if failed:
+        raise DataError(f"{failed} of {len(names)} images are not {done}; what is wrong with them stands above")
 
 
 def _one_of(coco: Path | None, label_studio: Path | None) -> tuple[str, Path]:

@@ -228,9 +228,23 @@ class AnnotationFolder:
         table[: len(self.classes)] = colours(self.classes)
         return table.flatten().tolist()
 
-    def accept(self, name: str, *, by: str, locked: bool = False) -> Entry:
-        """Take a mask as true, as it is on disk now; raises as `mask`, and where nothing is labelled."""
-        entry, label = self.entry(name), self.mask(name)
+    def accept(self, name: str, *, by: str, locked: bool = False, unlocked: bool = False) -> Entry:
+        """Take a mask as true, as it is on disk now.
+
+        Args:
+            locked: keep the image apart, to measure on.
+            unlocked: learn from it, though it was locked.
+
+        Raises:
+            DataError: as `mask`; nothing is labelled; a locked image that is neither to stay locked nor to be
+                unlocked; or one to lock that a promoted run has learned from.
+        """
+        entry = self.entry(name)
+        if entry.status == "locked" and not (locked or unlocked):
+            raise DataError(f"{name} is locked, to measure on; --lock accepts its mask anew, --unlock learns from it")
+        if locked and entry.status != "locked" and (run := self._learned(name)) is not None:
+            raise DataError(f"{name}: {run} is promoted and has learned from it, so it cannot measure; lock another")
+        label = self.mask(name)
         if (label == IGNORE).all():
             raise DataError(f"{self.mask_path(name)}: nothing is labelled in it")
         if self.suggestion_path(name).is_file():
@@ -239,6 +253,12 @@ class AnnotationFolder:
         entry.provenance.append({"accepted": by, "changed": entry.changed})
         self.save()
         return entry
+
+    def _learned(self, name: str) -> str | None:
+        """A promoted round that has learned from an image; rounds of earlier versions do not say from which."""
+        accepted = self.entry(name).status == "accepted"
+        promoted = (entry for entry in self.facts["rounds"] if entry["promoted"])
+        return next((e["name"] for e in promoted if (name in e["learned"] if "learned" in e else accepted)), None)
 
     def source(self, entries: Iterable[Entry]) -> dict[str, Any]:
         """A ``[data.ROLE]`` table of an experiment with these images and their masks."""

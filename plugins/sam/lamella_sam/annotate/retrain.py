@@ -55,9 +55,10 @@ def promote(folder: AnnotationFolder, run: Path) -> Verdict:
     if before:
         others[before[-1]["name"]] = before[-1]["figures"]
     verdict = judge(measured["figures"], others)
+    learned = [entry.name for entry in folder.of("accepted")]
     folder.facts["rounds"].append(
         {
-            "name": run.name, "run": folder.note(run), "accepted": len(folder.of("accepted")), **measured,
+            "name": run.name, "run": folder.note(run), "accepted": len(learned), "learned": learned, **measured,
             "promoted": verdict.promoted, "reasons": verdict.reasons, "alarms": verdict.alarms,
         }
     )  # fmt: skip
