@@ -1,6 +1,7 @@
 """The decoded copy of a set: the same samples, and never those of another set."""
 
 import errno
+import math
 import os
 import warnings
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lamella.data.cache import cached
+from lamella.data.samples import Row, SampleTable
 from lamella.data.sources import SourceConfig, open_source
 from PIL import Image
 
@@ -51,6 +53,18 @@ def test_a_registered_dataset_is_copied_with_its_objects_and_pixel_size(tiny_reg
     table = open_source(SourceConfig(source="tiny-squares"), tiny_registry, "here", folder=Path())
     copy = cached(table, folder=tmp_path)
     assert all(same(copy.read(i), table.read(i)) for i in range(8))
+
+
+@pytest.mark.parametrize("ids", [(-1, 3), (0, 65535), (0, 65536), (-(2**40), 2**40)])
+def test_instance_ids_of_any_size_stay_as_they_are(tmp_path, ids):
+    class Told:
+        decoded = False
+
+        def arrays(self):
+            return np.zeros((1, 2), np.uint8), None, np.array([ids], np.int64), (math.nan, math.nan), {}, ()
+
+    table = SampleTable([Row("one", 1, {}, (math.nan, math.nan), Told(), False)], None, "here")
+    assert cached(table, folder=tmp_path).read(0).instance.tolist() == [list(ids)]
 
 
 def test_a_second_opening_decodes_nothing(folder, tiny_registry, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import tifffile
 from lamella.data.samples import sample_key
 from lamella.data.sources import SourceConfig, choose, open_source
 from lamella.errors import ConfigError, DataError
@@ -94,6 +95,15 @@ def test_instances_are_paired_by_stem_and_may_be_missing(folder, tiny_registry):
     table = opened(folder, tiny_registry, instances="objects/*.png")
     assert table.read(0).instance is None
     assert (table.read(1).instance.dtype, table.read(1).instance.max()) == (np.int64, 700)
+
+
+def test_negative_instance_ids_are_no_objects(folder, tiny_registry):
+    (folder / "set" / "objects").mkdir()
+    ids = np.full((10, 14), -1, np.int32)
+    ids[2:5, 3:6], ids[7:, 9:] = 3, 2**31 - 1
+    tifffile.imwrite(folder / "set" / "objects" / f"{NAMES[1]}.tif", ids)
+    table = opened(folder, tiny_registry, instances="objects/*.tif")
+    np.testing.assert_array_equal(table.read(1).instance, ids.clip(min=0))
 
 
 def test_masks_coded_by_colour_are_read_through_a_table(folder, tiny_registry):

@@ -68,6 +68,15 @@ def test_what_is_missing_is_counted_and_named(tmp_path, tiny_registry):
     assert opened(tmp_path, tiny_registry, images="high/*.png").incomplete() is None
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_colours_become_their_mean_in_the_type_of_the_image(kind):
+    colour = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(kind)
+    image, _ = stacked({"high": colour, "low": colour[..., 0]}, "D1")
+    mean = colour.mean(2, dtype=np.float64)
+    assert image.dtype == kind and (image[..., 1] == colour[..., 0]).all()
+    assert np.abs(image[..., 0] - mean).max() < (0.34 if np.issubdtype(kind, np.integer) else 1e-4)
+
+
 def test_a_group_named_label_is_the_class(tmp_path, tiny_registry):
     write(tmp_path / "set", "high/open-1.png", "low/open-1.png", "high/bridge-2.png", "low/bridge-2.png")
     table = opened(tmp_path, tiny_registry, images=FOLDERS, group=r"(?P<label>\w+)-(?P<die>\d)")

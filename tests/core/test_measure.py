@@ -219,6 +219,19 @@ def test_roughness_is_three_sigma_without_the_rounding_to_pixels():
     assert one.lwr_nm == pytest.approx(3 * sigma(edges[1] - edges[0]), rel=0.08)
 
 
+def test_short_structures_are_as_rough_as_long_ones():
+    random, label = np.random.default_rng(0), np.zeros((20 * 16, 40 * 20), bool)
+    for top in range(4, len(label), 16):  # 10 of 12 rows are measured
+        for x in range(4, label.shape[1], 20):
+            edges = np.round(np.array([[x], [x + 9]]) + random.random() + random.normal(0, 1, (2, 12))).astype(int)
+            for row, (left, right) in enumerate(edges.T, top):
+                label[row, left:right] = True
+    found = [one for one in of(columns(label, ["space", "line"], (1.0, 1.0)), "line") if not one.cut_off]
+    assert len(found) > 700
+    assert math.sqrt(np.mean([one.ler_nm**2 for one in found])) == pytest.approx(3, rel=0.03)
+    assert math.sqrt(np.mean([one.lwr_nm**2 for one in found])) == pytest.approx(3 * math.sqrt(2), rel=0.03)
+
+
 def test_smooth_edges_have_no_roughness():
     one = of(columns(lines([10]), ["space", "line"], (1.0, 1.0)), "line")[0]
     assert (one.ler_nm, one.lwr_nm) == (0.0, 0.0)

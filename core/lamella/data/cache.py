@@ -24,7 +24,7 @@ import numpy as np
 from lamella.contracts.data import Sample
 from lamella.data.samples import Arrays, FileRow, SampleTable, TableRow
 
-_FORMAT = "lamella-cache-5"
+_FORMAT = "lamella-cache-6"
 _MARGIN = 1.2  # of the free space that a cache may not take
 
 
@@ -169,4 +169,5 @@ def _append(file: Any, sample: Sample) -> dict[str, Any]:
 
 def _narrow(instance: np.ndarray) -> np.ndarray:
     """Object ids in 16 bits where they fit."""
-    return instance.astype(np.uint16) if instance.size and instance.max() < 65536 else instance
+    fits = instance.size and instance.min() >= 0 and instance.max() < 65536
+    return instance.astype(np.uint16) if fits else instance

@@ -36,6 +36,16 @@ def grey(image: np.ndarray) -> np.ndarray:
     return image.mean(2, dtype=np.float32) if image.ndim == 3 else image
 
 
+def grey_levels(image: np.ndarray) -> np.ndarray:
+    """(H, W) of an image in its own type: the mean of its channels, rounded where levels are whole numbers.
+
+    >>> grey_levels(np.array([[[1, 2, 2]]], np.uint8)), grey_levels(np.array([[[1.0, 2.0]]]))
+    (array([[2]], dtype=uint8), array([[1.5]]))
+    """
+    mean = grey(image)
+    return (np.rint(mean) if image.dtype.kind in "iu" else mean).astype(image.dtype)
+
+
 def _percentiles(image: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(grey(image), (0.1, 99.9)).tolist()
     return low, high

@@ -130,8 +130,7 @@ class FileRow:
             self.reading.mask(mask, found, self.frame) if isinstance(mask, Path) else mask
             for mask in (self.label, self.instance)
         )
-        objects = None if instance is None else np.asarray(instance).astype(np.int64)
-        return found.image, label, objects, found.pixel_nm, found.facts.numbers(), ()
+        return found.image, label, _objects(instance), found.pixel_nm, found.facts.numbers(), ()
 
     def _of_views(self, files: Mapping[str, Path]) -> Arrays:
         """The pixel size is that of the views where they agree."""
@@ -183,7 +182,7 @@ class TableRow:
         return (
             image,
             label if isinstance(label, int) or label is None else np.asarray(label),
-            None if instance is None else np.asarray(instance).astype(np.int64),
+            _objects(instance),
             pixel_nm,
             meta,
             views,
@@ -197,6 +196,11 @@ class TableRow:
 
     def _decoded(self, image: Any) -> np.ndarray:
         return checked(pixels(image) if hasattr(image, "mode") else np.asarray(image), self.name)
+
+
+def _objects(instance: Any) -> np.ndarray | None:
+    """An instance map's ids as int64; what is negative there, as −1 where nothing is, is no object: 0."""
+    return None if instance is None else np.asarray(instance).astype(np.int64).clip(min=0)
 
 
 def _size_of(told: Any, name: str) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from lamella.data.formats.files import SUFFIXES, image_files
-from lamella.data.grey import grey
+from lamella.data.grey import grey_levels
 from lamella.errors import ConfigError, DataError
 
 Stacked = tuple[np.ndarray, tuple[str, ...]]
@@ -34,7 +34,7 @@ def stacked(images: Mapping[str, np.ndarray | None], name: str) -> Stacked:
     if len(kinds) > 1:
         listed = ", ".join(f"{view} {i.shape[0]}×{i.shape[1]} {i.dtype}" for view, i in there.items())
         raise DataError(f"{name}: the views of one object need one size and type, these are {listed}")
-    return np.stack([grey(image).astype(image.dtype) for image in there.values()], 2), tuple(there)
+    return np.stack([grey_levels(image) for image in there.values()], 2), tuple(there)
 
 
 def by_wildcards(folder: Path, patterns: Mapping[str, str | list[str]]) -> dict[str, dict[str, Path]]:

@@ -57,8 +57,8 @@ def columns(
     """The upright structures of every class: chains of runs that lie over each other and neither fork nor join.
 
     A run that touches the left or right border does not count, a structure wider than tall does not either. CD is
-    the run's length; top, mid and bottom are means over ±4 % of the height. From the variances of LER and LWR that of
-    rounding to whole pixels is taken off: 1/12 px² an edge, 1/6 px² a width.
+    the run's length; top, mid and bottom are means over ±4 % of the height. The variances of LER and LWR are those of
+    n − 2 rows, and that of rounding to whole pixels is taken off: 1/12 px² an edge, 1/6 px² a width.
 
     Source: CD at 10, 50 and 90 % of the height, side-wall angle atan(2h/(CD bottom − CD top)), LER and LWR as 3σ
     after a straight line.
@@ -198,7 +198,7 @@ def _three_sigma(variance: float) -> float:
 
 
 def _variance(values: np.ndarray) -> float:
-    """About a straight line."""
+    """About a straight line, whose two degrees of freedom are taken off."""
     at = np.linspace(-1, 1, len(values))
     flat = values - values.mean()
-    return float(np.mean((flat - at * (flat @ at) / (at @ at)) ** 2))
+    return float(np.sum((flat - at * (flat @ at) / (at @ at)) ** 2)) / (len(values) - 2)

@@ -28,6 +28,8 @@ class Objects(NamedTuple):
 def identities(batch: Batch, kind: Kind, *, background: int | None = None) -> Tensor:
     """(B, H, W) int64: −1 where the label says nothing, 0 where there is no object, else one number for each object.
 
+    Where an object is a region or an instance, no number is above H·W.
+
     Args:
         background: a class that is no object, where ``kind`` is not ``instance``.
 
@@ -41,12 +43,26 @@ def identities(batch: Batch, kind: Kind, *, background: int | None = None) -> Te
                 "objects = 'instance' needs data with instance maps, and these have none: name them by instances = "
                 "[ … ] beside labels, or set objects to 'region' or 'class'"
             )
-        return batch.instance if label is None else torch.where(label == IGNORE, -1, batch.instance)
+        objects = renumbered(batch.instance)
+        return objects if label is None else torch.where(label == IGNORE, -1, objects)
     assert label is not None
     found = label + 1 if kind == "class" else regions(label) + 1
     if background is not None:
         found = torch.where(label == background, 0, found)
     return torch.where(label == IGNORE, -1, found)
+
+
+def renumbered(instance: Tensor) -> Tensor:
+    """Object ids (B, H, W) int64 of any size as 1, 2, … in each image, in rising order; 0 where they are 0 or less.
+
+    Without a host sync, hence by sorting.
+
+    >>> renumbered(torch.tensor([[[0, 2**40, 7], [7, -1, 2**40 + 1]]])).tolist()
+    [[[0, 2, 1], [1, 0, 3]]]
+    """
+    rising, place = instance.clamp(min=0).flatten(1).sort(1)
+    number = (rising.diff(dim=1, prepend=torch.zeros_like(rising[:, :1])) != 0).cumsum(1)
+    return torch.empty_like(number).scatter(1, place, number).view_as(instance)
 
 
 def regions(label: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from lamella import Batch, Sample
-from lamella.data.grey import grey, grey_ends
+from lamella.data.grey import grey_ends, grey_levels
 from lamella.errors import DataError
 from pydantic import Field
 from torch import Tensor
@@ -121,7 +121,7 @@ def _planes(sample: Sample, image: np.ndarray) -> dict[str, np.ndarray]:
         return {"high": image}
     if image.shape[2] == 2:
         return {"high": image[..., 0], "low": image[..., 1]}
-    return {"high": grey(image).astype(image.dtype)}  # colours, of one magnification
+    return {"high": grey_levels(image)}  # colours, of one magnification
 
 
 def _labels(samples: Sequence[Sample]) -> Tensor | None:

@@ -15,7 +15,11 @@ class Roughness:
     """
 
     ler_nm: float = 1.2
-    """Three standard deviations of the edge, nm."""
+    """Three standard deviations, nm, of an edge much longer than ``length_nm``.
+
+    Edges of 144 nm have 2, 4 and 10 % less at correlation lengths of 6, 12 and 30 nm: the constant part of the
+    spectrum gets a quarter of its share.
+    """
     length_nm: float = 12.0
     """Correlation length, nm."""
     hurst: float = 0.7

@@ -11,7 +11,7 @@ from torch import Tensor
 class ObjectRecall:
     """The share of annotated objects of one class of which at least a share of the pixels is predicted as it.
 
-    Objects are the ids of `Batch.instance` within that class; images without instance maps do not count.
+    Objects are the ids above 0 of `Batch.instance` within that class; images without instance maps do not count.
     ``compute`` gives ``CLASS_recall`` (nan where there was no object) and ``CLASS_objects``.
 
     >>> label = torch.tensor([[[0, 1, 1, 0, 1]]])
@@ -35,7 +35,7 @@ class ObjectRecall:
         """
         if batch.instance is None or batch.label is None:
             return
-        shown = (batch.label == self.number) & (batch.instance != 0)
+        shown = (batch.label == self.number) & (batch.instance > 0)
         ids, place = torch.unique(batch.instance[shown], return_inverse=True)  # a set's own ids may be of any size
         place = place + len(ids) * shown.nonzero()[:, 0]
         size = torch.zeros(len(ids) * len(shown), dtype=torch.int64, device=place.device)

@@ -8,9 +8,11 @@ so that the slope a and the intercept c of variance over mean tell both: b = c /
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from lamella.errors import DataError
+from scipy.linalg import toeplitz
 from scipy.optimize import nnls
 
 SIDE = 16
@@ -21,7 +23,7 @@ MOST = 0.95
 """Greatest pedestal, as of `ShotNoise`: beyond it next to no noise depends on brightness."""
 SPREAD = 0.05
 """Least range of grey among those levels for a line through them."""
-INDEPENDENT = (0.7, 1.5)
+INDEPENDENT = (0.75, 1.6)
 """`PhotonTransfer.correlated` of an image that nothing has smoothed, scaled or compressed since it was taken."""
 _MASK = np.array([1.0, -2.0, 1.0])
 _RESAMPLES = 200
@@ -61,8 +63,9 @@ def photon_transfer(image: np.ndarray, step: float = 0.0) -> PhotonTransfer:
 
     The noise of a block is what [1, −2, 1] ⊗ [1, −2, 1] leaves of it, which neither a plane gets through nor an edge
     along rows or columns; of the blocks of a grey level, the half whose 4 × 4 means differ least are taken, and their
-    median. What was smoothed, compressed or displayed with a gamma has another noise than a camera's: ``off`` and
-    ``correlated`` tell. Whatever is counted one by one, at whatever gain, is called an electron here.
+    median, scaled to the mean of what is skewed as these variances are. What was smoothed, compressed or displayed with
+    a gamma has another noise than a camera's: ``off`` and ``correlated`` tell. Whatever is counted one by one, at
+    whatever gain, is called an electron here.
 
     Args:
         image: (H, W) in [0, 1].
@@ -118,6 +121,22 @@ def _laplacian(image: np.ndarray) -> np.ndarray:
     return sum(weight * rows[:, i : rows.shape[1] - 2 + i] for i, weight in enumerate(_MASK))
 
 
+@cache
+def _typical(side: int) -> float:
+    """Median over mean of the mean square of side² neighbours of `_laplacian` of white noise: it is skewed.
+
+    By Cornish and Fisher κ₁ − κ₃ / 6κ₂, which is 1 − ⅔·tr R³ / (n·tr R²) for the n neighbours' correlations R, a
+    product of those along rows and along columns.
+
+    >>> round(_typical(14), 4)
+    0.9845
+    """
+    lags = np.correlate(_MASK, _MASK, "full")[2:] / 6
+    along = toeplitz(np.pad(lags, (0, side - 3)))
+    squares, cubes = (float(np.trace(np.linalg.matrix_power(along, power))) ** 2 for power in (2, 3))
+    return 1 - 2 / 3 * cubes / (side**2 * squares)
+
+
 def _tiles(image: np.ndarray, side: int) -> np.ndarray:
     """(N, side, side): the image in squares, what is left over at its ends left out."""
     rows, columns = (size // side for size in image.shape)
@@ -126,7 +145,10 @@ def _tiles(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _blocks(image: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N,) mean, variance of the noise, and how much the block differs within, of the blocks that nothing clips."""
+    """(N,) mean, variance of the noise, and how much the block differs within, of the blocks that nothing clips.
+
+    The variance is scaled so that its median over blocks is that of the noise.
+    """
     inner = _tiles(image, SIDE)
     left = _tiles(np.pad(_laplacian(image), ((0, 2), (0, 2)), constant_values=np.nan), SIDE)
     left = left[:, : SIDE - 2, : SIDE - 2]
@@ -134,7 +156,7 @@ def _blocks(image: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray, np.
     kept = (clipped < 0.01) & np.isfinite(left).all((1, 2))
     inner, left = inner[kept], left[kept]
     coarse = inner.reshape(-1, SIDE // 4, 4, SIDE // 4, 4).mean((2, 4))
-    variance = np.square(left).mean((1, 2)) / 36 - step**2 / 12
+    variance = np.square(left).mean((1, 2)) / (36 * _typical(SIDE - 2)) - step**2 / 12
     return inner.mean((1, 2)), variance, coarse.std((1, 2))
 
 
@@ -162,5 +184,5 @@ def _correlated(coarse: np.ndarray, at: np.ndarray) -> float:
     """4 × the variance of 2 × 2 means, over that of pixels ``at`` their grey: the median over blocks."""
     side = SIDE // 2
     left = _tiles(np.pad(_laplacian(coarse), ((0, 2), (0, 2)), constant_values=np.nan), side)[:, : side - 2, : side - 2]
-    ratio = 4 * np.square(left).mean((1, 2)) / 36 / _tiles(at, side).mean((1, 2))
+    ratio = 4 * np.square(left).mean((1, 2)) / (36 * _typical(side - 2)) / _tiles(at, side).mean((1, 2))
     return float(np.median(ratio[np.isfinite(ratio)]))

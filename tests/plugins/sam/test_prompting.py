@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 from lamella import Streams
 from lamella.errors import ConfigError, DataError
 from lamella.testing.no_sync import no_sync
-from lamella_sam.objects import boxes_of, drawn_objects, identities, pick, pick_pixel, regions, swept
+from lamella_sam.losses import pairs
+from lamella_sam.objects import (
+    all_objects,
+    boxes_of,
+    drawn_objects,
+    identities,
+    pick,
+    pick_pixel,
+    regions,
+    renumbered,
+    swept,
+)
 from lamella_sam.prompting import Mix, corrected, given_prompts, jittered, negative_points, partial_masks
 from lamella_sam.prompts import (
     ABSENT,
@@ -79,8 +90,8 @@ def test_objects_are_drawn_evenly_and_points_uniformly_inside(batch):
 
 def test_kinds_of_objects(batch):
     batch = batch._replace(instance=(batch.label == 1).long() * 7)
-    assert identities(batch, "instance").unique().tolist() == [-1, 0, 7]
-    assert identities(batch._replace(label=None), "instance").unique().tolist() == [0, 7]
+    assert identities(batch, "instance").unique().tolist() == [-1, 0, 1]
+    assert identities(batch._replace(label=None), "instance").unique().tolist() == [0, 1]
     assert identities(batch, "class").unique().tolist() == [-1, 1, 2, 3]
     assert identities(batch, "class", background=0).unique().tolist() == [-1, 0, 2, 3]
     assert (identities(batch, "region")[:, :3] == -1).all()
@@ -119,7 +130,36 @@ def test_objects_of_an_instance_map_need_one(batch):
     with pytest.raises(ConfigError, match="objects = 'instance' needs data with instance maps"):
         identities(batch, "instance")
     drawn = identities(batch._replace(instance=batch.label + 7), "instance")
-    assert drawn.unique().tolist() == [-1, 7, 8, 9]
+    assert drawn.unique().tolist() == [-1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("other", [2, 1 + 64 * 64 + 1, 2**24 + 1, 2**40])
+def test_objects_of_any_id_are_told_apart(batch, other):
+    one = other - 1 if other == 2**24 + 1 else 1  # what float32 takes for the same, else what H·W + 1 does
+    instance = torch.zeros_like(batch.label)
+    instance[:, 8:24, 8:24], instance[1, 32:56, 32:60], instance[:, 60:] = one, other, -1
+    with no_sync():
+        identity = identities(batch._replace(instance=instance), "instance")
+        found = all_objects(identity, streams(1, 2), 3)
+        drawn = drawn_objects(identity, streams(1, 2), 500)
+        same, different = pairs(identity, 8)
+    assert found.there.tolist() == [[True, False, False], [True, True, False]]
+    assert found.mask[1, :2].flatten(1).sum(1).tolist() == [24 * 28, 16 * 16]
+    assert abs(drawn.mask[1, :, 8, 8].float().mean() - 0.5) < 0.1  # both as often
+    truth = identities(batch._replace(instance=(instance > 0).long() + (instance == other)), "instance")
+    assert torch.equal(identity, truth)
+    cells = truth[1].reshape(8, 8, 8, 8).movedim(2, 1).reshape(64, 64)
+    ids = torch.where((cells == cells[:, :1]).all(1) & (cells[:, 0] >= 0), cells[:, 0], -1)
+    assert torch.equal(same[1], (ids[:, None] == ids) & (ids >= 0) & (ids[:, None] >= 0))
+    assert torch.equal(different[1], (ids[:, None] != ids) & (ids >= 0) & (ids[:, None] >= 0))
+
+
+@given(seed=st.integers(0, 10**6), most=st.sampled_from([3, 50, 2**62]), size=st.sampled_from([(9, 9), (1, 7)]))
+def test_numbers_in_an_image_are_those_of_numpy(seed, most, size):
+    instance = torch.randint(-most, most, (2, *size), generator=torch.Generator().manual_seed(seed))
+    for found, ids in zip(renumbered(instance), instance.numpy()):
+        _, place = np.unique(np.append(ids.clip(min=0), 0), return_inverse=True)
+        assert found.flatten().tolist() == place[:-1].tolist()
 
 
 def test_jitter_keeps_within_its_bound_and_the_image():

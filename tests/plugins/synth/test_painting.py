@@ -103,3 +103,18 @@ def test_a_bent_column_leaves_the_true_dimensions() -> None:
     assert row.lateral().min() < -3
     empty = np.zeros(len(row.centre), bool)
     assert np.isnan(row.measure(-40, 40, empty)) and np.isnan(row.roughness(-40, 40, empty)[0])
+
+
+def test_true_roughness_is_three_sigma_about_lines_of_two_degrees_of_freedom() -> None:
+    canvas = flat()
+    row = Columns(canvas, stream("row"), pitch=20, offset=0, width=np.full(canvas.grid.shape, 8.0),
+                  rough=Roughness(2.0, 3, 0.7), spread=0.0)  # fmt: skip
+    rows = np.flatnonzero((canvas.grid >= -4) & (canvas.grid <= 4))
+    assert 8 <= len(rows) < 40
+
+    def three_sigma(edges: np.ndarray) -> float:
+        left = [np.sum(np.polyfit(rows, edge, 1, full=True)[1]) / (len(rows) - 2) for edge in edges[:, rows]]
+        return float(3 * np.sqrt(np.mean(left)))
+
+    expected = three_sigma(np.concatenate([row.left, row.right])), three_sigma(row.right - row.left)
+    assert row.roughness(-4, 4, row.sound) == pytest.approx(expected, rel=1e-3)

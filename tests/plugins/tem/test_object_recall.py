@@ -24,6 +24,14 @@ def test_objects_are_counted_whatever_their_ids(times):
     assert counter.compute() == {"defect_recall": sum(map(float, found)) / len(found), "defect_objects": len(found)}
 
 
+def test_negative_ids_are_no_objects():
+    counter, label = ObjectRecall(["ground", "defect"], "defect"), torch.ones(1, 4, 4, dtype=torch.int64)
+    instance = -label
+    instance[0, 0] = 5
+    counter.update(torch.rand(1, 2, 4, 4), Batch.of(torch.zeros(1, 1, 4, 4), label=label, instance=instance))
+    assert counter.compute()["defect_objects"] == 1
+
+
 def test_no_object_is_no_figure():
     counter, label = ObjectRecall(["ground", "defect"], "defect"), torch.ones(1, 4, 4, dtype=torch.int64)
     counter.update(torch.rand(1, 2, 4, 4), Batch.of(torch.zeros(1, 1, 4, 4), label=label, instance=label * 0))

@@ -47,6 +47,16 @@ def test_dose_and_pedestal_of_counted_electrons_are_found(dose, pedestal):
     assert all(one.independent and one.off < 0.15 for one in found)
 
 
+@pytest.mark.parametrize(("dose", "pedestal"), [(15, 0.1), (50, 0.0), (3000, 0.3)])
+def test_the_noise_of_every_grey_level_is_as_strong_as_it_is(dose, pedestal):
+    ramp = np.linspace(0.15, 0.85, 768)[None].repeat(768, 0)
+    found = [photon_transfer(counted(ramp, dose, pedestal, n)) for n in range(4)]
+    true = [(pedestal + (1 - pedestal) * one.mean) / (dose * (1 - pedestal) ** 2) for one in found]
+    assert np.mean([one.variance / line for one, line in zip(found, true)]) == pytest.approx(1, abs=0.008)
+    assert np.mean([one.correlated for one in found]) == pytest.approx(1, abs=0.04)
+    assert sum(one.low <= dose <= one.high for one in found) >= 3
+
+
 def test_the_rounding_of_a_file_is_taken_off():
     noisy = np.clip(counted(scene(), 3000, 0.0), 0, 1)
     rounded = np.round(noisy * 80) / 80

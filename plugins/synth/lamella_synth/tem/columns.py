@@ -114,7 +114,8 @@ class Columns:
 
 
 def _spread(edges: np.ndarray) -> float:
+    """3σ of edges (count, rows), each about its own straight line, whose two degrees of freedom are taken off."""
     t = np.linspace(-1, 1, edges.shape[1])
     flat = edges - edges.mean(1, keepdims=True)
     flat = flat - (flat @ t / (t @ t))[:, None] * t
-    return float(3 * np.sqrt((flat**2).mean()))
+    return float(3 * np.sqrt((flat**2).sum() / (len(flat) * (len(t) - 2))))
