@@ -220,6 +220,18 @@ class RelabelsNoise(Grain):
         return result if result.weight is None else result._replace(weight=result.weight * 0.5)
 
 
+class Slope(Perturbation):
+    """A correct one: the image lit from the left, over a slope as steep as drawn. No pixel is where it was bright."""
+
+    family = "detector"
+
+    def draw(self, streams, about):
+        return {"gain": streams.uniform(0.5, 1.0)}
+
+    def render(self, image, drawn, streams, about):
+        return 0.5 + per_image(drawn["gain"], image) * (image.roll(1, -1) - image.roll(-1, -1)) / 2
+
+
 class NeedsLabels(Grain):
     def perturb(self, batch, streams):
         return super().perturb(batch, streams)._replace(label=batch.label.clone())
@@ -237,6 +249,30 @@ class Rolls(Perturbation):
         columns = torch.arange(about.width, device=image.device) - drawn["pixels"].view(-1, 1)
         index = (columns % about.width).view(-1, 1, 1, about.width).expand_as(image)
         return image.gather(3, index)
+
+
+class Mirrors(Grain):
+    def render(self, image, drawn, streams, about):
+        return super().render(image, {"strength": 0.1 * drawn["strength"]}, streams, about).flip(-1)
+
+
+class TurnsAndShifts(Mirrors):
+    identity = None
+
+    def render(self, image, drawn, streams, about):
+        if about.height != about.width:
+            return super().render(image, drawn, streams, about).flip(-1)
+        return super().render(image, drawn, streams, about).transpose(-2, -1).roll(9, -2)
+
+
+class OnePixelOff(Mirrors):
+    def render(self, image, drawn, streams, about):
+        return super().render(image, drawn, streams, about).flip(-1).roll(1, -1)
+
+
+class FarOff(Mirrors):
+    def render(self, image, drawn, streams, about):
+        return super().render(image, drawn, streams, about).flip(-1).roll(8, -2)
 
 
 class LeavesMaskBehind(Sway):
@@ -386,6 +422,10 @@ BROKEN = {
     RelabelsNoise: "leave label, weight and instance alone",
     NeedsLabels: "take a batch without labels",
     Rolls: "leave pixels in place .* derive from Warp",
+    Mirrors: r"leave pixels in place .* the image \(all, mirrored\) came out 0 rows and 0 columns away",
+    TurnsAndShifts: r"leave pixels in place .* the image \(all, .*turned by 90°\) came out",
+    OnePixelOff: r"leave pixels in place .* the image \(all\) came out 0 rows and 1 columns away",
+    FarOff: r"leave pixels in place .* the image \(all\) came out 8 rows and 0 columns away",
     LeavesMaskBehind: "move the label as it moves the image",
     LeavesTrustBehind: "move weight with label",
     LeavesKorniaMaskBehind: "move a mask beside it as it moves the image",
@@ -404,6 +444,7 @@ BROKEN = {
 
 test_correct_noise = perturbation_contract(Grain)
 test_correct_noise_in_colour = perturbation_contract(Grain, channels=(1, 3))
+test_correct_slope = perturbation_contract(Slope)
 test_correct_warp = perturbation_contract(Sway)
 test_correct_mirror = perturbation_contract(Mirror)
 test_factory = perturbation_contract(lambda: Grain(strength=(0.2, 0.2)))

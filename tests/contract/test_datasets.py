@@ -3,6 +3,7 @@
 from itertools import count
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value
 from lamella.testing import BrokenPromise, dataset_contract
@@ -43,11 +44,20 @@ def streamed():
     return IterableDataset.from_generator(rows, features=Features(COLUMNS))
 
 
-def classification():
+def classification(least=0):
     columns = {"image": Image(), "label": ClassLabel(names=["good", "bad"])}
-    return Dataset.from_list(
-        [{"image": row["image"], "label": i % 2} for i, row in enumerate(rows())], features=Features(columns)
-    )
+    found = [{"image": row["image"], "label": least + i % 2} for i, row in enumerate(rows())]
+    return Dataset.from_list(found, features=Features(columns))
+
+
+def partly_labelled():
+    return classification(-1)
+
+
+def below_no_label():
+    data = classification()
+    label = pa.array([-2, 0, 1, 0, 1], pa.int64())
+    return Dataset(data.data.table.set_column(1, "label", label), info=data.info)
 
 
 def unlabelled():
@@ -114,6 +124,7 @@ BROKEN = {
     no_names: "name its classes",
     unnamed_class: r"label pixels by class id: 2 is none of 2 classes \(ground, line\)",
     unlisted_class: "list in classes those that are present: 'line'",
+    below_no_label: "label images by class id: -2",
     other_size: r"one label per pixel: \(16, 16\) beside an image \(12, 12\)",
     no_image: "have a column image",
     no_columns: "declare its features",
@@ -124,7 +135,10 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("dataset", [correct, streamed, classification, unlabelled], ids=lambda f: f.__name__)
+CORRECT = [correct, streamed, classification, partly_labelled, unlabelled]
+
+
+@pytest.mark.parametrize("dataset", CORRECT, ids=lambda f: f.__name__)
 def test_correct_dataset(dataset):
     dataset_contract(dataset)()
 

@@ -57,6 +57,26 @@ def ratio_as_mean(logits, label, weight, /):
     return Mean(1 - 2 * (guess * truth).sum() / (guess.sum() + truth.sum() + 1), weight.sum())
 
 
+def mean_over_all(logits, label, weight, /):
+    return (functional.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none") * weight).mean()
+
+
+def counts_all(logits, label, weight, /):
+    return Mean(correct(logits, label, weight).total, torch.full((), float(weight.numel())))
+
+
+def no_slope(logits, label, weight, /):
+    return correct(0 * logits, label, weight)
+
+
+def first_image(logits, label, weight, /):
+    return correct(logits[:1], label[:1], weight[:1]).value() + 0 * logits.sum()
+
+
+def all_or_nothing(logits, label, weight, /):
+    return correct(logits, label, (weight > 0).float())
+
+
 def per_image(logits, label, weight, /):
     mean = functional.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none") * weight
     return mean.mean((1, 2))
@@ -92,6 +112,11 @@ BROKEN = {
     no_gradient: "have a finite gradient: there is none",
     counts_ignored: "leave out pixels of weight 0",
     counts_zero_weight: "leave out pixels of weight 0",
+    mean_over_all: "leave ignored pixels out of what it divides by",
+    counts_all: "leave ignored pixels out of what it divides by",
+    no_slope: "have a gradient other than 0: there is none in image 0",
+    first_image: "have a gradient other than 0: there is none in image 1",
+    all_or_nothing: "give pixels a gradient in proportion to weight: a pixel of weight 0.5 has 1 of the gradient",
     ratio_as_mean: "return a Mean only where totals and counts add up",
     per_image: "return a Mean .* or a scalar tensor",
     squared_weight: "weigh pixels in proportion to weight",
@@ -101,6 +126,21 @@ BROKEN = {
     count_with_gradient: "return a count without gradient",
 }
 
+
+def counts_labelled(logits, label, weight, /):
+    """A correct one that counts pixels of weight 0, as those a network is not sure of."""
+    return Mean(correct(logits, label, weight).total, (label != IGNORE).float().sum())
+
+
+def hardest(logits, label, weight, /):
+    """A correct one that learns from the hardest quarter of the pixels that count."""
+    each = functional.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")
+    hard = each >= each.detach().masked_fill(weight == 0, torch.nan).nanquantile(0.75)
+    return correct(logits, label, torch.where(hard, weight, 0.0)).value()
+
+
+test_correct_mean_over_labelled_pixels = loss_contract(counts_labelled)
+test_correct_choice_of_pixels = loss_contract(hardest)
 test_correct_function = loss_contract(correct)
 test_correct_class = loss_contract(Correct, classes=5)
 

@@ -105,6 +105,58 @@ class OtherKeys(Correct):
         return super().collate(samples)._replace(key=torch.arange(len(samples)))
 
 
+class NoVisits(Correct):
+    def collate(self, samples):
+        return super().collate(samples)._replace(visit=torch.zeros(len(samples), dtype=torch.int64))
+
+
+class NoPixelSize(Correct):
+    def collate(self, samples):
+        return super().collate(samples)._replace(pixel_nm=torch.full((len(samples), 2), torch.nan))
+
+
+class PixelSizeInXAndY(Correct):
+    def collate(self, samples):
+        batch = super().collate(samples)
+        return batch._replace(pixel_nm=batch.pixel_nm.flip(1))
+
+
+class LabelsOfNeighbours(Correct):
+    def collate(self, samples):
+        batch = super().collate(samples)
+        if batch.label is None:
+            return batch
+        return batch._replace(label=batch.label.roll(1, 0), weight=batch.weight.roll(1, 0))
+
+
+class MirroredLabels(Correct):
+    def collate(self, samples):
+        batch = super().collate(samples)
+        return batch if batch.label is None else batch._replace(label=batch.label.flip(2), weight=batch.weight.flip(2))
+
+
+class OneClass(Correct):
+    def collate(self, samples):
+        batch = super().collate(samples)
+        return batch if batch.label is None else batch._replace(label=batch.label * 0)
+
+
+class DropsLabels(Correct):
+    def collate(self, samples):
+        return super().collate(samples)._replace(label=None, weight=None)
+
+
+class SwapsClassesOfViews(TwoViews):
+    def collate(self, samples):
+        views = super().collate(samples)
+        return {view: batch._replace(label=views["high"].label.flip(0)) for view, batch in views.items()}
+
+
+class ZeroMetadata(Correct):
+    def collate(self, samples):
+        return super().collate(samples)._replace(meta={"dose": torch.zeros(len(samples))})
+
+
 class OtherMetadata(Correct):
     def collate(self, samples):
         return super().collate(samples)._replace(meta={})
@@ -150,6 +202,14 @@ BROKEN = {
     Forgets: "map grey values alike after restore",
     KeepsArray: "plain JSON values",
     OtherKeys: "keep the keys",
+    NoVisits: "keep the visits of the samples",
+    NoPixelSize: "keep the pixel sizes of the samples",
+    PixelSizeInXAndY: "keep the pixel sizes of the samples, y and x",
+    LabelsOfNeighbours: "keep the labels of the samples",
+    MirroredLabels: "keep the labels of the samples",
+    OneClass: "keep the labels of the samples",
+    DropsLabels: "keep the labels of the samples: there are none",
+    ZeroMetadata: "carry 'dose' of the samples, or what it declares for it",
     OtherMetadata: "carry the metadata it declares",
     TrustsIgnored: "give ignored pixels the weight 0",
     ByteLabels: r"labels \(B, H, W\) int64",
@@ -167,6 +227,22 @@ test_two_views = modality_contract(TwoViews)
 def test_broken_promise_is_caught_and_named(modality):
     with pytest.raises(BrokenPromise, match=f"{modality.__name__} must .*{BROKEN[modality]}"):
         modality_contract(modality)()
+
+
+def test_classes_and_metadata_of_the_samples():
+    def samples(dtype):
+        image = np.full((8, 8), np.iinfo(dtype).max, dtype)
+        return [Sample(image, i, None, i, 0, (1.0, 1.0), {"dose": 3.0 + i}, "") for i in range(2)]
+
+    class DefaultDose(Correct):
+        def collate(self, samples):
+            return super().collate(samples)._replace(meta={"dose": torch.full((len(samples),), self.metadata["dose"])})
+
+    modality_contract(Correct, samples=samples)()
+    with pytest.raises(BrokenPromise, match="carry 'dose' of the samples"):
+        modality_contract(DefaultDose, samples=samples)()
+    with pytest.raises(BrokenPromise, match="keep the labels of the samples"):
+        modality_contract(SwapsClassesOfViews, samples=samples)()
 
 
 def test_own_samples():

@@ -123,6 +123,70 @@ class WrongCounts(Correct):
         return {"supervised": torch.tensor(float(batches["labelled"].label.numel()))}
 
 
+class MisspeltCounts(Correct):
+    def counts(self, batches, step):
+        return {"supervized": batches["labelled"].weight.sum()}
+
+
+class CountsItsSteps(Correct):
+    """A ramp by a number that no checkpoint holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = 0
+
+    def forward(self, batches, step):
+        losses = super().forward(batches, step)
+        return {**losses, "loss": losses["supervised"] + min(1.0, self.steps / 5) * losses["agreement"]}
+
+    def after_step(self):
+        super().after_step()
+        self.steps += 1
+
+
+class KeepsTeacherInList(Correct):
+    def __init__(self):
+        super().__init__()
+        self.slow = [self.net.weight.detach().clone()]
+
+    def forward(self, batches, step):
+        losses = super().forward(batches, step)
+        pull = (self.net.weight - self.slow[0]).abs().sum()
+        return {**losses, "pull": pull, "loss": losses["loss"] + pull}
+
+    def after_step(self):
+        self.slow = [self.net.weight.detach().clone()]
+
+
+class GrowsBuffer(Correct):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("bank", torch.zeros(0))
+
+    def after_step(self):
+        self.bank = torch.cat([self.bank, torch.zeros(1)])
+
+
+class CountsInBuffer(CountsItsSteps):
+    """A correct one: the number is in the checkpoint."""
+
+    def __init__(self):
+        super().__init__()
+        del self.steps
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, batches, step):
+        losses = Correct.forward(self, batches, step)
+        return {**losses, "loss": losses["supervised"] + (self.steps / 5).clamp(max=1.0) * losses["agreement"]}
+
+
+class CountsWhatIsOff(Correct):
+    """A correct one: it counts for a term that sets in later, and not for another."""
+
+    def counts(self, batches, step):
+        return {**super().counts(batches, step), "later": torch.tensor(3.0)}
+
+
 class ForgetsGroup(Correct):
     def parameter_groups(self):
         return [{"params": [self.net.weight]}]
@@ -192,6 +256,10 @@ BROKEN = {
     EditsBatch: "leave batches as they are: unlabelled.image",
     NanWithoutLabels: "finite loss with every pixel ignored: it is nan",
     WrongCounts: "know its counts beforehand: 'supervised'",
+    MisspeltCounts: "name its counts .* in step.mean.*: counts names supervized, step.mean asks for supervised",
+    CountsItsSteps: "go on from a checkpoint .* 'loss': .* a buffer, or derived from step",
+    KeepsTeacherInList: "go on from a checkpoint .* 'loss'",
+    GrowsBuffer: "take over the state of another: .*bank",
     ForgetsGroup: r"once in parameter_groups\(\): net.bias, which is trainable, .* 0 times",
     FrozenInGroup: "teacher.weight, which is frozen, .* 1 times",
     PredictsLogits: "predict probabilities",
@@ -205,6 +273,8 @@ BROKEN = {
 }
 
 test_correct_trainer = trainer_contract(Correct, batches)
+test_correct_buffer = trainer_contract(CountsInBuffer, batches)
+test_correct_spare_count = trainer_contract(CountsWhatIsOff, batches)
 test_correct_trainer_on_ready_batches = trainer_contract(Correct, batches())
 
 

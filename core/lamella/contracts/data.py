@@ -6,7 +6,7 @@ A dataset is a function with typed keyword parameters that returns a ``datasets.
 =============  =====================================================================================
 ``image``      ``datasets.Image`` (8 or 16 bit, grey or RGB); several views of one object may be stacked in it
                as channels, or stand in columns of their own
-``label``      ``datasets.Image`` of class ids, 255 = ignored; or ``ClassLabel`` for classification
+``label``      ``datasets.Image`` of class ids, 255 = ignored; or ``ClassLabel`` for classification, −1 = no label
 ``instance``   ``datasets.Image`` of object ids, none where 0 or less (optional)
 ``classes``    ``List(ClassLabel(names=…))``: the classes present; its names are those of the set
 ``pixel_nm``   two floats, nm per pixel in y and x (optional)

@@ -86,7 +86,7 @@ def fits(name: str, i: int, row: Mapping[str, Any], names: list[str]) -> None:
                 raise BrokenPromise(name, "list in classes those that are present", seen, where)
     if "pixel_nm" in row and row["pixel_nm"] is not None and len(row["pixel_nm"]) != 2:
         raise BrokenPromise(name, "give pixel_nm as y and x", f"{row['pixel_nm']}", where)
-    if isinstance(row.get("label"), int) and not 0 <= row["label"] < len(names):
+    if isinstance(row.get("label"), int) and not -1 <= row["label"] < len(names):  # the Hub's −1 is no label
         raise BrokenPromise(name, "label images by class id", f"{row['label']}", where)
 
 

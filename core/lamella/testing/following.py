@@ -13,7 +13,7 @@ from lamella.testing.promise import difference, first
 from lamella.testing.subject import Subject
 
 _REACH = 6
-"""How far, in pixels, a grey-value perturbation is searched for a movement."""
+"""How far, in pixels, the windows of a grey-value perturbation are searched for a movement."""
 _WINDOW = 24
 
 
@@ -134,17 +134,45 @@ def _constant_stays(subject: Subject, case: Case) -> None:
 
 
 def _stays(subject: Subject, case: Case) -> None:
-    """No part of the image turns up some pixels away: the labels would have had to follow."""
+    """No part of the image turns up elsewhere, nor the whole turned or mirrored: labels would have had to follow."""
     case = case.resized(2 * _REACH + 2 * _WINDOW, 2 * _REACH + 2 * _WINDOW, count=1, dtype="float32")
-    batch = case.two_levels()
-    result = subject.perturb(subject.build(), batch._replace(meta=subject.batch(case).meta))
-    for i, (here, best, shift) in enumerate(_movements(batch, result)):
-        if best > 0.75 and here < 0.4:
-            seen = (
-                f"window {i} of the image came out {shift[0]} rows and {shift[1]} columns away (correlation "
-                f"{best:.2f} there, {here:.2f} in place); derive from Warp, and label and weight follow"
-            )
-            raise subject.broken("leave pixels in place when it does not move the labels", seen, case)
+    for side in (3, 1):  # squares that survive a blur, and detail that shows a movement by one pixel
+        batch = case.two_levels(side=side)
+        result = subject.perturb(subject.build(), batch._replace(meta=subject.batch(case).meta))
+        found = [_whole_movement(batch, result)]
+        if side == 3:
+            found += [(f"window {i}", *one) for i, one in enumerate(_movements(batch, result))]
+        for what, here, best, shift in found:
+            if best > 0.75 and here < 0.4:
+                seen = (
+                    f"the image ({what}) came out {shift[0]} rows and {shift[1]} columns away (correlation "
+                    f"{best:.2f} there, {here:.2f} in place); derive from Warp, and label and weight follow"
+                )
+                raise subject.broken("leave pixels in place when it does not move the labels", seen, case)
+
+
+def _whole_movement(batch: Batch, result: Batch) -> tuple[str, float, float, tuple[int, int]]:
+    """How the whole image moved, its correlation with the original in place, the best elsewhere, and where that is.
+
+    Every shift is tried, around the edges, of the image as it was, turned by quarters, mirrored, and both.
+    """
+    before, after = (_standard(one.image[0].float().mean(0)) for one in (batch, result))
+    ways = [(mirrored, quarters) for mirrored in (False, True) for quarters in range(4)]
+    moved = torch.stack([torch.rot90(before.flip(-1) if mirrored else before, q) for mirrored, q in ways])
+    size = before.shape[-1]
+    spectrum = torch.fft.rfft2(after) * torch.fft.rfft2(moved).conj()
+    scores = torch.fft.irfft2(spectrum, s=(size, size)).abs()  # (8, H, W): inverted contrast moves nothing
+    way, y, x = torch.unravel_index(scores.argmax(), scores.shape)
+    shift = (int(y + size // 2) % size - size // 2, int(x + size // 2) % size - size // 2)
+    mirrored, quarters = ways[int(way)]
+    how = ["all"] + ["mirrored"] * mirrored + [f"turned by {90 * quarters}°"] * (quarters > 0)
+    return ", ".join(how), scores[0, 0, 0].item(), scores.max().item(), shift
+
+
+def _standard(image: Tensor) -> Tensor:
+    """``image`` with mean 0 and norm 1."""
+    image = image - image.mean()
+    return image / image.norm().clamp_min(1e-6)
 
 
 def _movements(batch: Batch, result: Batch) -> list[tuple[float, float, tuple[int, int]]]:

@@ -2,12 +2,13 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from hypothesis import HealthCheck, Phase, example, given, settings, strategies
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lamella.contracts.batch import IGNORE
 from lamella.contracts.model import Mean
@@ -67,8 +68,9 @@ def loss_contract(component: Any, *, classes: int = 3, examples: int = 20) -> Ca
     def property_of(case: LossCase) -> None:
         with apart():
             loss = component() if inspect.isclass(component) else component
-            for promise in (is_finite, leaves_out, adds_up, weighs, stands_alone):
+            for promise in (is_finite, leaves_out, adds_up, weighs, counts_no_ignored, stands_alone):
                 promise(name, loss, case, case.tensors(classes))
+            teaches(name, loss, replace(case, count=2, size=24, ignored=0.0, scale=1.0), classes)
 
     fixed = [LossCase(2, 6, 0.3, 1.0, 1), LossCase(1, 5, 1.0, 1.0, 2), LossCase(3, 1, 0.5, 50.0, 3)]
     test = given(
@@ -164,6 +166,33 @@ def weighs(name: str, loss: Any, case: LossCase, tensors: Tensors) -> None:
         raise BrokenPromise(name, "weigh pixels in proportion to weight", seen, case)
 
 
+def counts_no_ignored(name: str, loss: Any, case: LossCase, tensors: Tensors) -> None:
+    """Ignored pixels beside an image leave its loss as it is."""
+    logits, label, weight = tensors
+    edge = (0, case.size, 0, case.size)
+    wider = pad(logits, edge, value=1.0), pad(label, edge, value=IGNORE), pad(weight, edge)
+    wanted = _value(loss, logits, label, weight)
+    if gap := difference(_value(loss, *wider), wanted, tolerance=_slack(wanted)):
+        seen = f"three times as many ignored pixels beside the image changed it: {gap}"
+        raise BrokenPromise(name, "leave ignored pixels out of what it divides by", seen, case)
+
+
+def teaches(name: str, loss: Any, case: LossCase, classes: int) -> None:
+    """Every image that counts gets a gradient, and a pixel that is trusted half as much half of it."""
+    logits, label, _ = case.tensors(classes)
+    weight = torch.ones(label.shape)
+    whole = _gradients(loss, logits, label, weight)
+    if not (most := whole.amax((1, 2))).all():
+        seen = f"there is none in image {int(most.argmin())}, where every pixel counts"
+        raise BrokenPromise(name, "have a gradient other than 0", seen, case)
+    place = whole[0].flatten().argmax()
+    weight[0].view(-1)[place] = 0.5
+    share = (_gradients(loss, logits, label, weight)[0].flatten()[place] / most[0]).item()
+    if not 0.45 <= share <= 0.55:
+        seen = f"a pixel of weight 0.5 has {share:.3g} of the gradient that it has at weight 1"
+        raise BrokenPromise(name, "give pixels a gradient in proportion to weight", seen, case)
+
+
 def stands_alone(name: str, loss: Any, case: LossCase, tensors: Tensors) -> None:
     """It edits nothing, reads no value on the host and draws nothing."""
     copies = tuple(tensor.clone() for tensor in tensors)
@@ -194,6 +223,13 @@ def _gradient(loss: Any, logits: Tensor, label: Tensor, weight: Tensor) -> Tenso
     result = loss(logits, label, weight)
     value = result.value() if isinstance(result, Mean) else result
     return torch.autograd.grad(value, logits)[0] if value.requires_grad else None
+
+
+def _gradients(loss: Any, logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+    """(B, H, W) how long the gradient of each pixel is."""
+    gradient = _gradient(loss, logits, label, weight)
+    assert gradient is not None
+    return gradient.norm(dim=1)
 
 
 def _slack(value: Tensor) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lamella.contracts.batch import IGNORE, Batch
 from lamella.contracts.data import Modality, Sample
@@ -58,12 +59,12 @@ def grey_samples(dtype: np.dtype) -> list[Sample]:
         np.zeros((16, 20)),
         np.linspace(0, top, 320).reshape(16, 20),
     ]
-    label = random.integers(0, 3, (16, 20)).astype(np.uint8)
-    label[:4] = IGNORE
+    labels = random.integers(0, 3, (3, 16, 20)).astype(np.uint8)
+    labels[:, :4] = IGNORE
     known = ((0.5, 0.75), (math.nan, math.nan), (1.0, 1.0))
     return [
         Sample(image.astype(dtype), label, None, 100 + i, i, pixel_nm, {}, f"image {i}")
-        for i, (image, pixel_nm) in enumerate(zip(images, known))
+        for i, (image, label, pixel_nm) in enumerate(zip(images, labels, known))
     ]
 
 
@@ -72,11 +73,13 @@ def _views(result: Any) -> dict[str, Batch]:
 
 
 def makes_batches(name: str, modality: Any, samples: Sequence[Sample]) -> None:
-    """Images float32 in [0, 1]; labels, trust, keys and metadata of the right kind."""
+    """Images float32 in [0, 1]; labels, trust and metadata of the right kind; all else as the samples have it."""
     views = _views(modality.collate(samples))
     if not isinstance(views, dict) or not views or not all(isinstance(v, Batch) for v in views.values()):
         raise BrokenPromise(name, "collate to a Batch or a dict of them", f"{type(views).__name__}")
-    keys = torch.tensor([sample.key for sample in samples])
+    if all(s.label is not None for s in samples) and all(batch.label is None for batch in views.values()):
+        raise BrokenPromise(name, "keep the labels of the samples", "there are none", f"{samples[0].image.dtype}")
+    keys, visits = (torch.tensor([getattr(sample, what) for sample in samples]) for what in ("key", "visit"))
     for view, batch in views.items():
         image, where = batch.image, f"{samples[0].image.dtype} {view}".strip()
         if image.dtype != torch.float32 or image.shape[:2] != (len(samples), modality.channels):
@@ -87,6 +90,8 @@ def makes_batches(name: str, modality: Any, samples: Sequence[Sample]) -> None:
             raise BrokenPromise(name, "give grey values in [0, 1]", seen, where)
         if gap := difference(batch.key, keys):
             raise BrokenPromise(name, "keep the keys of the samples", gap, where)
+        if gap := difference(batch.visit, visits):
+            raise BrokenPromise(name, "keep the visits of the samples", gap, where)
         if set(batch.meta) != set(modality.metadata):
             seen = f"{sorted(batch.meta)} instead of {sorted(modality.metadata)}"
             raise BrokenPromise(name, "carry the metadata it declares", seen, where)
@@ -95,6 +100,29 @@ def makes_batches(name: str, modality: Any, samples: Sequence[Sample]) -> None:
                 raise BrokenPromise(name, "carry metadata per image", f"{key} is {tuple(value.shape)}", where)
         if batch.label is not None and batch.label.ndim == 3:
             _labels_fit(name, batch, where)
+        same_size = batch.image.shape[2:] == samples[0].image.shape[:2]
+        if batch.label is not None and (same_size or batch.label.ndim == 1):
+            _labels_stay(name, batch.label, samples, where)
+        if same_size and not view:
+            _values_stay(name, modality, batch, samples, where)
+
+
+def _labels_stay(name: str, label: Tensor, samples: Sequence[Sample], where: str) -> None:
+    """Each label is its sample's: a map of the size of the image, or a class."""
+    known = [np.asarray(sample.label).astype(np.int64) for sample in samples if sample.label is not None]
+    if len(known) == len(samples) and (gap := difference(label, torch.from_numpy(np.stack(known)))):
+        raise BrokenPromise(name, "keep the labels of the samples", gap, where)
+
+
+def _values_stay(name: str, modality: Any, batch: Batch, samples: Sequence[Sample], where: str) -> None:
+    """Pixel size and metadata are those of the sample, or the default; views may have each its own."""
+    pixel_nm = torch.tensor([sample.pixel_nm for sample in samples], dtype=torch.float32)
+    if gap := difference(batch.pixel_nm, pixel_nm):
+        raise BrokenPromise(name, "keep the pixel sizes of the samples, y and x", gap, where)
+    for key, unknown in modality.metadata.items():
+        known = torch.tensor([sample.meta.get(key, unknown) for sample in samples], dtype=torch.float32)
+        if gap := difference(batch.meta[key].to(torch.float32), known):
+            raise BrokenPromise(name, f"carry {key!r} of the samples, or what it declares for it", gap, where)
 
 
 def _labels_fit(name: str, batch: Batch, where: str) -> None:

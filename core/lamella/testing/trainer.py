@@ -48,6 +48,7 @@ def trainer_contract(
             gives_losses(name, build_trainer, given)
             everything_learns(name, build_trainer, given)
             counts_beforehand(name, build_trainer, given)
+            resumes(name, build_trainer, given)
             bears_no_labels(name, build_trainer, given)
             groups_are_whole(name, build_trainer)
             predicts(name, build_trainer, given, tolerance)
@@ -62,9 +63,11 @@ def _built(build_trainer: Callable[[], Trainer]) -> Trainer:
     return build_trainer().train()
 
 
-def _forward(trainer: Trainer, batches: Batches, counts: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    torch.manual_seed(1)
-    return trainer(batches, Step(1, 10, 7, counts=counts or {}))
+def _forward(
+    trainer: Trainer, batches: Batches, counts: Mapping[str, Tensor] | None = None, *, number: int = 1
+) -> dict[str, Tensor]:
+    torch.manual_seed(number)
+    return trainer(batches, Step(number, 10, 7, counts=counts or {}))
 
 
 def gives_losses(name: str, build_trainer: Any, batches: Batches) -> None:
@@ -108,10 +111,10 @@ def everything_learns(name: str, build_trainer: Any, batches: Batches) -> None:
 
 
 def counts_beforehand(name: str, build_trainer: Any, batches: Batches) -> None:
-    """What ``counts`` says is what the losses are divided by."""
+    """What ``counts`` says is what the losses are divided by, under the names that they have in ``step.mean``."""
     trainer = _built(build_trainer)
     torch.manual_seed(1)
-    counts = trainer.counts(batches, Step(1, 10, 7))
+    counts = _Asked(trainer.counts(batches, Step(1, 10, 7)))
     if not counts:
         return
     wanted, found = _forward(_built(build_trainer), batches), _forward(trainer, batches, counts)
@@ -119,6 +122,42 @@ def counts_beforehand(name: str, build_trainer: Any, batches: Batches) -> None:
         if gap := difference(found[key], value, tolerance=1e-5):
             seen = f"{key!r}: {gap} when divided by counts(batches, step)"
             raise BrokenPromise(name, "know its counts beforehand", seen)
+    idle, lacking = sorted(counts.keys() - counts.names), sorted(counts.names - counts.keys())
+    if idle and lacking:  # either alone is no mistake: a term that is switched off, a mean over the parts
+        seen = f"counts names {', '.join(idle)}, step.mean asks for {', '.join(lacking)}"
+        raise BrokenPromise(name, "name its counts as it names them in step.mean(mean, name)", seen)
+
+
+class _Asked(dict[str, Tensor]):
+    """Counts that remember the names they were asked for."""
+
+    def __init__(self, counts: Mapping[str, Tensor]):
+        super().__init__(counts)
+        self.names: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        self.names.add(str(name))
+        return super().__contains__(name)
+
+
+def resumes(name: str, build_trainer: Any, batches: Batches) -> None:
+    """A fresh trainer with the state of one that has learned goes on as that does."""
+    trainer, fresh = _built(build_trainer), _built(build_trainer)
+    optimizer = torch.optim.SGD([p for p in trainer.parameters() if p.requires_grad], lr=1e-3)
+    for number in range(2):
+        optimizer.zero_grad()
+        _forward(trainer, batches, number=number)["loss"].backward()
+        optimizer.step()
+        trainer.after_step()
+    try:
+        fresh.load_state_dict(trainer.state_dict())
+    except RuntimeError as error:
+        raise BrokenPromise(name, "take over the state of another", " ".join(str(error).split())) from None
+    wanted, found = (_forward(one, batches, number=2) for one in (trainer, fresh))
+    for key, value in wanted.items():
+        if gap := difference(found[key], value, tolerance=1e-5 * (1 + value.detach().abs().item())):
+            seen = f"{key!r}: {gap} two steps on; state that lasts over steps is a buffer, or derived from step"
+            raise BrokenPromise(name, "go on from a checkpoint as if it had never stopped", seen)
 
 
 def bears_no_labels(name: str, build_trainer: Any, batches: Batches) -> None:
