@@ -32,9 +32,10 @@ class Journal:
 
     def note(self, entry: dict[str, Any], measured: dict[str, Any] | None = None) -> None:
         """Note a file as done, or as failed where the entry says ``failed``."""
+        at = time.time()
         if measured is not None:
-            _write(self._measured, {"name": entry["name"], **measured})
-        _write(self._lines, {**entry, "at": time.time()})
+            _write(self._measured, {"name": entry["name"], "at": at, **measured})
+        _write(self._lines, {**entry, "at": at})
 
 
 def _opened(path: Path) -> TextIO:
@@ -61,14 +62,20 @@ def entries(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def measured(out: Path, names: Sequence[str], table: str) -> Iterator[dict[str, Any]]:
-    """The rows of one table for ``names``, in that order, read from the disk one file at a time."""
-    places: dict[str, tuple[Path, int]] = {}
+    """The rows of one table for ``names``, in that order, the latest of each, read from the disk one at a time.
+
+    Files of earlier versions do not say when: what they hold is older than all that does.
+    """
+    places: dict[str, tuple[float, Path, int]] = {}
     wanted = set(names)
     for path in sorted(out.glob("measured-*.jsonl")):
-        places |= {entry["name"]: (path, offset) for offset, entry in _read(path) if entry["name"] in wanted}
+        for offset, entry in _read(path):
+            name, at = entry["name"], entry.get("at", 0)
+            if name in wanted and (name not in places or at >= places[name][0]):
+                places[name] = at, path, offset
     for name in names:
         if name in places:
-            path, offset = places[name]
+            _, path, offset = places[name]
             with path.open("rb") as file:
                 file.seek(offset)
                 found = json.loads(file.readline())
