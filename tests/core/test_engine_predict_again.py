@@ -2,11 +2,15 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
+from lamella.engine.experiment import read_experiment
+from lamella.engine.fit import fit
 from lamella.engine.journal import Journal, measured
 from lamella.engine.predict import Wanted, predict
+from lamella.errors import RunError
 from PIL import Image
 
 
@@ -65,3 +69,23 @@ def test_measurements_of_earlier_versions_are_read_and_older_than_all_others(tmp
     assert [row["rank"] for row in measured(tmp_path, ["b", "a"], "columns")] == [1, 0]
     (tmp_path / "measured-0.jsonl").unlink()
     assert [row["image"] for row in measured(tmp_path, ["a", "b"], "columns")] == ["a", "b"]
+
+
+def test_a_run_deleted_and_trained_again_is_another(tiny_file, tiny_registry, images, tmp_path):
+    def trained(seed):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        experiment = read_experiment(tiny_file, ["fit.steps=1", "fit.ema=0.5", f"seed={seed}"], registry=tiny_registry)
+        fit(experiment, tmp_path / "run")
+        return tmp_path / "run"
+
+    out, given = tmp_path / "out", [images(a=(24, 24))]
+    predict(trained(0), given, out)
+    with pytest.raises(RunError, match="predictions of another run or checkpoint"):
+        predict(trained(1), given, out)
+    assert predict(trained(0), given, out)["skipped"] == ["a"]  # the same to the bit
+    note = json.loads((out / "predicted-by.json").read_text())
+    del note["weights"]  # as earlier versions wrote it
+    (out / "predicted-by.json").write_text(json.dumps(note))
+    assert predict(trained(0), given, out)["skipped"] == ["a"]
+    with pytest.raises(RunError, match="another run"):
+        predict(trained(1), given, out)

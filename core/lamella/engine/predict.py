@@ -33,7 +33,7 @@ from lamella.engine.predict_classes import (
 )
 from lamella.engine.predictor import LABEL_MAPS, Predictor, Wanted
 from lamella.engine.progress import Progress
-from lamella.engine.run import checkpoint_folder, open_run
+from lamella.engine.run import checkpoint_folder, open_run, weights_digest
 from lamella.engine.session import make_accelerator
 from lamella.engine.trust.abstain import ALWAYS, Abstention
 from lamella.engine.trust.calibration import read_rule
@@ -202,12 +202,14 @@ def _claim(out: Path, run: Path, checkpoint: str | None, wanted: Wanted, rule: A
     """Note what a folder is predicted with; raise `RunError` where it was begun with something else."""
     ours = {
         "run": str(run.resolve()), "checkpoint": checkpoint_folder(run, checkpoint),
+        "weights": weights_digest(run, checkpoint),
         "measurements": wanted.measurements, "structures": list(wanted.structures), "pixel_nm": wanted.pixel_nm,
         "abstain": rule.threshold or None, "data_bar": wanted.data_bar, "stack": wanted.stack,
     }  # fmt: skip
     note = out / "predicted-by.json"
     there = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else ours
-    if there.get("run") != ours["run"] or there.get("checkpoint") != ours["checkpoint"]:
+    there = {"weights": ours["weights"], **there}  # notes of earlier versions have none
+    if any(there.get(key) != ours[key] for key in ("run", "checkpoint", "weights")):
         raise RunError(f"{out} holds predictions of another run or checkpoint ({note.name}); choose another --out")
     for key in ("measurements", "structures", "pixel_nm", "abstain", "data_bar", "stack"):
         before = there.get(key, ours[key] if key in ("measurements", "structures", "pixel_nm") else None)
