@@ -89,3 +89,52 @@ def test_a_run_deleted_and_trained_again_is_another(tiny_file, tiny_registry, im
     assert predict(trained(0), given, out)["skipped"] == ["a"]
     with pytest.raises(RunError, match="another run"):
         predict(trained(1), given, out)
+
+
+def test_more_images_add_to_the_tables_and_what_is_returned_is_about_the_call(tiny_run, images, tmp_path):
+    wanted = Wanted(measurements=True, coco=True, pixel_nm=1.0)
+    first, second = images("one", b=(24, 24), d=(20, 20)), images("two", a=(30, 20), c=(16, 16))
+    predict(tiny_run, [first, second], tmp_path / "at-once", wanted=wanted)
+    out = tmp_path / "out"
+    predict(tiny_run, [first], out, wanted=wanted)
+    shutil.rmtree(first)  # predicted, the originals are not needed any more
+    outcome = predict(tiny_run, [second], out, wanted=wanted)
+    assert (outcome["done"], outcome["skipped"], outcome["failed"]) == (["a", "c"], [], {})
+    for name in ("areas.csv", "measurements.csv", "instances.csv", "columns.csv", "coco.json", "unlike.json"):
+        assert (out / name).read_text() == (tmp_path / "at-once" / name).read_text()
+    assert pixels(out / "measurements.csv") == {"a": 600, "b": 576, "c": 256, "d": 400}
+    assert predict(tiny_run, [second / "c.png"], out, wanted=wanted)["skipped"] == ["c"]
+    (out / "d.label.png").unlink()
+    predict(tiny_run, [second / "c.png"], out, wanted=wanted)
+    for name in ("areas.csv", "measurements.csv"):
+        assert sorted({row["image"] for row in rows_of(out / name)}) == ["a", "b", "c"]
+
+
+def test_label_maps_of_another_format_stay_in_the_tables(tiny_run, images, tmp_path):
+    out = tmp_path / "out"
+    predict(tiny_run, [images("one", a=(24, 24))], out)
+    predict(tiny_run, [images("two", b=(24, 24))], out, wanted=Wanted(label_format="tiff", coco=True))
+    assert [row["image"] for row in rows_of(out / "areas.csv")] == ["a", "b"]
+    assert [one["file_name"] for one in json.loads((out / "coco.json").read_text())["images"]] == ["a.png", "b.png"]
+
+
+def test_what_could_not_be_read_is_listed_while_it_is_there_and_cannot(tiny_run, images, tmp_path):
+    def failed():
+        return [*json.loads((out / "failed.json").read_text())]
+
+    out, folder, more = tmp_path / "out", images(a=(24, 24)), images("more", z=(24, 24))
+    for name in ("b", "c"):
+        (folder / f"{name}.png").write_bytes(b"")
+    assert [*predict(tiny_run, [folder], out)["failed"]] == failed() == ["b", "c"]
+    assert predict(tiny_run, [more], out)["failed"] == {}
+    assert failed() == ["b", "c"]
+    images(b=(24, 24))
+    assert predict(tiny_run, [folder / "b.png"], out)["done"] == ["b"]
+    assert failed() == ["c"]
+    (folder / "c.png").unlink()
+    predict(tiny_run, [more], out)
+    assert failed() == []
+    assert [row["image"] for row in rows_of(out / "areas.csv")] == ["a", "b", "z"]
+    (folder / "a.png").write_bytes(b"")  # it was read once; the file of now cannot be
+    predict(tiny_run, [folder / "a.png"], out)
+    assert (failed(), [row["image"] for row in rows_of(out / "areas.csv")]) == (["a"], ["b", "z"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -59,6 +60,15 @@ def entries(out: Path) -> dict[str, dict[str, Any]]:
     """What all processes noted, by name, the latest of each; lines that were cut short do not count."""
     noted = [entry for path in sorted(out.glob("journal-*.jsonl")) for _, entry in _read(path)]
     return {entry["name"]: entry for entry in sorted(noted, key=lambda entry: entry.get("at", 0))}
+
+
+def failures(noted: Mapping[str, Mapping[str, Any]], given: Collection[str]) -> dict[str, str]:
+    """Why files cannot be read, by name: of those ``given``, and of earlier ones that are still where they were."""
+    return {
+        name: entry["failed"]
+        for name, entry in sorted(noted.items())
+        if "failed" in entry and (name in given or all(map(os.path.exists, entry.get("paths", [""]))))
+    }
 
 
 def measured(out: Path, names: Sequence[str], table: str) -> Iterator[dict[str, Any]]:
