@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,7 +126,7 @@ def test_every_command_explains_itself(lamella, name):
         (["show", "loss", "tiny-los"], "did you mean 'tiny-loss'?"),
         (["show", "set", "nothing"], "no perturbation set 'nothing'"),
         (["init", "gone", "--modality", "tiny-grey", "--trainer", "tiny-plain", "--backbone", "tiny-conv"], "gone"),
-        (["train", "tiny.toml", "--out", "tiny.toml/run"], "tiny.toml"),
+        (["train", "tiny.toml", "--out", "tiny.toml/run"], "--out tiny.toml is a file; name a folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_with_2(lamella, tiny, tiny_file, arguments, said):
@@ -381,6 +383,38 @@ def test_a_finished_run_can_be_resumed_and_stays_as_it_is(trained, lamella):
     code, _, err = lamella("train", trained[0], "--resume")
     assert code == 0, err
     assert json.loads((trained[0] / "results.json").read_text())["sets"] == before["sets"]
+
+
+def test_a_run_folder_that_is_not_to_be_resumed_or_not_so_is_told_how(trained, lamella):
+    spaced = trained[0].with_name("my run [1]")
+    shutil.copytree(trained[0], spaced)
+    code, out, err = lamella("train", spaced.name)
+    assert (code, out) == (2, "")
+    told, _, command = err.partition(" is a run folder; go on with: lamella ")
+    assert told == "lamella: my run [1]"
+    assert shlex.split(command) == ["train", "my run [1]", "--resume"]
+    assert lamella(*shlex.split(command))[0] == 0
+    refused = "lamella: --resume takes no "
+    assert lamella("train", "run", "--resume", "--set", "fit.steps=9")[2].startswith(f"{refused}--set; change run/exp")
+    assert lamella("train", "run", "--resume", "--out", "x")[2].startswith(f"{refused}--out;")
+
+
+@pytest.mark.parametrize("inside", ["", "in", "in/it"])
+def test_an_out_that_is_a_file_is_told(trained, lamella, inside):
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save("picture.png")
+    Path("a file").write_text("")
+    for out, named in ((["--out", f"./a file/{inside}"], "--out "), ([f"--out=a file/{inside}"], "")):
+        said = f"lamella: {named}a file is a file; name a folder\n"
+        assert lamella("predict", "run", "picture.png", *out) == (2, "", said)
+
+
+def test_commands_that_are_told_can_be_given(trained, lamella):
+    spaced = trained[0].with_name("my other run")
+    shutil.copytree(trained[0], spaced)
+    _, _, err = lamella("predict", spaced.name, "x.png", "--out", "out", "--abstain")
+    assert shlex.split(err.partition("is not calibrated: lamella ")[2]) == ["calibrate", spaced.name]
+    out = lamella("calibrate", spaced.name, "--risk", "0.5")[1]
+    assert shlex.split(out.partition("now: lamella ")[2])[:3] == ["predict", spaced.name, "IMAGES"]
 
 
 def test_evaluate_gives_the_figures_of_the_training(trained, lamella):

@@ -34,7 +34,7 @@ def test_a_run_killed_at_random_instants_ends_with_identical_weights(tiny_file, 
     print(done.stdout)
 
 
-def test_an_interrupt_saves_and_leaves(tiny_file, tiny_registry, tmp_path, monkeypatch):
+def test_an_interrupt_saves_and_leaves(tiny_file, tiny_registry, tmp_path, monkeypatch, capsys):
     from lamella.engine import fit as module
 
     whole = read_experiment(tiny_file, SETTINGS, registry=tiny_registry)
@@ -48,12 +48,13 @@ def test_an_interrupt_saves_and_leaves(tiny_file, tiny_registry, tmp_path, monke
 
     monkeypatch.setattr(module, "update", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fit(whole, tmp_path / "stopped")
+        fit(whole, tmp_path / "stopped it")
     monkeypatch.setattr(module, "update", honest)
-    assert json.loads((tmp_path / "stopped" / "checkpoints" / "last.json").read_text())["step"] == 14
-    fit(whole, tmp_path / "stopped", resume=True)
-    assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
-    assert run_experiment(tmp_path / "stopped", registry=tiny_registry).name == whole.name != "experiment"
+    assert f"go on with: lamella train '{tmp_path / 'stopped it'}' --resume\n" in capsys.readouterr().err
+    assert json.loads((tmp_path / "stopped it" / "checkpoints" / "last.json").read_text())["step"] == 14
+    fit(whole, tmp_path / "stopped it", resume=True)
+    assert same(weights(tmp_path / "stopped it"), weights(tmp_path / "whole"))
+    assert run_experiment(tmp_path / "stopped it", registry=tiny_registry).name == whole.name != "experiment"
 
 
 def test_a_half_written_checkpoint_is_never_read(tiny_file, tiny_registry, tmp_path):

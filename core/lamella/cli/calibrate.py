@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -93,7 +94,7 @@ def _text(found: dict[str, Any], run: Path) -> str:
         table(["predicted as", "wrong", "keep it", "of these wrong"], rows),
         "",
         *_checked(found),
-        f"wrote {run / 'calibration.json'} and .png; now: lamella predict {run} IMAGES --out DIR --abstain",
+        f"wrote {run / 'calibration.json'} and .png; now: lamella predict {quote(str(run))} IMAGES --out DIR --abstain",
     ])  # fmt: skip
 
 

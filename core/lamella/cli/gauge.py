@@ -62,6 +62,7 @@ def gauge(
     trainer.to(accelerator.device)
     study = Study(chains[0], chains[1], setups, repeats, seed)
     measurer = Measurer(trainer, modality, accelerator.device, classes, parts, experiment.fit.tile_for(trainer))
+    out.mkdir(parents=True, exist_ok=True)
     with Progress("measuring", len(samples), every=1) as progress, torch.inference_mode(), accelerator.autocast():
         rows = trials(study, measurer, samples, lambda done: progress.at(done, {}))
     found = summary(rows, study, tolerance_nm)
@@ -77,7 +78,6 @@ def _write(out: Path, found: list[dict[str, Any]], rows: list[dict[str, Any]]) -
     from lamella.engine.trust.gauge import SUMMARY, TRIALS
     from lamella.engine.trust.gauge_chart import gauge_chart
 
-    out.mkdir(parents=True, exist_ok=True)
     save_image(gauge_chart(found, rows), out / "gauge.png")
     write_table(out / "trials", TRIALS, rows)
     write_table(out / "gauge", SUMMARY, found)

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -77,13 +78,13 @@ def init(
     for path, text in files.items():
         write_text(path, text)
     if len(files) == 1:
-        print(f"\nwrote {out}; look it over, then: lamella train {out}")
+        print(f"\nwrote {out}; look it over, then: lamella train {quote(str(out))}")
         return
     second = [*files][1]
     print(f"\nwrote {out}, which learns from the masks, and {second}, which goes on from there with the images of")
     print(f"{unlabelled}; look them over, then:")
-    print(f"    lamella train {out} --out {Path('runs') / out.stem}")
-    print(f"    lamella train {second}")
+    print(f"    lamella train {quote(str(out))} --out {quote(str(Path('runs') / out.stem))}")
+    print(f"    lamella train {quote(str(second))}")
 
 
 def _named(found: Survey, given: Names | None) -> tuple[dict[str, int | str], str | None]:

@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella import __version__
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         if traceback or error.strerror is None:
             raise
-        print(f"lamella: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        print(f"lamella: {_told(error, rest)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("lamella: interrupted", file=sys.stderr)
@@ -75,6 +77,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         leaving = sys.exception()
         if leaving is None or isinstance(leaving, SystemExit):
             _leave_processes(leaving)
+
+
+def _told(error: OSError, given: Sequence[str]) -> str:
+    """An error of the file system in one sentence; of a file in the place of a folder, with the option."""
+    path = Path(str(error.filename))
+    file = next((one for one in (path, *path.parents) if one.is_file()), None)
+    if file is None or not isinstance(error, FileExistsError | NotADirectoryError):
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    named = [name for name, value in pairwise(given) if file in (Path(value), *Path(value).parents)]
+    option = next((f"{name} " for name in named if name.startswith("--")), "")
+    return f"{option}{file} is a file; name a folder"
 
 
 def _leave_processes(leaving: SystemExit | None) -> None:

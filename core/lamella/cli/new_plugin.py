@@ -9,6 +9,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -56,7 +57,7 @@ def new_plugin(
     print(f"wrote {folder} ({written} files): the {kind} {values['component']}, in {values['package']}/{kind}.py\n")
     print("next:")
     for line in (
-        f"cd {folder}",
+        f"cd {quote(str(folder))}",
         'python -m pip install -e ".[test]"',
         "python -m pytest",
         f"lamella show {kind} {values['component']}",

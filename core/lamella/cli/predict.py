@@ -51,7 +51,8 @@ def predict(
 ) -> None:
     """Predict new images with a trained run: label maps, overlays, areas, and measurements in nm; or their classes.
 
-    Files that are done already are skipped, so a command that was stopped can simply be given again.
+    Files that are done already are skipped, so a command that was stopped can simply be given again; given other
+    images, it adds them to the tables.
     """
     from lamella.engine.predict import Wanted
     from lamella.engine.predict import predict as run_predict

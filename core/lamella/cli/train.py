@@ -1,6 +1,7 @@
 """``lamella train``."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -26,10 +27,16 @@ def train(
     from lamella.engine.run import run_experiment
 
     if resume:
-        if not file.is_dir() or settings or out:
-            raise ConfigError(f"--resume takes a run folder and no other option, not {file}")
+        if not file.is_dir():
+            raise ConfigError(f"--resume takes a run folder, not {file}")
+        if settings:
+            raise ConfigError(f"--resume takes no --set; change {file / 'experiment.toml'} instead")
+        if out:
+            raise ConfigError(f"--resume takes no --out; a run goes on in its own folder, {file}")
         experiment, run = run_experiment(file), file
     else:
+        if (file / "run.json").is_file():
+            raise ConfigError(f"{file} is a run folder; go on with: lamella train {quote(str(file))} --resume")
         experiment = read_experiment(file, settings or [])
         run = _shared_folder(out or Path("runs") / experiment.name)
     from lamella.engine.fit import fit

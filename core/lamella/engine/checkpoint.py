@@ -1,5 +1,6 @@
 """Checkpoints and the run folder: written beside, then renamed; loaded without executing anything."""
 
+import hashlib
 import json
 import math
 import os
@@ -123,12 +124,20 @@ class Checkpoints:
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """The weights to predict with, on the CPU: the averaged ones where the run kept any. Raises as `load`."""
-        folder, _ = self._find(name)
-        averaged = folder / "averaged.safetensors"
+        path = self._to_use(name)
         try:
-            return load_file(averaged if averaged.is_file() else folder / "trainer.safetensors")
+            return load_file(path)
         except _DAMAGE as error:
-            raise _misfit(folder, error) from error
+            raise _misfit(path.parent, error) from error
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of the file of the weights to predict with, read piece by piece; raises `RunError` as `load`."""
+        path = self._to_use(name)
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise _misfit(path.parent, error) from error
 
     def averaged(self, name: str) -> dict[str, Tensor] | None:
         """The averaged weights of a checkpoint, or None where there are none."""
@@ -139,6 +148,11 @@ class Checkpoints:
     def load_pointer(self, name: str) -> str:
         """The folder that holds the checkpoint of that name; raises as `load`."""
         return self._find(name)[0].name
+
+    def _to_use(self, name: str) -> Path:
+        folder, _ = self._find(name)
+        averaged = folder / "averaged.safetensors"
+        return averaged if averaged.is_file() else folder / "trainer.safetensors"
 
     def _find(self, name: str) -> tuple[Path, dict[str, Any]]:
         pointer = self.folder / f"{name}.json"

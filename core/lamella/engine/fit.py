@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -84,7 +85,8 @@ def _loop(session: Session, progress: Progress) -> None:
             if saving:
                 session.save("last", done)
             if interrupted.is_set():
-                progress.say(f"interrupted after step {done}; go on with: lamella train {session.run} --resume")
+                again = f"lamella train {quote(str(session.run))} --resume"
+                progress.say(f"interrupted after step {done}; go on with: {again}")
                 raise KeyboardInterrupt
 
 

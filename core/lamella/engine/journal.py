@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,9 +33,10 @@ class Journal:
 
     def note(self, entry: dict[str, Any], measured: dict[str, Any] | None = None) -> None:
         """Note a file as done, or as failed where the entry says ``failed``."""
+        at = time.time()
         if measured is not None:
-            _write(self._measured, {"name": entry["name"], **measured})
-        _write(self._lines, {**entry, "at": time.time()})
+            _write(self._measured, {"name": entry["name"], "at": at, **measured})
+        _write(self._lines, {**entry, "at": at})
 
 
 def _opened(path: Path) -> TextIO:
@@ -60,15 +62,30 @@ def entries(out: Path) -> dict[str, dict[str, Any]]:
     return {entry["name"]: entry for entry in sorted(noted, key=lambda entry: entry.get("at", 0))}
 
 
+def failures(noted: Mapping[str, Mapping[str, Any]], given: Collection[str]) -> dict[str, str]:
+    """Why files cannot be read, by name: of those ``given``, and of earlier ones that are still where they were."""
+    return {
+        name: entry["failed"]
+        for name, entry in sorted(noted.items())
+        if "failed" in entry and (name in given or all(map(os.path.exists, entry.get("paths", [""]))))
+    }
+
+
 def measured(out: Path, names: Sequence[str], table: str) -> Iterator[dict[str, Any]]:
-    """The rows of one table for ``names``, in that order, read from the disk one file at a time."""
-    places: dict[str, tuple[Path, int]] = {}
+    """The rows of one table for ``names``, in that order, the latest of each, read from the disk one at a time.
+
+    Files of earlier versions do not say when: what they hold is older than all that does.
+    """
+    places: dict[str, tuple[float, Path, int]] = {}
     wanted = set(names)
     for path in sorted(out.glob("measured-*.jsonl")):
-        places |= {entry["name"]: (path, offset) for offset, entry in _read(path) if entry["name"] in wanted}
+        for offset, entry in _read(path):
+            name, at = entry["name"], entry.get("at", 0)
+            if name in wanted and (name not in places or at >= places[name][0]):
+                places[name] = at, path, offset
     for name in names:
         if name in places:
-            path, offset = places[name]
+            _, path, offset = places[name]
             with path.open("rb") as file:
                 file.seek(offset)
                 found = json.loads(file.readline())

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
 
 from lamella.contracts.data import Modality
@@ -20,7 +19,7 @@ from lamella.engine.checkpoint import write_json
 from lamella.engine.experiment import Experiment
 from lamella.engine.export import write_coco, write_table
 from lamella.engine.inputs import Input, as_trained, find_images, with_frames
-from lamella.engine.journal import Journal, entries, measured
+from lamella.engine.journal import Journal, entries, failures, measured
 from lamella.engine.predict_classes import (
     Patterns,
     classifies,
@@ -33,7 +32,7 @@ from lamella.engine.predict_classes import (
 )
 from lamella.engine.predictor import LABEL_MAPS, Predictor, Wanted
 from lamella.engine.progress import Progress
-from lamella.engine.run import checkpoint_folder, open_run
+from lamella.engine.run import checkpoint_folder, open_run, weights_digest
 from lamella.engine.session import make_accelerator
 from lamella.engine.trust.abstain import ALWAYS, Abstention
 from lamella.engine.trust.calibration import read_rule
@@ -57,12 +56,13 @@ def predict(
     ``unlike.json``; on request ``NAME.p-CLASS.png`` (probabilities from 0 to 255), the tables `TABLES` as CSV and
     parquet, and ``coco.json``. Of a classifier, ``predictions.csv`` and ``.parquet``: class and probabilities of every
     image, or of every object of several views. Started again, it goes on with what is missing; under several processes
-    each takes its share.
+    each takes its share. Tables, ``coco.json``, ``failed.json`` and ``unlike.json`` are about all that was predicted
+    into ``out``, while label maps are there, in the order of the names: more images add to them.
 
     Returns:
         ``{"done": […], "skipped": […], "failed": {name: reason}}``; of label maps ``"unlike"``, in what the images
-        differ from those learned from; of a classifier ``"lacking"``, how many objects have no image of a view. On the
-        first process, those of all.
+        differ from those learned from; of a classifier ``"lacking"``, how many objects have no image of a view. All of
+        this is about ``images``; on the first process, about those of all.
     """
     if out.resolve() in {(given if given.is_dir() else given.parent).resolve() for given in images}:
         raise RunError(f"{out} holds the images: another time what is written there would be one; choose another --out")
@@ -88,12 +88,14 @@ def predict(
     known = _known(predictor, entries(out), files)
     _each(predictor, {name: files[name] for name in _share([name for name in files if name not in known], accelerator)})
     accelerator.wait_for_everyone()
-    noted = {name: entry for name, entry in entries(out).items() if name in files}
-    failed = {name: entry["failed"] for name, entry in noted.items() if "failed" in entry}
-    predicted = [noted[name] for name in files if "pixels" in noted.get(name, {})]
-    doubts = _doubts(run, predicted, names)
+    noted = entries(out)
+    failed = {name: noted[name]["failed"] for name in files if "failed" in noted.get(name, {})}
+    doubts = _doubts(run, [noted[name] for name in files if "pixels" in noted.get(name, {})], names)
     if accelerator.is_main_process:
-        _conclude(predictor, predicted, failed, doubts)
+        write_json(out / "failed.json", failures(noted, files))
+        predicted = _predicted(predictor, noted)
+        write_json(out / "unlike.json", _doubts(run, predicted, names))
+        _conclude(predictor, predicted)
     done = [name for name in files if name not in failed and name not in known]
     return {"done": done, "skipped": sorted(known & set(files)), "failed": failed, "unlike": doubts}
 
@@ -133,7 +135,7 @@ def _each(predictor: Predictor, files: Mapping[str, Input]) -> None:
             try:
                 journal.note(*predictor.predict(name, file))
             except DataError as error:
-                journal.note({"name": name, "failed": str(error)})
+                journal.note({"name": name, "paths": [readable(str(file.path.resolve()))], "failed": str(error)})
                 progress.say(f"not read: {error}")
             progress.at(number + 1, {})
 
@@ -187,13 +189,13 @@ def _classes(
     mine = _share([name for name in objects if name not in known], accelerator)
     predict_objects({name: objects[name] for name in mine}, trainer, modality, accelerator, out)
     accelerator.wait_for_everyone()
-    noted = {name: entry for name, entry in entries(out).items() if name in objects}
-    failed = {name: entry["failed"] for name, entry in noted.items() if "failed" in entry}
+    noted = entries(out)
+    failed = {name: noted[name]["failed"] for name in objects if "failed" in noted.get(name, {})}
     if accelerator.is_main_process:
         names: list[str] = header["data"]["class_names"]
         write_json(out / "classes.json", {name: number for number, name in enumerate(names)})
-        write_json(out / "failed.json", failed)
-        write_classes(out, names, views, [noted[name] for name in objects if "p" in noted.get(name, {})])
+        write_json(out / "failed.json", failures(noted, objects))
+        write_classes(out, names, views, [noted[name] for name in sorted(noted) if "p" in noted[name]])
     return {"done": [n for n in objects if n not in failed and n not in known], "skipped": sorted(known),
             "failed": failed, "lacking": lacking(objects, views)}  # fmt: skip
 
@@ -202,12 +204,14 @@ def _claim(out: Path, run: Path, checkpoint: str | None, wanted: Wanted, rule: A
     """Note what a folder is predicted with; raise `RunError` where it was begun with something else."""
     ours = {
         "run": str(run.resolve()), "checkpoint": checkpoint_folder(run, checkpoint),
+        "weights": weights_digest(run, checkpoint),
         "measurements": wanted.measurements, "structures": list(wanted.structures), "pixel_nm": wanted.pixel_nm,
         "abstain": rule.threshold or None, "data_bar": wanted.data_bar, "stack": wanted.stack,
     }  # fmt: skip
     note = out / "predicted-by.json"
     there = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else ours
-    if there.get("run") != ours["run"] or there.get("checkpoint") != ours["checkpoint"]:
+    there = {"weights": ours["weights"], **there}  # notes of earlier versions have none
+    if any(there.get(key) != ours[key] for key in ("run", "checkpoint", "weights")):
         raise RunError(f"{out} holds predictions of another run or checkpoint ({note.name}); choose another --out")
     for key in ("measurements", "structures", "pixel_nm", "abstain", "data_bar", "stack"):
         before = there.get(key, ours[key] if key in ("measurements", "structures", "pixel_nm") else None)
@@ -218,25 +222,28 @@ def _claim(out: Path, run: Path, checkpoint: str | None, wanted: Wanted, rule: A
     write_json(note, ours)
 
 
-def _conclude(
-    predictor: Predictor, done: list[dict[str, Any]], failed: dict[str, str], doubts: list[str]
-) -> None:
-    """Write what is about all files: classes, failures, what is unlike the training, areas, tables, COCO."""
+def _predicted(predictor: Predictor, noted: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The images, of this and earlier calls, whose label maps are there, in the order of their names."""
+    done = [noted[name] for name in sorted(noted) if "pixels" in noted[name]]
+    return [entry for entry in done if _label(predictor, entry).is_file()]
+
+
+def _label(predictor: Predictor, entry: Mapping[str, Any]) -> Path:
+    """The label map of a noted image, in the format of then; journals of earlier versions do not say it."""
+    return predictor.out / entry.get("label", predictor.label_path(entry["name"]).name)
+
+
+def _conclude(predictor: Predictor, done: list[dict[str, Any]]) -> None:
+    """Write what is about all images that are predicted: classes, areas, tables, COCO."""
     out, classes, wanted = predictor.out, predictor.classes, predictor.wanted
     write_json(out / "classes.json", {name: number for number, name in enumerate(classes)})
-    write_json(out / "failed.json", failed)
-    write_json(out / "unlike.json", doubts)
     _write_areas(out, classes, done, unsure=wanted.abstain)
     names = [entry["name"] for entry in done]
     for table in TABLES if wanted.measurements else ():
         write_table(out / table, schema(table), measured(out, names, table))
     if wanted.coco:
-        write_coco(out / "coco.json", _labels(predictor, done), classes)
-
-
-def _labels(predictor: Predictor, done: list[dict[str, Any]]) -> Iterator[tuple[str, str, np.ndarray]]:
-    for entry in done:
-        yield entry["name"], entry["file"], read_mask(predictor.label_path(entry["name"]))
+        labels = ((entry["name"], entry["file"], read_mask(_label(predictor, entry))) for entry in done)
+        write_coco(out / "coco.json", labels, classes)
 
 
 def _write_areas(out: Path, names: list[str], done: list[dict[str, Any]], *, unsure: bool) -> None:

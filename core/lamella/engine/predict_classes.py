@@ -150,9 +150,11 @@ def predict_objects(
         for samples, failed in _batches(objects):
             for name, probabilities, reason in _judged(samples, failed, trainer, modality, accelerator):
                 entry = {"name": name, "files": objects[name].files, "stamp": stamps[name]}
-                journal.note({**entry, "failed": reason} if reason else {**entry, "p": probabilities})
                 if reason:
+                    journal.note({**entry, "paths": [path for path, *_ in stamps[name]], "failed": reason})
                     progress.say(f"not read: {reason}")
+                else:
+                    journal.note({**entry, "p": probabilities})
                 done += 1
             progress.at(done, {})
 

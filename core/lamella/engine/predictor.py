@@ -113,8 +113,8 @@ class Predictor:
         counts = sum(np.bincount(line, minlength=IGNORE + 1) for line in label).tolist()  # type: ignore[union-attr]
         entry = {
             "name": name, "file": readable(image.path.name), "path": readable(str(image.path.resolve())),
-            "stamp": stamp, "pixels": counts[: len(self.classes)], "unsure": counts[IGNORE], "pixel_nm": pixel,
-            "grey": grey,
+            "stamp": stamp, "label": self.label_path(name).name, "pixels": counts[: len(self.classes)],
+            "unsure": counts[IGNORE], "pixel_nm": pixel, "grey": grey,
         }  # fmt: skip
         if not self.wanted.measurements:
             return entry, None

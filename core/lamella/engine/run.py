@@ -78,14 +78,21 @@ def run_weights(run: Path) -> dict[str, Tensor]:
     """What the trainer of a run has learned, by name: of its best checkpoint or else its last; averaged where it kept
     averages. Raises `RunError` where that cannot be read."""
     read_header(run)
-    checkpoints = Checkpoints(run)
-    return checkpoints.weights("best" if checkpoints.has("best") else "last")
+    return Checkpoints(run).weights(_usual(run))
 
 
 def checkpoint_folder(run: Path, checkpoint: str | None = None) -> str:
     """The name of the folder of a run's checkpoint; by default of its best where there is one, else its last."""
-    checkpoints = Checkpoints(run)
-    return checkpoints.load_pointer(checkpoint or ("best" if checkpoints.has("best") else "last"))
+    return Checkpoints(run).load_pointer(checkpoint or _usual(run))
+
+
+def weights_digest(run: Path, checkpoint: str | None = None) -> str:
+    """SHA-256 of the weights with which a run's checkpoint predicts; by default of the same as `checkpoint_folder`."""
+    return Checkpoints(run).digest(checkpoint or _usual(run))
+
+
+def _usual(run: Path) -> str:
+    return "best" if Checkpoints(run).has("best") else "last"
 
 
 def open_run(
@@ -101,7 +108,6 @@ def open_run(
     modality = experiment.modality.build(seed=experiment.seed)
     modality.restore(header["modality"])
     trainer = experiment.trainer.build(seed=experiment.seed, data=header["data"], opened=True)
-    checkpoints = Checkpoints(run)
-    checkpoints.load_to_use(checkpoint or ("best" if checkpoints.has("best") else "last"), trainer)
+    Checkpoints(run).load_to_use(checkpoint or _usual(run), trainer)
     trainer.eval()
     return experiment, trainer, modality, header

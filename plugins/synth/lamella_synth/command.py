@@ -38,6 +38,7 @@ def synth(
     sem = preset in PRESETS
     if sem and (mode, nuisance, exposure) != ("preset", "none", 0):
         raise DataError(f"synth SEM preset {preset!r} has no mode, nuisance or exposure: leave them out")
+    out.mkdir(parents=True, exist_ok=True)
     if sem:
         from lamella_synth.sem.dataset import synth_sem
 

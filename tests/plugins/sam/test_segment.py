@@ -161,6 +161,9 @@ def test_the_command_writes_instances_and_an_overlay(photo, tmp_path, capsys):
     assert ids.shape == (64, 80) and ids.max() <= 2
     assert command(photo, "--out", tmp_path / "all", "--weights", "none", "--grid", 4) == 0
     assert (tmp_path / "all" / "photo.overlay.png").is_file()
+    capsys.readouterr()
+    assert command(photo, "--out", photo, "--weights", "none", "--box", "0,0,9,9") == 2
+    assert capsys.readouterr().err == f"lamella: --out {photo} is a file; name a folder\n"
 
 
 def marks_of(path, dtype=np.uint8):

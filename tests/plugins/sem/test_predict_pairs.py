@@ -141,6 +141,23 @@ def test_it_goes_on_with_what_is_missing_and_judges_again_what_has_changed(run, 
     assert not predict(run, [tmp_path / "another"], tmp_path / "out")["skipped"]
 
 
+def test_more_pairs_add_to_the_table(run, new, tmp_path):
+    predict(run, [new], tmp_path / "whole")
+    for number in (0, 1):
+        for view in ("high", "low"):
+            (tmp_path / "first" / view).mkdir(parents=True, exist_ok=True)
+            (new / view / f"D{number}.png").rename(tmp_path / "first" / view / f"D{number}.png")
+    assert predict(run, [tmp_path / "first"], tmp_path / "out")["done"] == ["D0", "D1"]
+    shutil.rmtree(tmp_path / "first")
+    outcome = predict(run, [new], tmp_path / "out")
+    assert (outcome["done"], outcome["skipped"]) == (["D2", "D3", "D4", "D6"], [])
+    assert table(tmp_path / "out") == table(tmp_path / "whole")
+    for view in ("high", "low"):
+        (new / view / "D5.png").rename(new / view / "E5.png")
+    predict(run, [new], tmp_path / "out")
+    assert list(json.loads((tmp_path / "out" / "failed.json").read_text())) == ["E5"]
+
+
 def test_the_command_line_with_patterns_of_its_own(run, new, tmp_path, capsys):
     flat = tmp_path / "flat"
     flat.mkdir()

@@ -1,6 +1,7 @@
 """The two registered datasets, and the commands that write them."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -113,6 +114,15 @@ def test_files_that_the_command_did_not_write_are_left_alone(name: str, tmp_path
     for seed in ("0", "1"):  # its own are replaced
         assert CliRunner().invoke(program(), [*settings, "--seed", seed]).exit_code == 0
     assert "seed 1" in (tmp_path / "README.md").read_text()
+
+
+def test_nothing_is_rendered_for_a_folder_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = Mock()
+    monkeypatch.setattr("lamella_synth.dataset.synth_tem", rendered)
+    (tmp_path / "file").write_text("mine")
+    ran = CliRunner().invoke(program(), ["synth", "--out", str(tmp_path / "file")])
+    assert isinstance(ran.exception, FileExistsError)  # which the command line tells as a sentence
+    rendered.assert_not_called()
 
 
 def test_the_listing_names_every_preset() -> None:

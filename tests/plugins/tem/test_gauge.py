@@ -202,6 +202,8 @@ def test_one_image_no_pixel_size_or_a_study_that_is_there_are_refused(gauge, run
     bare = sorted(tmp_path.glob("bare*.tif"))
     code, _, err = gauge(*bare, "--out", tmp_path / "g")
     assert (code, "--pixel-nm" in err) == (2, True)
+    code, _, err = gauge(run / "images", "--out", bare[0])
+    assert (code, err) == (2, f"lamella: --out {bare[0]} is a file; name a folder\n")  # before it measures
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "gauge.csv").write_text("mine")
     code, _, err = gauge(run / "images", "--out", tmp_path / "g")

@@ -1,5 +1,6 @@
 """``lamella init`` with real components: grey values, and the second file for unlabelled images."""
 
+import shlex
 import tomllib
 
 import lamella
@@ -83,6 +84,16 @@ def test_unlabelled_images_get_a_second_training_that_goes_on_from_the_first(fol
     assert first.data["test"] == second.data["test"]
     assert second.trainer["backbone"]["start"] == "runs/experiment"
     assert second.trainer["name"] == "anchored"
+
+
+def test_the_commands_that_come_next_can_be_given(folders, capsys):
+    for more in ((), ("--unlabelled", "more")):
+        out = folders / "My device" / f"fin {len(more)}.toml"
+        said = init(capsys, "--out", str(out), *more)[1]
+        words = [shlex.split(line.partition("lamella ")[2]) for line in said.splitlines() if "lamella train" in line]
+        first = ["train", str(out)]
+        second = [[*first, "--out", "runs/fin 2"], ["train", str(out.with_name("fin 2-unlabelled.toml"))]]
+        assert words == (second if more else [first])
 
 
 def test_a_rare_class_is_pasted_and_no_pseudo_label(folders, capsys):

@@ -21,6 +21,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -164,17 +165,17 @@ def checked(images: Sequence[Pixels], threshold: float) -> dict[str, dict[str, f
 
 def read_rule(run: Path, checkpoint: str | None = None) -> Abstention:
     """How a calibrated run leaves pixels without a class; raises `RunError` where it, or this checkpoint, was not."""
-    path = run / FILE
+    path, command = run / FILE, f"lamella calibrate {quote(str(run))}"
     if not path.is_file():
-        raise RunError(f"{run} is not calibrated: lamella calibrate {run}")
+        raise RunError(f"{run} is not calibrated: {command}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         rule = Abstention(float(found["threshold"]), float(found["temperature"]))
         of = found["checkpoint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} cannot be read ({error}); calibrate again: lamella calibrate {run}") from error
+        raise RunError(f"{path} cannot be read ({error}); calibrate again: {command}") from error
     if of != (ours := checkpoint_folder(run, checkpoint)):
-        raise RunError(f"{run} was calibrated with {of}, and this is {ours}: lamella calibrate {run}")
+        raise RunError(f"{run} was calibrated with {of}, and this is {ours}: {command}")
     return rule
 
 
