@@ -450,6 +450,7 @@ def test_a_mistake_before_is_one_sentence(read, change, said):
         (('like = "plain"', 'like = "dear"'), "in a circle"),
         (("[rows.wide]", '[rows.wide]\nlike = "plain"\ncost_of = "dear"'), "circle: wide → dear → wide"),
         (("seeds = [3, 4]", "sedes = [3, 4]"), "unknown key 'sedes'"),
+        (("seeds = [3, 4]", "seeds = [3, 4, 3]"), r"seeds names one twice \(3, 4, 3\)"),
         (("trainer.backbone.width = 12", "trainer.backbone.wdith = 12"), "did you mean 'width'"),
         (("[paper.plain]", "[paper.plian]"), "paper names the row 'plian'"),
         (('base = "tiny.toml"', 'base = "none.toml"'), "cannot be read"),
@@ -475,6 +476,14 @@ def test_a_mistake_before_is_one_sentence(read, change, said):
 def test_a_mistake_is_one_sentence(read, change, said):
     with pytest.raises(LamellaError, match=said):
         read(STUDY.replace(*change))
+
+
+def test_a_run_that_fails_is_named(read, tmp_path):
+    worse = STUDY.replace("fit.clip = 1.0, ", "").replace("width = 12 }", "width = 12, fit.optimizer.lr = 1e38 }")
+    study = read(worse, "small")
+    with pytest.raises(RunError, match=r"^run 2 of \d+: wide · two · seed 3: the losses stay not finite"):
+        run_study(study, tmp_path, tell=lambda line: None)
+    assert [cell.row for cell in results(study, tmp_path)] == ["plain"]
 
 
 def test_a_study_without_columns_is_one_sentence(read):

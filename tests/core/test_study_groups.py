@@ -97,6 +97,13 @@ def test_improved_is_the_share_of_groups_that_gained(tmp_path):
     assert same.mean == same.low == same.high == 0  # both resampled alike
 
 
+def test_a_group_without_the_figure_has_not_failed_to_improve():
+    improved, nan = group_figure("improved of iou:defect by device over zero").score(), float("nan")
+    assert improved(np.array([1.0, nan, 0.2]), np.array([0.0, nan, 0.3])) == 0.5
+    assert improved(np.array([1.0, 0.5]), np.array([0.0, nan])) == 1.0
+    assert np.isnan(improved(np.array([nan]), np.array([0.0])))
+
+
 def test_runs_of_other_groups_are_joined(tmp_path):
     asked = group_figure("mean of miou by device")
     write(tmp_path / "all.json", "ab")
@@ -246,6 +253,19 @@ def test_a_row_of_one_training_for_each_device_stands_beside_one_for_all(read, o
     header, rows = text_rows(study, table, "test")
     assert header == ["method", "all Avg", "all Min", "all Improved"]
     assert rows[2][:2] == ["theirs", "– [0.760]"]
+
+
+def test_a_row_of_some_columns_is_not_paired_with_the_groups_of_all(read, out, done):
+    study = read(STUDY.replace('columns = ["all"]', 'columns = ["a", "b"]').replace(
+        'columns = ["a", "b"]\n[rows.theirs]', 'columns = ["a"]\n[rows.theirs]'
+    ))  # fmt: skip
+    for row, columns in (("plain", "ab"), ("each", "a")):
+        for column in columns:
+            done(row, column, column, 2)
+    table = study_table(study, results(study, out), out)
+    found = {(e["row"], e["column"], e["figure"]): e for e in table["entries"]}
+    assert found["plain", "all", "Avg"]["mean"] > 0 and found["each", "a", "Avg"]["mean"] > 0
+    assert "difference" not in found["each", "a", "Avg"] and ("each", "a", "Improved") not in found
 
 
 def test_figures_by_group_are_there_before_all_columns_are_done(read, out, done):

@@ -104,6 +104,8 @@ def _check_names(file: StudyFile, study: str) -> None:
     """Raise `ConfigError` where something is named that is not there, or that cannot be, or a row is like itself."""
     _check_folders(file, study)
     _check_paper(file, study)
+    if len(set(file.seeds)) < len(file.seeds):
+        raise ConfigError(f"{study}: seeds names one twice ({', '.join(map(str, file.seeds))})")
     rows: dict[str, list[str | None]] = {
         "reference": [file.reference], "paper": [*file.paper], "shown": [*file.shown],
         **{f"figure {title!r}": [_over(text)] for title, text in file.figures.items()},

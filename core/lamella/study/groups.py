@@ -49,9 +49,15 @@ class GroupFigure(NamedTuple):
     def score(self) -> Score:
         """The figure from the values of a row's groups; of ``improved`` from the row's and the other row's."""
         if self.statistic == "improved":
-            return lambda own, other: float(np.mean(own > other))
+            return _improved
         one = _STATISTICS[self.statistic]
         return lambda own: float(one(own))
+
+
+def _improved(own: np.ndarray, other: np.ndarray) -> float:
+    """The share of the groups that have the figure in both rows in which the first has more; nan where none has."""
+    known = np.isfinite(own) & np.isfinite(other)
+    return float(np.mean(own[known] > other[known])) if known.any() else float("nan")
 
 
 class Groups(NamedTuple):

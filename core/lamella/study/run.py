@@ -11,7 +11,7 @@ from accelerate import PartialState
 
 from lamella.engine.experiment import Experiment
 from lamella.engine.fit import fit
-from lamella.errors import ConfigError
+from lamella.errors import ConfigError, LamellaError
 from lamella.study.check import check_data
 from lamella.study.claim import claim
 from lamella.study.share import taken
@@ -34,6 +34,7 @@ def run_study(
     Raises:
         RunError: ``out`` holds another study, or another version of this one.
         ConfigError: figures or pictures that the test set cannot give.
+        LamellaError: a run that fails, with its name; those before it stay.
     """
     claim(study, out)
     cells, new = study.cells(), 0
@@ -51,7 +52,10 @@ def run_study(
                 if not new:
                     check_data(study)
                 tell(what)
-                result_of(study, cell, out, tell=tell)
+                try:
+                    result_of(study, cell, out, tell=tell)
+                except LamellaError as error:
+                    raise type(error)(f"{what}: {error}") from error
                 new += 1
     return results(study, out)
 

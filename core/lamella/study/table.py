@@ -93,7 +93,7 @@ def _over_groups(
     own = _groups(study, results, out, row, column, test, asked)
     if asked.over is not None:
         other = _groups(study, results, out, asked.over, column, test, asked)
-        pairs = [(own[seed], other[seed]) for seed in own if seed in other]
+        pairs = _paired(own, other)
         return (estimate_groups(pairs, asked.score()), None) if pairs and row != asked.over else None
     if not own:
         return None
@@ -102,8 +102,13 @@ def _over_groups(
     if reference is None or reference == row:
         return value, None
     theirs = _groups(study, results, out, reference, column, test, asked)
-    paired = [(theirs[seed], own[seed]) for seed in own if seed in theirs]
+    paired = _paired(theirs, own)
     return value, estimate_groups(paired, lambda a, b: score(a) - score(b)) if paired else None
+
+
+def _paired(one: Mapping[int, Groups], other: Mapping[int, Groups]) -> list[tuple[Groups, Groups]]:
+    """What two rows counted by the seeds that both have; without those where it is of other groups."""
+    return [(one[seed], other[seed]) for seed in one if seed in other and one[seed].units == other[seed].units]
 
 
 def _groups(
