@@ -9,7 +9,7 @@ from lamella.errors import DataError
 from lamella_sam.annotate import exchange
 from lamella_sam.annotate.folder import AnnotationFolder
 from PIL import Image
-from six_images import CLASSES, picture, truth
+from six_images import CLASSES, command, picture, truth
 
 
 @pytest.mark.parametrize("write, read", [
@@ -45,6 +45,21 @@ def test_accepted_images_stay_and_the_others_are_taken(folder, tmp_path, write, 
     ]
     for name, number in (("im0", 0), ("im1", 1), ("im2", 0)):
         assert np.array_equal(folder.mask(name), truth(number))
+
+
+@pytest.mark.parametrize("option", ["--coco", "--label-studio"])
+def test_an_export_replaces_no_file_and_is_never_empty(folder, tmp_path, capsys, option):
+    mine = tmp_path / "mine.json"
+    assert command("export", folder.path, option, mine) == 2
+    assert "nothing to export" in capsys.readouterr().err and not mine.exists()
+    folder.write_mask("im0", truth(0))
+    folder.accept("im0", by="test")
+    mine.write_text("annotations")
+    assert command("export", folder.path, option, mine) == 2
+    assert f"{mine} exists; choose another name" in capsys.readouterr().err and mine.read_text() == "annotations"
+    assert command("export", folder.path, option, tmp_path) == 2
+    assert f"{tmp_path} is a folder; name a file" in capsys.readouterr().err
+    assert command("export", folder.path, option, tmp_path / "new.json") == 0
 
 
 def test_what_a_person_corrected_comes_back_from_label_studio(folder, tmp_path):

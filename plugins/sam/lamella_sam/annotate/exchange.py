@@ -52,7 +52,11 @@ def write_coco(folder: AnnotationFolder, path: Path) -> int:
     """Write all accepted and locked masks as COCO, one annotation per region; returns how many images.
 
     Category ids are class ids + 1. What is not labelled has no annotation.
+
+    Raises:
+        DataError: a file that exists, or no image to write.
     """
+    _check_new(path)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, entry in enumerate(folder.of("accepted", "locked"), start=1):
@@ -62,9 +66,18 @@ def write_coco(folder: AnnotationFolder, path: Path) -> int:
         )
         for region, where, category in _regions(label):
             annotations.append(_annotation(region, where, label.shape, category, number, len(annotations) + 1))
+    if not images:
+        raise DataError(f"{folder.path}: no image is accepted, so there is nothing to export")
     categories = [{"id": number + 1, "name": name} for number, name in enumerate(folder.classes)]
     write_json(path, {"images": images, "annotations": annotations, "categories": categories})
     return len(images)
+
+
+def _check_new(path: Path) -> None:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file")
+    if path.exists():
+        raise DataError(f"{path} exists; choose another name, or move it away (`annotate import` reads such a file)")
 
 
 def _regions(label: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[slice, slice], int]]:
@@ -175,7 +188,11 @@ def from_brush_code(code: list[int], height: int, width: int) -> np.ndarray:
 
 
 def write_label_studio(folder: AnnotationFolder, path: Path) -> int:
-    """Write all masks there are as Label Studio tasks: suggestions as predictions, those of a person as annotations."""
+    """Write all masks there are as Label Studio tasks: suggestions as predictions, those of a person as annotations.
+
+    Raises `DataError` as `write_coco`.
+    """
+    _check_new(path)
     tasks = []
     for entry in folder.of(*STATUS):
         if not folder.mask_path(entry.name).is_file():
@@ -184,6 +201,8 @@ def write_label_studio(folder: AnnotationFolder, path: Path) -> int:
         result = [_brush(label == number, folder.classes[number]) for number in np.unique(label[label != IGNORE])]
         kind = "predictions" if entry.status == "suggested" and not folder.touched(entry.name) else "annotations"
         tasks.append({"data": {"image": f"{entry.name}.png"}, kind: [{"result": result}]})
+    if not tasks:
+        raise DataError(f"{folder.path}: no image has a mask, so there is nothing to export")
     write_json(path, tasks)
     return len(tasks)
 
