@@ -137,6 +137,22 @@ def test_polygons_of_coco_are_read(folder, tmp_path):
     assert np.array_equal(folder.mask("im0"), expected)
 
 
+@pytest.mark.parametrize("size", [{"height": 96, "width": 128}, {"width": 63}])
+def test_polygons_of_an_image_of_another_size_are_refused(folder, tmp_path, size):
+    data = {
+        "images": [{"id": 1, "file_name": "im0.png", **size}, {"id": 2, "file_name": "no.png", **size}],
+        "categories": [{"id": 3, "name": "dot"}],
+        "annotations": [{"image_id": 2, "category_id": 3, "segmentation": [[1, 1, 9, 1, 9, 9]]}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(data))
+    assert exchange.read_coco(folder, tmp_path / "coco.json", print) == []
+    data["annotations"][0]["image_id"] = 1
+    (tmp_path / "coco.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match="pixels there, the image here 48×64"):
+        exchange.read_coco(folder, tmp_path / "coco.json", print)
+    assert not folder.mask_path("im0").exists()
+
+
 def brushed(name, *annotations, **more):
     """A task of Label Studio: for each annotation its class and its pixels."""
     results = [[exchange._brush(mask, label)] for label, mask in annotations]

@@ -113,16 +113,22 @@ def read_coco(folder: AnnotationFolder, path: Path, tell: Callable[[str], None])
     data = _json(path)
 
     def regions() -> Iterator[Region]:
-        names = {image["id"]: _name(folder, image["file_name"]) for image in data["images"]}
+        images = {image["id"]: image for image in data["images"]}
         categories = {category["id"]: category["name"] for category in data["categories"]}
         for row in data["annotations"]:
-            mask = partial(_coco_mask, row["segmentation"], path=path)
-            yield names[row["image_id"]], categories[row["category_id"]], mask
+            image = images[row["image_id"]]
+            mask = partial(_coco_mask, row["segmentation"], image, path=path)
+            yield _name(folder, image["file_name"]), categories[row["category_id"]], mask
 
     return _take(folder, regions(), path, "a COCO file with images, categories and annotations", tell)
 
 
-def _coco_mask(segmentation: Any, shape: tuple[int, int], path: Path) -> np.ndarray:
+def _coco_mask(segmentation: Any, image: Mapping[str, Any], shape: tuple[int, int], path: Path) -> np.ndarray:
+    size = image.get("height") or shape[0], image.get("width") or shape[1]
+    if size != shape:
+        raise DataError(
+            f"{path}: {image['file_name']} is {size[0]}×{size[1]} pixels there, the image here {shape[0]}×{shape[1]}"
+        )
     if isinstance(segmentation, Mapping):
         if not isinstance(segmentation.get("counts"), list):
             raise DataError(f"{path}: compressed run lengths are not read; export uncompressed counts or polygons")
