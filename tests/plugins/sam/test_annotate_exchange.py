@@ -153,6 +153,23 @@ def test_polygons_of_an_image_of_another_size_are_refused(folder, tmp_path, size
     assert not folder.mask_path("im0").exists()
 
 
+def test_boxes_without_a_mask_are_told_and_leave_no_empty_mask(folder, tmp_path):
+    box, speck = {"bbox": [1, 1, 5, 5]}, [[1.6, 1.6, 1.9, 1.6, 1.9, 1.9]]
+    data = {
+        "images": [{"id": 0, "file_name": "im0.png"}, {"id": 1, "file_name": "im1.png"}],
+        "categories": [{"id": 3, "name": "dot"}],
+        "annotations": [
+            {"image_id": 0, "category_id": 3, **box, **more}
+            for more in ({}, {"segmentation": []}, {"segmentation": None}, {"segmentation": speck})
+        ] + [{"image_id": 1, "category_id": 3, "segmentation": [[10, 5, 20, 5, 20, 15]]}],
+    }  # fmt: skip
+    (tmp_path / "coco.json").write_text(json.dumps(data))
+    told = []
+    assert exchange.read_coco(folder, tmp_path / "coco.json", told.append) == ["im1"]
+    assert len(told) == 1 and told[0].endswith("regions that cover no pixel, such as boxes alone, are left out: 4")
+    assert not folder.mask_path("im0").exists() and not folder.entry("im0").provenance
+
+
 def brushed(name, *annotations, **more):
     """A task of Label Studio: for each annotation its class and its pixels."""
     results = [[exchange._brush(mask, label)] for label, mask in annotations]
@@ -182,7 +199,7 @@ def test_label_studio_gets_every_mask_there_is(folder, tmp_path):
 
 
 @pytest.mark.parametrize("segmentation", [
-    [5, 5, 40, 5, 40, 20], [[5, 5, 40]], {"counts": [48 * 64]}, {"counts": ["a"], "size": [48, 64]}, None,
+    [5, 5, 40, 5, 40, 20], [[5, 5, 40]], {"counts": [48 * 64]}, {"counts": ["a"], "size": [48, 64]}, 7,
 ])  # fmt: skip
 def test_segmentations_that_are_not_of_coco_are_one_sentence(folder, tmp_path, segmentation):
     data = {

@@ -104,8 +104,8 @@ def read_coco(folder: AnnotationFolder, path: Path, tell: Callable[[str], None])
     """Take masks from a COCO file into the folder; later annotations lie on top. Returns the images' names.
 
     Images are found by file name, with its ending or else without, categories by name; those that the folder does not
-    have, and images that are accepted, are told and left out. Pixels without annotation stay as they are, or
-    unlabelled.
+    have, images that are accepted, and annotations that cover no pixel (boxes alone, say) are told and left out. Pixels
+    without annotation stay as they are, or unlabelled.
 
     Raises:
         DataError: not COCO, compressed run lengths, or another size of image.
@@ -117,7 +117,7 @@ def read_coco(folder: AnnotationFolder, path: Path, tell: Callable[[str], None])
         categories = {category["id"]: category["name"] for category in data["categories"]}
         for row in data["annotations"]:
             image = images[row["image_id"]]
-            mask = partial(_coco_mask, row["segmentation"], image, path=path)
+            mask = partial(_coco_mask, row.get("segmentation") or [], image, path=path)
             yield _name(folder, image["file_name"]), categories[row["category_id"]], mask
 
     return _take(folder, regions(), path, "a COCO file with images, categories and annotations", tell)
@@ -255,10 +255,10 @@ def _name(folder: AnnotationFolder, file: str) -> str:
 def _take(
     folder: AnnotationFolder, regions: Iterable[Region], path: Path, kind: str, tell: Callable[[str], None]
 ) -> list[str]:
-    """Paint regions into the masks of the folder, all of them or none; returns the names of the images."""
+    """Paint regions into the masks of the folder, all of them or none; returns the images of which any was painted."""
     masks: dict[str, np.ndarray] = {}
     accepted = {entry.name for entry in folder.of("accepted", "locked")}
-    images, classes, kept = set(), set(), set()
+    images, classes, kept, painted, empty = set(), set(), set(), set(), 0
     try:
         for name, category, mask in regions:
             if name not in folder.entries:
@@ -269,7 +269,12 @@ def _take(
                 classes.add(str(category))
             else:
                 label = masks[name] if name in masks else masks.setdefault(name, folder.begun(name))
-                label[mask((label.shape[0], label.shape[1]))] = folder.classes.index(category)
+                covered = mask((label.shape[0], label.shape[1]))
+                label[covered] = folder.classes.index(category)
+                if covered.any():
+                    painted.add(name)
+                else:
+                    empty += 1
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not {kind} ({error})") from error
     if kept:
@@ -277,11 +282,13 @@ def _take(
     for unknown, what in ((images, "images"), (classes, "classes")):
         if unknown:
             tell(f"{path}: {folder.path} does not have the {what} {', '.join(sorted(unknown))}; they are left out")
-    for name, label in masks.items():
-        folder.write_mask(name, label)
+    if empty:
+        tell(f"{path}: regions that cover no pixel, such as boxes alone, are left out: {empty}")
+    for name in sorted(painted):
+        folder.write_mask(name, masks[name])
         folder.entry(name).provenance.append({"imported": str(path)})
     folder.save()
-    return sorted(masks)
+    return sorted(painted)
 
 
 def _json(path: Path) -> Any:
