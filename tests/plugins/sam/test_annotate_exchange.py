@@ -189,6 +189,27 @@ def test_label_studio_gives_back_uploaded_names_and_skipped_annotations(folder, 
     assert np.array_equal(folder.mask("im0"), np.where(truth(0) == 1, 1, 255))
 
 
+def test_label_studio_results_that_are_no_labelled_brush_are_told(folder, tmp_path):
+    bar = exchange._brush(truth(0) == 1, "bar")
+    bare = {"type": "brush", "value": {"format": "rle", "rle": bar["value"]["rle"]}}
+    polygon = {"type": "polygonlabels", "value": {"points": [[0, 0], [9, 0], [9, 9]], "polygonlabels": ["bar"]}}
+    results = [polygon, bare, bar, {**bare, "value": {**bare["value"], "brushlabels": []}}, {"type": "relation"}]
+    task = {"data": {"image": "im0.png"}, "annotations": [{"result": results}]}
+    (tmp_path / "back.json").write_text(json.dumps([task]))
+    told = []
+    assert exchange.read_label_studio(folder, tmp_path / "back.json", told.append) == ["im0"]
+    assert [text.partition("left out: ")[2] for text in told] == ["brush without a label (2), polygonlabels (1)"]
+    assert np.array_equal(folder.mask("im0"), np.where(truth(0) == 1, 1, 255))
+
+
+@pytest.mark.parametrize("image", [
+    "/data/local-files/?d=im0.png", "/data/local-files/?d=lot%207/im0.png", "http://here/data/local-files/?d=%69m0.png",
+])  # fmt: skip
+def test_local_files_of_label_studio_are_found_and_a_byte_order_mark_is_read(folder, tmp_path, image):
+    (tmp_path / "back.json").write_text(json.dumps([brushed(image, ("bar", truth(0) == 1))]), encoding="utf-8-sig")
+    assert exchange.read_label_studio(folder, tmp_path / "back.json", print) == ["im0"]
+
+
 def test_label_studio_gets_every_mask_there_is(folder, tmp_path):
     folder.write_mask("im0", truth(0))  # begun by hand
     folder.write_mask("im1", truth(1), suggested=True)

@@ -2,10 +2,12 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from lamella import IGNORE
@@ -224,22 +226,32 @@ def _brush(mask: np.ndarray, name: str) -> dict[str, Any]:
 def read_label_studio(folder: AnnotationFolder, path: Path, tell: Callable[[str], None]) -> list[str]:
     """Take brush masks of annotations from a Label Studio export; returns the images' names.
 
-    Images are found as in `read_coco`, with or without what Label Studio puts before the name of an uploaded file;
-    annotations that were skipped are left out. Raises `DataError` as `read_coco`.
+    Images are found as in `read_coco`, with or without what Label Studio puts before the name of an uploaded or local
+    file; annotations that were skipped are left out, and results that are no brush with a label are told and left out.
+    Raises `DataError` as `read_coco`.
     """
     tasks = _json(path)
+    others: Counter[str] = Counter()
 
     def regions() -> Iterator[Region]:
         for task in tasks:
-            file = Path(task["data"]["image"]).name
+            _, local, given = task["data"]["image"].rpartition("?d=")
+            file = Path(unquote(given) if local else given).name
             name = _name(folder, file)
             name = name if name in folder.entries else _name(folder, _UPLOADED.sub("", file))
             taken = [one for one in task.get("annotations") or [] if not one.get("was_cancelled")]
-            for value in (result.get("value", {}) for one in taken for result in one["result"]):
-                if "rle" in value:
+            for result in (result for one in taken for result in one["result"]):
+                value = result.get("value", {})
+                if "rle" in value and value.get("brushlabels"):
                     yield name, value["brushlabels"][0], partial(_brush_mask, value["rle"])
+                elif value:
+                    others["brush without a label" if "rle" in value else str(result.get("type"))] += 1
 
-    return _take(folder, regions(), path, "a Label Studio export with brush labels", tell)
+    names = _take(folder, regions(), path, "a Label Studio export with brush labels", tell)
+    if others:
+        counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(others.items()))
+        tell(f"{path}: what is no brush with a label is left out: {counts}")
+    return names
 
 
 def _brush_mask(code: list[int], shape: tuple[int, int]) -> np.ndarray:
@@ -293,7 +305,7 @@ def _take(
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: it cannot be read: {error.strerror}") from error
     except ValueError as error:
