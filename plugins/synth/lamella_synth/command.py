@@ -60,15 +60,16 @@ def gallery(
     sem: Annotated[bool, typer.Option("--sem", help="the SEM defects instead of the TEM devices")] = False,
 ) -> None:
     """Write a contact sheet: every device, generation, mode and nuisance group, or every SEM defect."""
+    from lamella.engine.labelmap import check_sheet, save_sheet
+
     from lamella_synth.gallery import contact_sheet, defect_sheet
 
     if out.suffix.lower() not in (".png", ".jpg"):
         raise DataError(f"lamella gallery writes .png or .jpg, not {out.name!r}")
+    check_sheet(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet = defect_sheet(seed=seed, size=size) if sem else contact_sheet(seed=seed, size=size)
-    part = out.with_name(f".{os.getpid()}-{out.name}")
-    sheet.save(part)
-    part.replace(out)
+    save_sheet(sheet, out)
     typer.echo(f"{sheet.width} × {sheet.height} pixels in {out}")
 
 
