@@ -33,11 +33,17 @@ def synth(
     if out is None:
         raise DataError("lamella synth needs --out FOLDER (or --list to see the presets)")
     _check(out)
+    from lamella_synth.presets import preset as tem_preset
     from lamella_synth.sem.presets import PRESETS
 
     sem = preset in PRESETS
     if sem and (mode, nuisance, exposure) != ("preset", "none", 0):
         raise DataError(f"synth SEM preset {preset!r} has no mode, nuisance or exposure: leave them out")
+    if not sem:
+        try:
+            tem_preset(preset)
+        except DataError as error:
+            raise DataError(f"{error}, {', '.join(PRESETS)}") from None
     out.mkdir(parents=True, exist_ok=True)
     if sem:
         from lamella_synth.sem.dataset import synth_sem

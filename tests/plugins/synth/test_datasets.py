@@ -135,6 +135,7 @@ def test_a_command_without_a_target_says_so(tmp_path: Path) -> None:
     for arguments, told in (
         (["synth"], "--out"),
         (["synth", "--preset", "sem-a", "--nuisance", "unseen", "--out", str(tmp_path)], "nuisance"),
+        (["synth", "--preset", "nope", "--out", str(tmp_path / "new")], "demo-finfet, sem-a, sem-b"),
         (["gallery", "--out", str(tmp_path / "sheet.txt")], "sheet.txt"),
     ):
         ran = CliRunner().invoke(program(), arguments)
