@@ -84,6 +84,24 @@ def test_inspect_says_what_is_there_and_what_is_strange(lamella, scans, tmp_path
         assert sheet.width > 900
 
 
+def test_a_sheet_replaces_earlier_sheets_alone(lamella, scans, tmp_path):
+    import tifffile
+
+    for mine in (scans / "images" / "a_0.tif", scans / "masks" / "a_0.png", tmp_path):
+        before = mine.is_file() and mine.read_bytes()
+        code, _, err = lamella("data", "inspect", scans, *SET, "--sheet", mine)
+        assert code == 2 and f"{mine} exists, and is no sheet that lamella wrote" in err
+        assert (mine.is_file() and mine.read_bytes()) == before
+    for name, kind in (("sheet.png", "PNG"), ("sheet.JPG", "JPEG")):
+        for _ in range(2):
+            assert lamella("data", "inspect", scans, *SET, "--sheet", tmp_path / name)[0] == 0
+        with Image.open(tmp_path / name) as sheet:
+            assert sheet.format == kind
+    (tmp_path / "sheet.png").unlink()
+    tifffile.imwrite(tmp_path / "sheet.png", np.zeros((8, 8), np.uint8), software="lamella contact sheet")
+    assert lamella("data", "inspect", scans, *SET, "--sheet", tmp_path / "sheet.png")[0] == 2
+
+
 @pytest.mark.parametrize("name", ["2024", "true", "a = b"])
 def test_a_folder_may_have_a_name_that_is_a_value(lamella, tmp_path, name):
     (tmp_path / name).mkdir()

@@ -35,7 +35,7 @@ def inspect(
     source: Source,
     settings: Settings = None,
     limit: Annotated[int | None, typer.Option(min=1, help="look at so many samples, evenly spread")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="contact sheet to write (PNG)")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="contact sheet to write (PNG or JPEG)")] = None,
     files: Annotated[bool, typer.Option("--files", help="a line for every sample")] = False,
     alike: Annotated[float, typer.Option(min=0.5, max=1, help="correlation of near-duplicates")] = 0.96,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -46,7 +46,10 @@ def inspect(
     """
     from lamella.engine.inspection import inspect as look
     from lamella.engine.inspection import shared
+    from lamella.engine.labelmap import check_sheet
 
+    if sheet is not None:
+        check_sheet(sheet)
     tables = _tables(source, settings or [])
     found = {role: look(table, limit=limit, alike=alike) for role, table in tables.items()}
     across = shared(found, alike=alike) if len(found) > 1 else []
@@ -177,7 +180,7 @@ def _row(row: dict[str, Any]) -> str:
 def _write_sheet(tables: dict[str, Any], path: Path) -> None:
     """Up to 24 samples of every set, evenly spread; those that cannot be read are left out."""
     from lamella.engine.contact_sheet import contact_sheet
-    from lamella.engine.labelmap import save_image
+    from lamella.engine.labelmap import save_sheet
     from lamella.errors import LamellaError
 
     samples = []
@@ -191,4 +194,4 @@ def _write_sheet(tables: dict[str, Any], path: Path) -> None:
     if not samples:
         raise ConfigError(f"{path}: no sample can be read for a contact sheet")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(contact_sheet(samples, names), path)
+    save_sheet(contact_sheet(samples, names), path)

@@ -33,11 +33,17 @@ def synth(
     if out is None:
         raise DataError("lamella synth needs --out FOLDER (or --list to see the presets)")
     _check(out)
+    from lamella_synth.presets import preset as tem_preset
     from lamella_synth.sem.presets import PRESETS
 
     sem = preset in PRESETS
     if sem and (mode, nuisance, exposure) != ("preset", "none", 0):
         raise DataError(f"synth SEM preset {preset!r} has no mode, nuisance or exposure: leave them out")
+    if not sem:
+        try:
+            tem_preset(preset)
+        except DataError as error:
+            raise DataError(f"{error}, {', '.join(PRESETS)}") from None
     out.mkdir(parents=True, exist_ok=True)
     if sem:
         from lamella_synth.sem.dataset import synth_sem
@@ -60,15 +66,16 @@ def gallery(
     sem: Annotated[bool, typer.Option("--sem", help="the SEM defects instead of the TEM devices")] = False,
 ) -> None:
     """Write a contact sheet: every device, generation, mode and nuisance group, or every SEM defect."""
+    from lamella.engine.labelmap import check_sheet, save_sheet
+
     from lamella_synth.gallery import contact_sheet, defect_sheet
 
     if out.suffix.lower() not in (".png", ".jpg"):
         raise DataError(f"lamella gallery writes .png or .jpg, not {out.name!r}")
+    check_sheet(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet = defect_sheet(seed=seed, size=size) if sem else contact_sheet(seed=seed, size=size)
-    part = out.with_name(f".{os.getpid()}-{out.name}")
-    sheet.save(part)
-    part.replace(out)
+    save_sheet(sheet, out)
     typer.echo(f"{sheet.width} × {sheet.height} pixels in {out}")
 
 

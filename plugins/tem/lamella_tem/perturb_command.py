@@ -28,12 +28,14 @@ def perturb(
     if not out.parent.is_dir():
         raise LamellaError(f"--out {out}: there is no folder {out.parent}")
     from lamella.data.reading import Reading, frame_name
+    from lamella.engine.labelmap import check_sheet
 
     reading = Reading(data_bar="keep", stack="each")
     for frame in reading.frames(image):
+        sheet = out.with_stem(frame_name(out.stem, frame))
+        check_sheet(sheet)
         grey = _grey(reading.micrograph(image, frame).image, image, size)
         rows = _rows(set_name, _batch(grey, 1.0 if polarity == "haadf" else -1.0, pixel_nm), seed)
-        sheet = out.with_stem(frame_name(out.stem, frame))
         _write(rows, sheet)
         print(f"{len(rows) - 1} perturbations of set {set_name!r} on {frame_name(image.name, frame)}: {sheet}")
 
@@ -105,9 +107,9 @@ def _strengths(registry: Any, plan: Any) -> list[Any]:
 
 
 def _write(rows: list[tuple[str, list["np.ndarray"]]], out: Path) -> None:
-    """The sheet as a PNG, written to a temporary name first."""
+    """The sheet as a PNG."""
     import numpy as np
-    from lamella.engine.labelmap import save_image
+    from lamella.engine.labelmap import save_sheet
     from PIL import Image, ImageDraw, ImageFont
 
     height, width = rows[0][1][0].shape
@@ -124,6 +126,6 @@ def _write(rows: list[tuple[str, list["np.ndarray"]]], out: Path) -> None:
             pen.text((left, top + 2), title, fill=0, font=font)
             sheet.paste(Image.fromarray((picture * 255).round().astype(np.uint8)), (left, top + head))
     try:
-        save_image(sheet, out)
+        save_sheet(sheet, out)
     except OSError as error:
         raise LamellaError(f"--out {out}: cannot be written ({error})") from error

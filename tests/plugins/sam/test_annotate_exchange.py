@@ -9,7 +9,7 @@ from lamella.errors import DataError
 from lamella_sam.annotate import exchange
 from lamella_sam.annotate.folder import AnnotationFolder
 from PIL import Image
-from six_images import CLASSES, picture, truth
+from six_images import CLASSES, command, picture, truth
 
 
 @pytest.mark.parametrize("write, read", [
@@ -45,6 +45,21 @@ def test_accepted_images_stay_and_the_others_are_taken(folder, tmp_path, write, 
     ]
     for name, number in (("im0", 0), ("im1", 1), ("im2", 0)):
         assert np.array_equal(folder.mask(name), truth(number))
+
+
+@pytest.mark.parametrize("option", ["--coco", "--label-studio"])
+def test_an_export_replaces_no_file_and_is_never_empty(folder, tmp_path, capsys, option):
+    mine = tmp_path / "mine.json"
+    assert command("export", folder.path, option, mine) == 2
+    assert "nothing to export" in capsys.readouterr().err and not mine.exists()
+    folder.write_mask("im0", truth(0))
+    folder.accept("im0", by="test")
+    mine.write_text("annotations")
+    assert command("export", folder.path, option, mine) == 2
+    assert f"{mine} exists; choose another name" in capsys.readouterr().err and mine.read_text() == "annotations"
+    assert command("export", folder.path, option, tmp_path) == 2
+    assert f"{tmp_path} is a folder; name a file" in capsys.readouterr().err
+    assert command("export", folder.path, option, tmp_path / "new.json") == 0
 
 
 def test_what_a_person_corrected_comes_back_from_label_studio(folder, tmp_path):
@@ -122,6 +137,39 @@ def test_polygons_of_coco_are_read(folder, tmp_path):
     assert np.array_equal(folder.mask("im0"), expected)
 
 
+@pytest.mark.parametrize("size", [{"height": 96, "width": 128}, {"width": 63}])
+def test_polygons_of_an_image_of_another_size_are_refused(folder, tmp_path, size):
+    data = {
+        "images": [{"id": 1, "file_name": "im0.png", **size}, {"id": 2, "file_name": "no.png", **size}],
+        "categories": [{"id": 3, "name": "dot"}],
+        "annotations": [{"image_id": 2, "category_id": 3, "segmentation": [[1, 1, 9, 1, 9, 9]]}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(data))
+    assert exchange.read_coco(folder, tmp_path / "coco.json", print) == []
+    data["annotations"][0]["image_id"] = 1
+    (tmp_path / "coco.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match="pixels there, the image here 48×64"):
+        exchange.read_coco(folder, tmp_path / "coco.json", print)
+    assert not folder.mask_path("im0").exists()
+
+
+def test_boxes_without_a_mask_are_told_and_leave_no_empty_mask(folder, tmp_path):
+    box, speck = {"bbox": [1, 1, 5, 5]}, [[1.6, 1.6, 1.9, 1.6, 1.9, 1.9]]
+    data = {
+        "images": [{"id": 0, "file_name": "im0.png"}, {"id": 1, "file_name": "im1.png"}],
+        "categories": [{"id": 3, "name": "dot"}],
+        "annotations": [
+            {"image_id": 0, "category_id": 3, **box, **more}
+            for more in ({}, {"segmentation": []}, {"segmentation": None}, {"segmentation": speck})
+        ] + [{"image_id": 1, "category_id": 3, "segmentation": [[10, 5, 20, 5, 20, 15]]}],
+    }  # fmt: skip
+    (tmp_path / "coco.json").write_text(json.dumps(data))
+    told = []
+    assert exchange.read_coco(folder, tmp_path / "coco.json", told.append) == ["im1"]
+    assert len(told) == 1 and told[0].endswith("regions that cover no pixel, such as boxes alone, are left out: 4")
+    assert not folder.mask_path("im0").exists() and not folder.entry("im0").provenance
+
+
 def brushed(name, *annotations, **more):
     """A task of Label Studio: for each annotation its class and its pixels."""
     results = [[exchange._brush(mask, label)] for label, mask in annotations]
@@ -141,6 +189,27 @@ def test_label_studio_gives_back_uploaded_names_and_skipped_annotations(folder, 
     assert np.array_equal(folder.mask("im0"), np.where(truth(0) == 1, 1, 255))
 
 
+def test_label_studio_results_that_are_no_labelled_brush_are_told(folder, tmp_path):
+    bar = exchange._brush(truth(0) == 1, "bar")
+    bare = {"type": "brush", "value": {"format": "rle", "rle": bar["value"]["rle"]}}
+    polygon = {"type": "polygonlabels", "value": {"points": [[0, 0], [9, 0], [9, 9]], "polygonlabels": ["bar"]}}
+    results = [polygon, bare, bar, {**bare, "value": {**bare["value"], "brushlabels": []}}, {"type": "relation"}]
+    task = {"data": {"image": "im0.png"}, "annotations": [{"result": results}]}
+    (tmp_path / "back.json").write_text(json.dumps([task]))
+    told = []
+    assert exchange.read_label_studio(folder, tmp_path / "back.json", told.append) == ["im0"]
+    assert [text.partition("left out: ")[2] for text in told] == ["brush without a label (2), polygonlabels (1)"]
+    assert np.array_equal(folder.mask("im0"), np.where(truth(0) == 1, 1, 255))
+
+
+@pytest.mark.parametrize("image", [
+    "/data/local-files/?d=im0.png", "/data/local-files/?d=lot%207/im0.png", "http://here/data/local-files/?d=%69m0.png",
+])  # fmt: skip
+def test_local_files_of_label_studio_are_found_and_a_byte_order_mark_is_read(folder, tmp_path, image):
+    (tmp_path / "back.json").write_text(json.dumps([brushed(image, ("bar", truth(0) == 1))]), encoding="utf-8-sig")
+    assert exchange.read_label_studio(folder, tmp_path / "back.json", print) == ["im0"]
+
+
 def test_label_studio_gets_every_mask_there_is(folder, tmp_path):
     folder.write_mask("im0", truth(0))  # begun by hand
     folder.write_mask("im1", truth(1), suggested=True)
@@ -151,7 +220,7 @@ def test_label_studio_gets_every_mask_there_is(folder, tmp_path):
 
 
 @pytest.mark.parametrize("segmentation", [
-    [5, 5, 40, 5, 40, 20], [[5, 5, 40]], {"counts": [48 * 64]}, {"counts": ["a"], "size": [48, 64]}, None,
+    [5, 5, 40, 5, 40, 20], [[5, 5, 40]], {"counts": [48 * 64]}, {"counts": ["a"], "size": [48, 64]}, 7,
 ])  # fmt: skip
 def test_segmentations_that_are_not_of_coco_are_one_sentence(folder, tmp_path, segmentation):
     data = {

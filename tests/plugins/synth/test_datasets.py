@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import typer
 from datasets import ClassLabel, load_dataset
-from lamella.errors import DataError
+from lamella.errors import ConfigError, DataError
 from lamella_synth import plugin
 from lamella_synth.command import gallery, synth
 from lamella_synth.dataset import synth_tem
@@ -135,10 +135,23 @@ def test_a_command_without_a_target_says_so(tmp_path: Path) -> None:
     for arguments, told in (
         (["synth"], "--out"),
         (["synth", "--preset", "sem-a", "--nuisance", "unseen", "--out", str(tmp_path)], "nuisance"),
+        (["synth", "--preset", "nope", "--out", str(tmp_path / "new")], "demo-finfet, sem-a, sem-b"),
         (["gallery", "--out", str(tmp_path / "sheet.txt")], "sheet.txt"),
     ):
         ran = CliRunner().invoke(program(), arguments)
         assert isinstance(ran.exception, DataError) and told in str(ran.exception)
+
+
+@pytest.mark.parametrize("name", ["sheet.png", "sheet.jpg"])
+def test_the_gallery_replaces_earlier_sheets_alone(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamella_synth.gallery.contact_sheet", lambda **_: Image.new("RGB", (8, 8)))
+    arguments = ["gallery", "--out", str(tmp_path / name)]
+    assert [CliRunner().invoke(program(), arguments).exit_code for _ in range(2)] == [0, 0]
+    Image.new("RGB", (4, 4)).save(tmp_path / name)
+    ran = CliRunner().invoke(program(), arguments)
+    assert isinstance(ran.exception, ConfigError) and f"{name} exists" in str(ran.exception)
+    with Image.open(tmp_path / name) as mine:
+        assert mine.size == (4, 4)
 
 
 def test_the_contact_sheet_shows_every_generation() -> None:

@@ -2,10 +2,12 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from lamella import IGNORE
@@ -52,7 +54,11 @@ def write_coco(folder: AnnotationFolder, path: Path) -> int:
     """Write all accepted and locked masks as COCO, one annotation per region; returns how many images.
 
     Category ids are class ids + 1. What is not labelled has no annotation.
+
+    Raises:
+        DataError: a file that exists, or no image to write.
     """
+    _check_new(path)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, entry in enumerate(folder.of("accepted", "locked"), start=1):
@@ -62,9 +68,18 @@ def write_coco(folder: AnnotationFolder, path: Path) -> int:
         )
         for region, where, category in _regions(label):
             annotations.append(_annotation(region, where, label.shape, category, number, len(annotations) + 1))
+    if not images:
+        raise DataError(f"{folder.path}: no image is accepted, so there is nothing to export")
     categories = [{"id": number + 1, "name": name} for number, name in enumerate(folder.classes)]
     write_json(path, {"images": images, "annotations": annotations, "categories": categories})
     return len(images)
+
+
+def _check_new(path: Path) -> None:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file")
+    if path.exists():
+        raise DataError(f"{path} exists; choose another name, or move it away (`annotate import` reads such a file)")
 
 
 def _regions(label: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[slice, slice], int]]:
@@ -91,8 +106,8 @@ def read_coco(folder: AnnotationFolder, path: Path, tell: Callable[[str], None])
     """Take masks from a COCO file into the folder; later annotations lie on top. Returns the images' names.
 
     Images are found by file name, with its ending or else without, categories by name; those that the folder does not
-    have, and images that are accepted, are told and left out. Pixels without annotation stay as they are, or
-    unlabelled.
+    have, images that are accepted, and annotations that cover no pixel (boxes alone, say) are told and left out. Pixels
+    without annotation stay as they are, or unlabelled.
 
     Raises:
         DataError: not COCO, compressed run lengths, or another size of image.
@@ -100,16 +115,22 @@ def read_coco(folder: AnnotationFolder, path: Path, tell: Callable[[str], None])
     data = _json(path)
 
     def regions() -> Iterator[Region]:
-        names = {image["id"]: _name(folder, image["file_name"]) for image in data["images"]}
+        images = {image["id"]: image for image in data["images"]}
         categories = {category["id"]: category["name"] for category in data["categories"]}
         for row in data["annotations"]:
-            mask = partial(_coco_mask, row["segmentation"], path=path)
-            yield names[row["image_id"]], categories[row["category_id"]], mask
+            image = images[row["image_id"]]
+            mask = partial(_coco_mask, row.get("segmentation") or [], image, path=path)
+            yield _name(folder, image["file_name"]), categories[row["category_id"]], mask
 
     return _take(folder, regions(), path, "a COCO file with images, categories and annotations", tell)
 
 
-def _coco_mask(segmentation: Any, shape: tuple[int, int], path: Path) -> np.ndarray:
+def _coco_mask(segmentation: Any, image: Mapping[str, Any], shape: tuple[int, int], path: Path) -> np.ndarray:
+    size = image.get("height") or shape[0], image.get("width") or shape[1]
+    if size != shape:
+        raise DataError(
+            f"{path}: {image['file_name']} is {size[0]}×{size[1]} pixels there, the image here {shape[0]}×{shape[1]}"
+        )
     if isinstance(segmentation, Mapping):
         if not isinstance(segmentation.get("counts"), list):
             raise DataError(f"{path}: compressed run lengths are not read; export uncompressed counts or polygons")
@@ -175,7 +196,11 @@ def from_brush_code(code: list[int], height: int, width: int) -> np.ndarray:
 
 
 def write_label_studio(folder: AnnotationFolder, path: Path) -> int:
-    """Write all masks there are as Label Studio tasks: suggestions as predictions, those of a person as annotations."""
+    """Write all masks there are as Label Studio tasks: suggestions as predictions, those of a person as annotations.
+
+    Raises `DataError` as `write_coco`.
+    """
+    _check_new(path)
     tasks = []
     for entry in folder.of(*STATUS):
         if not folder.mask_path(entry.name).is_file():
@@ -184,6 +209,8 @@ def write_label_studio(folder: AnnotationFolder, path: Path) -> int:
         result = [_brush(label == number, folder.classes[number]) for number in np.unique(label[label != IGNORE])]
         kind = "predictions" if entry.status == "suggested" and not folder.touched(entry.name) else "annotations"
         tasks.append({"data": {"image": f"{entry.name}.png"}, kind: [{"result": result}]})
+    if not tasks:
+        raise DataError(f"{folder.path}: no image has a mask, so there is nothing to export")
     write_json(path, tasks)
     return len(tasks)
 
@@ -199,22 +226,32 @@ def _brush(mask: np.ndarray, name: str) -> dict[str, Any]:
 def read_label_studio(folder: AnnotationFolder, path: Path, tell: Callable[[str], None]) -> list[str]:
     """Take brush masks of annotations from a Label Studio export; returns the images' names.
 
-    Images are found as in `read_coco`, with or without what Label Studio puts before the name of an uploaded file;
-    annotations that were skipped are left out. Raises `DataError` as `read_coco`.
+    Images are found as in `read_coco`, with or without what Label Studio puts before the name of an uploaded or local
+    file; annotations that were skipped are left out, and results that are no brush with a label are told and left out.
+    Raises `DataError` as `read_coco`.
     """
     tasks = _json(path)
+    others: Counter[str] = Counter()
 
     def regions() -> Iterator[Region]:
         for task in tasks:
-            file = Path(task["data"]["image"]).name
+            _, local, given = task["data"]["image"].rpartition("?d=")
+            file = Path(unquote(given) if local else given).name
             name = _name(folder, file)
             name = name if name in folder.entries else _name(folder, _UPLOADED.sub("", file))
             taken = [one for one in task.get("annotations") or [] if not one.get("was_cancelled")]
-            for value in (result.get("value", {}) for one in taken for result in one["result"]):
-                if "rle" in value:
+            for result in (result for one in taken for result in one["result"]):
+                value = result.get("value", {})
+                if "rle" in value and value.get("brushlabels"):
                     yield name, value["brushlabels"][0], partial(_brush_mask, value["rle"])
+                elif value:
+                    others["brush without a label" if "rle" in value else str(result.get("type"))] += 1
 
-    return _take(folder, regions(), path, "a Label Studio export with brush labels", tell)
+    names = _take(folder, regions(), path, "a Label Studio export with brush labels", tell)
+    if others:
+        counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(others.items()))
+        tell(f"{path}: what is no brush with a label is left out: {counts}")
+    return names
 
 
 def _brush_mask(code: list[int], shape: tuple[int, int]) -> np.ndarray:
@@ -230,10 +267,10 @@ def _name(folder: AnnotationFolder, file: str) -> str:
 def _take(
     folder: AnnotationFolder, regions: Iterable[Region], path: Path, kind: str, tell: Callable[[str], None]
 ) -> list[str]:
-    """Paint regions into the masks of the folder, all of them or none; returns the names of the images."""
+    """Paint regions into the masks of the folder, all of them or none; returns the images of which any was painted."""
     masks: dict[str, np.ndarray] = {}
     accepted = {entry.name for entry in folder.of("accepted", "locked")}
-    images, classes, kept = set(), set(), set()
+    images, classes, kept, painted, empty = set(), set(), set(), set(), 0
     try:
         for name, category, mask in regions:
             if name not in folder.entries:
@@ -244,7 +281,12 @@ def _take(
                 classes.add(str(category))
             else:
                 label = masks[name] if name in masks else masks.setdefault(name, folder.begun(name))
-                label[mask((label.shape[0], label.shape[1]))] = folder.classes.index(category)
+                covered = mask((label.shape[0], label.shape[1]))
+                label[covered] = folder.classes.index(category)
+                if covered.any():
+                    painted.add(name)
+                else:
+                    empty += 1
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not {kind} ({error})") from error
     if kept:
@@ -252,16 +294,18 @@ def _take(
     for unknown, what in ((images, "images"), (classes, "classes")):
         if unknown:
             tell(f"{path}: {folder.path} does not have the {what} {', '.join(sorted(unknown))}; they are left out")
-    for name, label in masks.items():
-        folder.write_mask(name, label)
+    if empty:
+        tell(f"{path}: regions that cover no pixel, such as boxes alone, are left out: {empty}")
+    for name in sorted(painted):
+        folder.write_mask(name, masks[name])
         folder.entry(name).provenance.append({"imported": str(path)})
     folder.save()
-    return sorted(masks)
+    return sorted(painted)
 
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: it cannot be read: {error.strerror}") from error
     except ValueError as error:

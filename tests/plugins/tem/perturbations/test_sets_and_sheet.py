@@ -100,6 +100,16 @@ def test_every_frame_of_a_stack_has_a_sheet(tmp_path, capsys):
     assert "on stack.tif-f0002" in capsys.readouterr().out
 
 
+def test_the_sheet_never_replaces_an_image(picture, tmp_path):
+    given = {"set_name": "post", "size": 32, "polarity": "haadf", "pixel_nm": None, "seed": 0}
+    before = picture.read_bytes()
+    with pytest.raises(LamellaError, match=r"device.png exists, and is no sheet"):
+        perturb(picture, out=picture, **given)
+    assert picture.read_bytes() == before
+    for _ in range(2):
+        perturb(picture, out=tmp_path / "sheet.png", **given)
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [
