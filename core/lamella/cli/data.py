@@ -44,9 +44,9 @@ def inspect(
 
     Of an experiment file every role is looked at, and what roles share that they should not.
     """
+    from lamella.engine.contact_sheet import check_sheet
     from lamella.engine.inspection import inspect as look
     from lamella.engine.inspection import shared
-    from lamella.engine.labelmap import check_sheet
 
     if sheet is not None:
         check_sheet(sheet)
@@ -179,8 +179,7 @@ def _row(row: dict[str, Any]) -> str:
 
 def _write_sheet(tables: dict[str, Any], path: Path) -> None:
     """Up to 24 samples of every set, evenly spread; those that cannot be read are left out."""
-    from lamella.engine.contact_sheet import contact_sheet
-    from lamella.engine.labelmap import save_sheet
+    from lamella.engine.contact_sheet import contact_sheet, save_sheet
     from lamella.errors import LamellaError
 
     samples = []

@@ -1,15 +1,22 @@
-"""Many images on one picture, each small and with its name."""
+"""Contact sheets: many images on one picture, each small and with its name; and such sheets on the disk."""
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFont
 
 from lamella.contracts.data import Sample
+from lamella.data.formats.raster import LARGEST
 from lamella.data.grey import grey
+from lamella.engine.labelmap import write_whole
 from lamella.engine.pictures import overlay_picture
+from lamella.errors import ConfigError
 
 _SIDE, _HEAD, _GAP = 160, 16, 4
+_OURS = "lamella contact sheet"
+"""What a sheet has as its EXIF software."""
 
 
 def contact_sheet(samples: Sequence[Sample], classes: Sequence[str], *, columns: int = 6) -> Image.Image:
@@ -30,6 +37,33 @@ def contact_sheet(samples: Sequence[Sample], classes: Sequence[str], *, columns:
         sheet.paste(_small(sample, classes), (left, top + _HEAD))
         draw.text((left + 1, top + 1), _short(sample.name), fill="black", font=font)
     return sheet
+
+
+def check_sheet(path: Path) -> None:
+    """Raise `ConfigError` where a path is taken by anything but a sheet that `save_sheet` wrote."""
+    if path.exists() and not _is_sheet(path):
+        raise ConfigError(f"{path} exists, and is no sheet that lamella wrote; choose another name, or move it away")
+
+
+def save_sheet(image: Image.Image, path: Path) -> None:
+    """Write a contact sheet, as JPEG where its name ends so and else as PNG, whole or not at all.
+
+    It replaces earlier sheets alone; raises `ConfigError` as `check_sheet`.
+    """
+    check_sheet(path)
+    told = Image.Exif()
+    told[ExifTags.Base.Software] = _OURS
+    kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
+    write_whole(path, partial(image.save, format=kind, exif=told))
+
+
+def _is_sheet(path: Path) -> bool:
+    Image.MAX_IMAGE_PIXELS = LARGEST
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as opened:
+            return "exif" in opened.info and opened.getexif().get(ExifTags.Base.Software) == _OURS
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
 
 
 def _small(sample: Sample, classes: Sequence[str]) -> Image.Image:

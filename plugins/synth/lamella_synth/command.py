@@ -66,7 +66,7 @@ def gallery(
     sem: Annotated[bool, typer.Option("--sem", help="the SEM defects instead of the TEM devices")] = False,
 ) -> None:
     """Write a contact sheet: every device, generation, mode and nuisance group, or every SEM defect."""
-    from lamella.engine.labelmap import check_sheet, save_sheet
+    from lamella.engine.contact_sheet import check_sheet, save_sheet
 
     from lamella_synth.gallery import contact_sheet, defect_sheet
 

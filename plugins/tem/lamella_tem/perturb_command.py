@@ -28,7 +28,7 @@ def perturb(
     if not out.parent.is_dir():
         raise LamellaError(f"--out {out}: there is no folder {out.parent}")
     from lamella.data.reading import Reading, frame_name
-    from lamella.engine.labelmap import check_sheet
+    from lamella.engine.contact_sheet import check_sheet
 
     reading = Reading(data_bar="keep", stack="each")
     for frame in reading.frames(image):
@@ -109,7 +109,7 @@ def _strengths(registry: Any, plan: Any) -> list[Any]:
 def _write(rows: list[tuple[str, list["np.ndarray"]]], out: Path) -> None:
     """The sheet as a PNG."""
     import numpy as np
-    from lamella.engine.labelmap import save_sheet
+    from lamella.engine.contact_sheet import save_sheet
     from PIL import Image, ImageDraw, ImageFont
 
     height, width = rows[0][1][0].shape
