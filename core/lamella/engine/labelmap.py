@@ -52,9 +52,7 @@ def save_label(label: np.ndarray, path: Path, classes: Sequence[str], pixel_nm: 
         return
     import tifffile
 
-    beside = path.with_name(f".{path.name}.tmp")
     known = not math.isnan(pixel_nm[0])
     told = {"unit": "nm", "Labels": [",".join(classes)]} if known else {}
     resolution = (1 / pixel_nm[1], 1 / pixel_nm[0]) if known else None
-    tifffile.imwrite(beside, label, imagej=True, resolution=resolution, metadata=told)
-    beside.replace(path)
+    write_whole(path, partial(tifffile.imwrite, data=label, imagej=True, resolution=resolution, metadata=told))
