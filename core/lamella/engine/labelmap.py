@@ -30,7 +30,7 @@ def save_image(image: Image.Image, path: Path, pixel_nm: tuple[float, float] = (
     write_whole(path, partial(image.save, format="PNG", pnginfo=told))
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that it is there whole or not at all."""
     beside = path.with_name(f".{path.name}.tmp")
     try:
