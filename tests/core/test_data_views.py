@@ -134,6 +134,9 @@ def test_mistakes_are_named(tmp_path, tiny_registry):
         opened(tmp_path, tiny_registry, images={**FOLDERS, "low": "low/a.png"})
     with pytest.raises(DataError, match="another file is the view 'low' of 'a'"):
         opened(tmp_path, tiny_registry, images={**FOLDERS, "low": ["low/*.png", "one/*.png"]})
+    for low in ("high/*.png", "high/?.*", ["low/*.png", "hi*/a.png"]):
+        with pytest.raises(DataError, match=r"h.a\.png: it is the view 'high' of 'a' by one pattern and the view"):
+            opened(tmp_path, tiny_registry, images={**FOLDERS, "low": low})
     with pytest.raises(DataError, match="need one size and type, these are high 6×8 uint8, low 6×9 uint8"):
         opened(tmp_path, tiny_registry, images={**FOLDERS, "low": "wide/*.png"}).read(0)
     with pytest.raises(ConfigError, match="have no masks"):

@@ -45,16 +45,19 @@ def by_wildcards(folder: Path, patterns: Mapping[str, str | list[str]]) -> dict[
 
     Raises:
         ConfigError: a pattern without a wildcard, or one that no image file matches.
-        DataError: two files for the same view of one object.
+        DataError: two files for the same view of one object, or a file that is two views.
     """
     objects: dict[str, dict[str, Path]] = {}
+    taken: dict[Path, str] = {}
     for view, several in patterns.items():
         for pattern in [several] if isinstance(several, str) else several:
             for name, path in _named(folder, pattern, view).items():
-                views = objects.setdefault(name, {})
+                views, called = objects.setdefault(name, {}), f"the view {view!r} of {name!r}"
+                if path in taken:
+                    raise DataError(f"{path}: it is {taken[path]} by one pattern and {called} by another")
                 if view in views:
-                    raise DataError(f"{path}: another file is the view {view!r} of {name!r}, {views[view]}")
-                views[view] = path
+                    raise DataError(f"{path}: another file is {called}, {views[view]}")
+                views[view], taken[path] = path, called
     return dict(sorted(objects.items()))
 
 
