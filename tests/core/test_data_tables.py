@@ -82,3 +82,44 @@ def test_the_decoded_copy_is_of_these_classes(tmp_path, tiny_registry):
     for classes, expected in (({"a": 0, "b": 1}, [0, 1]), ({"a": 1, "b": 0}, [1, 0])):
         table = opened(tmp_path, tiny_registry, classes=classes)
         assert labels(cached(table, folder=tmp_path / "cache")) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kinds"),
+    [
+        ("split", "test", "Hub dataset"),
+        ("config", "tem", "Hub dataset"),
+        ("revision", "v1", "Hub dataset"),
+        ("data_files", "a.parquet", "Hub dataset"),
+        ("streaming", True, "Hub dataset"),
+        ("images", "*.png", "folder of images"),
+        ("labels", "masks/*.png", "folder of images"),
+        ("instances", "objects/*.png", "folder of images"),
+        ("group", "(?P<lot>.)", "folder of images"),
+        ("data_bar", "find", "folder of images"),
+        ("stack", "each", "folder of images"),
+        ("metadata", True, "folder of images"),
+        ("columns", {"image": "picture"}, "registered dataset or a parquet file or a Hub dataset"),
+    ],
+)
+def test_keys_of_other_kinds_of_source_are_refused(tmp_path, tiny_registry, key, value, kinds):
+    write(tmp_path / "set.parquet", [0, 1], datasets.Value("int64"))
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "a.png")
+    sources = {"parquet file": "set.parquet", "registered dataset": "tiny-squares", "folder of images": ".",
+               "Hub dataset": "lab/squares"}  # fmt: skip
+    refusing = {kind: source for kind, source in sources.items() if kind not in kinds}
+    assert len(refusing) in (1, 3)
+    for kind, source in refusing.items():
+        with pytest.raises(ConfigError) as raised:
+            opened(tmp_path, tiny_registry, source=source, **{key: value})
+        assert str(raised.value) == f"[data.x]: {key} = {value!r} is for a {kinds}; {source!r} is a {kind}"
+
+
+def test_a_named_column_that_is_missing_is_refused(tmp_path, tiny_registry):
+    write(tmp_path / "set.parquet", [0, 1], datasets.Value("int64"))
+    for what in ("image", "label", "instance", "name"):
+        with pytest.raises(ConfigError, match=rf"no column 'klass'; the columns are .*columns = {{ {what} = "):
+            opened(tmp_path, tiny_registry, columns={what: "klass"})
+    renamed = datasets.Dataset.from_parquet(str(tmp_path / "set.parquet")).remove_columns("label")
+    renamed.to_parquet(tmp_path / "bare.parquet")
+    assert not opened(tmp_path, tiny_registry, source="bare.parquet").labelled

@@ -13,15 +13,16 @@ from lamella.errors import ConfigError, DataError
 
 
 def from_dataset(dataset: Any, config: SourceConfig, classes: Classes | None, origin: str) -> SampleTable:
-    """The rows of a set by their columns; raises `ConfigError` where one it needs is missing."""
+    """The rows of a set by their columns; raises `ConfigError` where one it needs or that is named is missing."""
     features = dataset.features
     columns, views = _columns(config)
-    for column in [columns["image"]] if views is None else views.values():
-        if column not in features:
-            raise ConfigError(
-                f"{origin}: there is no column {column!r}; the columns are {', '.join(features)}. "
-                'Write columns = { image = "…" }'
-            )
+    for what, asked in {"image": columns["image"], **config.columns}.items():
+        for column in [asked] if isinstance(asked, str) else asked.values():
+            if column not in features:
+                raise ConfigError(
+                    f"{origin}: there is no column {column!r}; the columns are {', '.join(features)}. "
+                    f'Write columns = {{ {what} = "…" }}'
+                )
     classes = classes or _named_classes(features, columns)
     numbers = _numbers(features.get(columns["label"]), config, classes, origin)
     texts = [n for n, f in features.items() if getattr(f, "dtype", None) == "string" and n != columns["name"]]
