@@ -162,6 +162,14 @@ def test_a_pattern_that_matches_nothing_is_named(folder, tiny_registry):
         opened(folder, tiny_registry, labels="mask/*.png")
 
 
+@pytest.mark.parametrize("key", ["images", "labels", "instances"])
+def test_a_pattern_that_is_none_is_one_sentence(folder, tiny_registry, key):
+    with pytest.raises(ConfigError, match=rf"{key} = '.*': patterns are relative to the source, here .*set; name the"):
+        opened(folder, tiny_registry, **{key: str(folder / "set" / "images" / "*.png")})
+    with pytest.raises(ConfigError, match=rf"{key} = '\*\*\.png'"):
+        opened(folder, tiny_registry, **{key: "**.png"})
+
+
 def test_masks_without_class_names_are_refused_with_advice(folder, tiny_registry):
     with pytest.raises(ConfigError, match=r"classes = \["):
         opened(folder, tiny_registry, classes=None).read(0)

@@ -126,10 +126,17 @@ def test_mistakes_are_named(tmp_path, tiny_registry):
     write(tmp_path / "set", "wide/a.png", shape=(6, 9))
     with pytest.raises(ConfigError, match=r"images.low = 'none/\*.png'"):
         opened(tmp_path, tiny_registry, images={**FOLDERS, "low": "none/*.png"})
+    for beside in (FOLDERS["low"], str(tmp_path / "set" / "low" / "*.png")):
+        patterns = {"high": str(tmp_path / "set" / "high" / "*.png"), "low": beside}
+        with pytest.raises(ConfigError, match=r"images.high = .*: patterns are relative to the source, here .*set; "):
+            opened(tmp_path, tiny_registry, images=patterns)
     with pytest.raises(ConfigError, match="needs a wildcard"):
         opened(tmp_path, tiny_registry, images={**FOLDERS, "low": "low/a.png"})
     with pytest.raises(DataError, match="another file is the view 'low' of 'a'"):
         opened(tmp_path, tiny_registry, images={**FOLDERS, "low": ["low/*.png", "one/*.png"]})
+    for low in ("high/*.png", "high/?.*", ["low/*.png", "hi*/a.png"]):
+        with pytest.raises(DataError, match=r"h.a\.png: it is the view 'high' of 'a' by one pattern and the view"):
+            opened(tmp_path, tiny_registry, images={**FOLDERS, "low": low})
     with pytest.raises(DataError, match="need one size and type, these are high 6×8 uint8, low 6×9 uint8"):
         opened(tmp_path, tiny_registry, images={**FOLDERS, "low": "wide/*.png"}).read(0)
     with pytest.raises(ConfigError, match="have no masks"):

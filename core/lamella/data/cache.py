@@ -109,8 +109,8 @@ def _content(table: SampleTable) -> str:
                 digest.update(hashlib.blake2b(path.read_bytes()).digest())
         elif isinstance(origin, TableRow):
             views = sorted((origin.views or {}).items())
-            what = (origin.dataset._fingerprint, origin.index, sorted(origin.columns.items()), views, origin.scale_bar)
-            digest.update(repr(what).encode())
+            columns, how = sorted(origin.columns.items()), (views, origin.scale_bar, origin.numbers)
+            digest.update(repr((origin.dataset._fingerprint, origin.index, columns, *how)).encode())
         digest.update(repr((row.name, row.pixel_nm)).encode())
     return digest.hexdigest()
 

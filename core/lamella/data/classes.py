@@ -15,11 +15,11 @@ _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a set in order, and what each looks like in a mask.
+    """The classes of a set in order, and what each looks like in a mask or is called among labels of whole images.
 
-    ``marks`` holds per class a grey value, a colour ``"#rrggbb"``, or ``"rest"`` for whatever no other class
-    claims; beside colours a grey value is the grey of that level. Written as a list of names, class i has grey
-    value i and 255 is ignored.
+    ``marks`` holds per class a grey value (of whole images a number), a colour ``"#rrggbb"``, or ``"rest"`` for
+    whatever no other class claims; beside colours a grey value is the grey of that level. Written as a list of names,
+    class i has grey value i and 255 is ignored.
     """
 
     names: tuple[str, ...]
@@ -82,9 +82,29 @@ class Classes:
             stray = sorted({int(value) for value in np.unique(mask[~claimed])[:5]})
             raise DataError(
                 f"{name}: the mask holds the value {', '.join(map(str, stray))}, which no class claims "
-                f"({', '.join(f'{n} = {m}' for n, m in zip(self.names, self.marks))})"
+                f"({self._listed()})"
             )
         return ids
+
+    def id_of(self, label: int, name: str) -> int:
+        """Class id of a whole image's label; IGNORE for one below 0, as the Hub writes none, and for an unclaimed 255.
+
+        Args:
+            name: what to call the sample in an error message.
+
+        Raises:
+            DataError: a label that no class claims.
+        """
+        if label in self.marks:
+            return self.marks.index(label)
+        if label < 0 or label == IGNORE:
+            return IGNORE
+        if REST not in self.marks:
+            raise DataError(f"{name}: its label is {label}, which no class claims ({self._listed()})")
+        return self._rest()
+
+    def _listed(self) -> str:
+        return ", ".join(f"{name} = {mark}" for name, mark in zip(self.names, self.marks))
 
     def _rest(self) -> int:
         return self.marks.index(REST) if REST in self.marks else IGNORE
@@ -101,6 +121,6 @@ class Classes:
             red, green, blue = (int(value) for value in mask[ids == IGNORE][0, :3])
             raise DataError(
                 f"{name}: the mask holds the colour #{red:02x}{green:02x}{blue:02x}, which no class claims "
-                f"({', '.join(f'{n} = {m}' for n, m in zip(self.names, self.marks))}); one class may be 'rest'"
+                f"({self._listed()}); one class may be 'rest'"
             )
         return ids

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from lamella.data.classes import Classes
 from lamella.data.config import Patterns, SourceConfig
-from lamella.data.formats.files import SUFFIXES, image_files, image_stem, read_micrograph, readable
+from lamella.data.formats.files import image_stem, read_micrograph, readable
 from lamella.data.formats.micrograph import Facts
 from lamella.data.reading import frame_name
 from lamella.data.samples import FileRow, Row, SampleTable, sample_key
-from lamella.data.views import by_wildcards
+from lamella.data.views import by_wildcards, matching
 from lamella.errors import ConfigError, DataError
 
 
@@ -21,7 +21,7 @@ def from_folder(folder: Path, config: SourceConfig, classes: Classes | None) -> 
     """The images of a folder with their masks, paired by stem.
 
     Raises:
-        ConfigError: a pattern that matches nothing, or a group that is found nowhere.
+        ConfigError: a pattern that matches nothing or is not relative, or a group that is found nowhere.
         DataError: an image without its mask, or two of one stem.
     """
     if isinstance(config.images, dict):
@@ -104,10 +104,7 @@ def _classes_of(
 def _matching(folder: Path, patterns: Patterns, what: str) -> list[Path]:
     found: list[Path] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        here = image_files(folder.glob(pattern))
-        if not here:
-            raise ConfigError(f"{folder}: no image file matches {what} = {pattern!r} ({', '.join(SUFFIXES)})")
-        found += here
+        found += matching(folder, pattern, what)
     return found
 
 

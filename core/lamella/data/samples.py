@@ -159,6 +159,8 @@ class TableRow:
     """The columns of several views, by name; else the column of the image is all."""
     scale_bar: bool = False
     """Whether the pixel size is read from a burnt-in scale bar where the row does not say it."""
+    numbers: Classes | None = None
+    """Which class a number in the column of the label is; without it the number itself."""
 
     decoded: ClassVar[bool] = False
 
@@ -179,14 +181,12 @@ class TableRow:
         if self.scale_bar and not views:
             found = with_scale_bar(Micrograph(image, pixel_nm), self.name)
             pixel_nm, meta = found.pixel_nm, {**meta, **found.facts.numbers()}
-        return (
-            image,
-            label if isinstance(label, int) or label is None else np.asarray(label),
-            _objects(instance),
-            pixel_nm,
-            meta,
-            views,
-        )
+        return image, self._label(label), _objects(instance), pixel_nm, meta, views
+
+    def _label(self, label: Any) -> np.ndarray | int | None:
+        if isinstance(label, int):
+            return label if self.numbers is None else self.numbers.id_of(label, self.name)
+        return None if label is None else np.asarray(label)
 
     def _image(self, row: Mapping[str, Any]) -> tuple[np.ndarray, tuple[str, ...]]:
         if self.views is None:

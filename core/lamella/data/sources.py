@@ -19,6 +19,15 @@ from lamella.errors import ConfigError
 from lamella.registry.registry import Plan, Registry
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
+_FOLDER_KEYS = ("images", "labels", "instances", "group", "data_bar", "stack", "metadata")
+_HUB_KEYS = ("config", "split", "revision", "data_files", "streaming")
+_KEYS = {
+    "registered dataset": ("columns",),
+    "folder of images": _FOLDER_KEYS,
+    "parquet file": ("columns",),
+    "Hub dataset": ("columns", *_HUB_KEYS),
+}
+"""The keys that only some kinds of source have, by kind."""
 
 
 def open_source(config: SourceConfig, registry: Registry, where: str, *, folder: Path) -> SampleTable:
@@ -61,14 +70,18 @@ def _open_one(config: SourceConfig, registry: Registry, where: str, folder: Path
     classes = None if config.classes is None else Classes.of(config.classes)
     source = config.source
     if isinstance(source, dict) or source in registry.names("dataset") or re.fullmatch(r"[\w.-]+:[\w-]+", source):
+        _check_keys(config, "registered dataset", where)
         plan: Plan = registry.plan("dataset", source, where)
         with _quiet():
             table = from_dataset(plan.build(), config, classes, plan.component.full_name)
     elif (folder / source).is_dir():
+        _check_keys(config, "folder of images", where)
         table = from_folder(folder / source, config, classes)
     elif (folder / source).is_file():
+        _check_keys(config, "parquet file", where)
         table = from_parquet(folder / source, config, classes)
     elif _HUB.fullmatch(source) and not source.startswith("."):
+        _check_keys(config, "Hub dataset", where)
         table = from_hub(config, classes)
     else:
         known = ", ".join(registry.names("dataset")) or "none"
@@ -77,6 +90,15 @@ def _open_one(config: SourceConfig, registry: Registry, where: str, folder: Path
             f"under {folder}, and no Hub id like 'org/name'"
         )
     return choose(table, config)
+
+
+def _check_keys(config: SourceConfig, kind: str, where: str) -> None:
+    """Raise `ConfigError` for a key that a source of this kind would pass over."""
+    for key in ("columns", *_FOLDER_KEYS, *_HUB_KEYS):
+        value = getattr(config, key)
+        if key not in _KEYS[kind] and value != SourceConfig.model_fields[key].default:
+            kinds = " or a ".join(other for other, keys in _KEYS.items() if key in keys)
+            raise ConfigError(f"{where}: {key} = {value!r} is for a {kinds}; {config.source!r} is a {kind}")
 
 
 @contextmanager

@@ -6,23 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lamella.data.classes import Classes
+from lamella.data.classes import REST, Classes
 from lamella.data.config import SourceConfig
 from lamella.data.samples import Row, SampleTable, TableRow, sample_key
 from lamella.errors import ConfigError, DataError
 
 
 def from_dataset(dataset: Any, config: SourceConfig, classes: Classes | None, origin: str) -> SampleTable:
-    """The rows of a set by their columns; raises `ConfigError` where one it needs is missing."""
+    """The rows of a set by their columns; raises `ConfigError` where one it needs or that is named is missing."""
     features = dataset.features
     columns, views = _columns(config)
-    for column in [columns["image"]] if views is None else views.values():
-        if column not in features:
-            raise ConfigError(
-                f"{origin}: there is no column {column!r}; the columns are {', '.join(features)}. "
-                'Write columns = { image = "…" }'
-            )
+    for what, asked in {"image": columns["image"], **config.columns}.items():
+        for column in [asked] if isinstance(asked, str) else asked.values():
+            if column not in features:
+                raise ConfigError(
+                    f"{origin}: there is no column {column!r}; the columns are {', '.join(features)}. "
+                    f'Write columns = {{ {what} = "…" }}'
+                )
     classes = classes or _named_classes(features, columns)
+    numbers = _numbers(features.get(columns["label"]), config, classes, origin)
     texts = [n for n, f in features.items() if getattr(f, "dtype", None) == "string" and n != columns["name"]]
     plain = dataset.select_columns([n for n in (columns["name"], *texts) if n in features])
     given = plain[columns["name"]] if columns["name"] in features else (f"{i:06d}" for i in range(len(dataset)))
@@ -36,7 +38,7 @@ def from_dataset(dataset: Any, config: SourceConfig, classes: Classes | None, or
             sample_key(origin, name),
             {text: str(groups[text][i]) for text in texts},
             pixel_nm,
-            TableRow(dataset, i, columns, name, views, config.pixel_nm == "scale-bar"),
+            TableRow(dataset, i, columns, name, views, config.pixel_nm == "scale-bar", numbers),
             labelled,
             tuple(view for view, here in present.items() if not here[i]),
         )
@@ -73,6 +75,22 @@ def _named_classes(features: Any, columns: Mapping[str, str]) -> Classes | None:
         return Classes.of(list(label.names))
     names = getattr(getattr(features.get("classes"), "feature", None), "names", None)
     return None if names is None else Classes.of(list(names))
+
+
+def _numbers(label: Any, config: SourceConfig, classes: Classes | None, origin: str) -> Classes | None:
+    """Which class a number of the label is: by its mark, or of a ``ClassLabel`` by name where ``classes`` is a list."""
+    declared = list(getattr(label, "names", None) or [])
+    if classes is None or config.classes is None or not declared:
+        return classes
+    told = f"{origin}: the label declares the classes {', '.join(declared)}"
+    if isinstance(config.classes, list):
+        if unknown := [name for name in classes.names if name not in declared]:
+            raise ConfigError(f"{told}, not {unknown[0]!r}; other names are given as classes = {{ NAME = NUMBER, … }}")
+        return Classes(classes.names, tuple(map(declared.index, classes.names)))
+    for name, mark in config.classes.items():
+        if name in declared and mark not in (REST, declared.index(name)):
+            raise ConfigError(f"{told}, so {name} = {mark!r} must be {declared.index(name)}")
+    return classes
 
 
 def from_parquet(path: Path, config: SourceConfig, classes: Classes | None) -> SampleTable:

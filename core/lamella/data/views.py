@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 
@@ -45,26 +45,43 @@ def by_wildcards(folder: Path, patterns: Mapping[str, str | list[str]]) -> dict[
 
     Raises:
         ConfigError: a pattern without a wildcard, or one that no image file matches.
-        DataError: two files for the same view of one object.
+        DataError: two files for the same view of one object, or a file that is two views.
     """
     objects: dict[str, dict[str, Path]] = {}
+    taken: dict[Path, str] = {}
     for view, several in patterns.items():
         for pattern in [several] if isinstance(several, str) else several:
             for name, path in _named(folder, pattern, view).items():
-                views = objects.setdefault(name, {})
+                views, called = objects.setdefault(name, {}), f"the view {view!r} of {name!r}"
+                if path in taken:
+                    raise DataError(f"{path}: it is {taken[path]} by one pattern and {called} by another")
                 if view in views:
-                    raise DataError(f"{path}: another file is the view {view!r} of {name!r}, {views[view]}")
-                views[view] = path
+                    raise DataError(f"{path}: another file is {called}, {views[view]}")
+                views[view], taken[path] = path, called
     return dict(sorted(objects.items()))
+
+
+def matching(folder: Path, pattern: str, key: str) -> list[Path]:
+    """The image files in a folder that match a pattern; raises `ConfigError` naming the key where there are none."""
+    if PurePath(pattern).anchor:
+        raise ConfigError(
+            f"{key} = {pattern!r}: patterns are relative to the source, here {folder}; name the folder as source, and "
+            "write the pattern of lamella predict --view relative to the folder of the images"
+        )
+    try:
+        found = image_files(folder.glob(pattern))
+    except ValueError as error:
+        raise ConfigError(f"{key} = {pattern!r} is no pattern of files ({error})") from None
+    if not found:
+        raise ConfigError(f"{folder}: no image file matches {key} = {pattern!r} ({', '.join(SUFFIXES)})")
+    return found
 
 
 def _named(folder: Path, pattern: str, view: str) -> dict[str, Path]:
     if not re.search(r"[*?\[]", pattern):
         raise ConfigError(f"images.{view} = {pattern!r} needs a wildcard, as '*_H.png' or 'high/*.png'")
     pattern = PurePosixPath(pattern).as_posix()  # without ./
-    found = image_files(folder.glob(pattern))
-    if not found:
-        raise ConfigError(f"{folder}: no image file matches images.{view} = {pattern!r} ({', '.join(SUFFIXES)})")
+    found = matching(folder, pattern, f"images.{view}")
     expression = re.compile(_expression(pattern))
     named: dict[str, Path] = {}
     for path in found:

@@ -78,8 +78,8 @@ def find_objects(
     Raises:
         RunError: patterns of views that the run does not know, or none where it needs them.
         ConfigError: a pattern that no file matches.
-        DataError: a path that is not there, two files for one view, or files of several views of which no two belong
-            together.
+        DataError: a path that is not there, two files for one view, a file that is two views, or files of several views
+            of which no two belong together.
     """
     if not views:
         if patterns:
