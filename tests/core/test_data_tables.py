@@ -41,6 +41,23 @@ def test_numbers_of_whole_images_are_classes_by_their_mark(tmp_path, tiny_regist
     assert (table.classes.names, labels(table)) == (tuple(classes), expected)
 
 
+def test_names_that_masks_are_numbered_by_are_found_in_any_order(tmp_path, tiny_registry):
+    """Other names than those declared are new ones for 0, 1, …"""
+    mask = np.array([[0, 1, 2, 255]], np.uint8)
+    features = datasets.Features({
+        "image": datasets.Image(), "label": datasets.Image(),
+        "classes": datasets.List(datasets.ClassLabel(names=["ground", "bar", "dot"])),
+    })  # fmt: skip
+    row = {"image": Image.fromarray(mask), "label": Image.fromarray(mask), "classes": [0, 1, 2]}
+    datasets.Dataset.from_list([row], features=features).to_parquet(tmp_path / "set.parquet")
+    for classes, expected in [
+        (None, [0, 1, 2, IGNORE]), (["dot", "ground", "bar"], [1, 2, 0, IGNORE]), (["a", "b", "c"], [0, 1, 2, IGNORE]),
+    ]:  # fmt: skip
+        table = opened(tmp_path, tiny_registry, **({} if classes is None else {"classes": classes}))
+        assert table.read(0).label.tolist() == [expected]
+        assert table.classes.names == tuple(classes or ("ground", "bar", "dot"))
+
+
 def test_255_is_no_label_unless_a_class_claims_it(tmp_path, tiny_registry):
     write(tmp_path / "set.parquet", [0, 255], datasets.Value("int64"))
     assert labels(opened(tmp_path, tiny_registry, classes=["dark"])) == [0, IGNORE]

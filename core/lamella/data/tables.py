@@ -23,7 +23,7 @@ def from_dataset(dataset: Any, config: SourceConfig, classes: Classes | None, or
                     f"{origin}: there is no column {column!r}; the columns are {', '.join(features)}. "
                     f'Write columns = {{ {what} = "…" }}'
                 )
-    classes = classes or _named_classes(features, columns)
+    classes = _by_name(features, config) or classes or _named_classes(features, columns)
     numbers = _numbers(features.get(columns["label"]), config, classes, origin)
     texts = [n for n, f in features.items() if getattr(f, "dtype", None) == "string" and n != columns["name"]]
     plain = dataset.select_columns([n for n in (columns["name"], *texts) if n in features])
@@ -73,8 +73,21 @@ def _named_classes(features: Any, columns: Mapping[str, str]) -> Classes | None:
     label = features.get(columns["label"])
     if hasattr(label, "names"):
         return Classes.of(list(label.names))
-    names = getattr(getattr(features.get("classes"), "feature", None), "names", None)
-    return None if names is None else Classes.of(list(names))
+    names = _of_masks(features)
+    return Classes.of(names) if names else None
+
+
+def _of_masks(features: Any) -> list[str]:
+    """The names of the ``classes`` column, whose order masks are numbered in; none where there is no such column."""
+    return list(getattr(getattr(features.get("classes"), "feature", None), "names", None) or [])
+
+
+def _by_name(features: Any, config: SourceConfig) -> Classes | None:
+    """Classes that are a list of names which the ``classes`` column declares, in whatever order; None for others."""
+    asked, declared = config.classes, _of_masks(features)
+    if not isinstance(asked, list) or not set(asked) <= set(declared):
+        return None
+    return Classes(Classes.of(asked).names, tuple(map(declared.index, asked)))
 
 
 def _numbers(label: Any, config: SourceConfig, classes: Classes | None, origin: str) -> Classes | None:
