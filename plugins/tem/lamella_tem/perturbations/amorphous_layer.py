@@ -87,13 +87,12 @@ def mirrored_blur(image: Tensor, sigma: Tensor) -> Tensor:
 
 def _matrix(size: int, sigma: Tensor) -> Tensor:
     """(B, N, N): the Gaussian of σ (B,) with its mirror images, doubly stochastic."""
-    place = torch.arange(size, device=sigma.device, dtype=torch.float32)
-    apart = (place.view(-1, 1) - place).unsqueeze(0)
-    mirrored = (place.view(-1, 1) + place + 1.0).unsqueeze(0)
+    reach, period = max(1, math.ceil(192 / size)), 2 * size  # 3σ of the widest blur; mirrored twice it is itself again
+    turns = torch.arange(-reach - 1, reach + 1, device=sigma.device).view(-1, 1)
+    distances = torch.arange(period, device=sigma.device) + period * turns  # (turns, 2N)
     scale = (math.sqrt(0.5) / sigma).view(-1, 1, 1)
-    reach = max(1, math.ceil(192 / size))  # 3σ of the widest blur
-    weight = torch.zeros_like(scale * apart)
-    for turn in range(-reach, reach + 1):
-        weight = weight + torch.exp(-(scale * (apart + 2 * size * turn)).square())
-        weight = weight + torch.exp(-(scale * (mirrored + 2 * size * turn)).square())
+    of_distance = torch.exp(-(scale * distances).square()).sum(1)  # (B, 2N)
+    place = torch.arange(size, device=sigma.device)
+    apart, mirrored = (place.view(-1, 1) - place) % period, place.view(-1, 1) + place + 1
+    weight = of_distance[:, apart] + of_distance[:, mirrored]
     return weight / weight.sum(2, keepdim=True)

@@ -10,6 +10,7 @@ from lamella_tem.perturbations.curtaining import Curtaining
 from lamella_tem.perturbations.deformation import Deformation
 from lamella_tem.perturbations.metal_spots import MetalSpots
 from lamella_tem.perturbations.thickness_wedge import ThicknessWedge
+from scipy.ndimage import gaussian_filter
 from tem_trial import caught_by, close, flow, invariant, rendered, warped
 
 STEADY = {"decay": (math.inf, math.inf), "second": 0.0}
@@ -222,6 +223,21 @@ def the_layer_keeps_the_mean_and_smooths(cls, case):
 def the_layer_keeps_constants(cls, case):
     shown, _ = rendered(cls(speckle=(0.0, 0.0)), case.flat(0.7), case.seed)
     close(shown, case.flat(0.7), 1e-5, "a constant image")
+
+
+@invariant("amorphous-layer")
+def the_layer_blurs_as_scipys_gaussian_mirrored_at_the_border(cls, case):
+    image = case.image()
+    for sigma in (0.7, 5.0, 40.0):
+        shown, _ = rendered(cls(fraction=(1.0, 1.0), blur=(sigma, sigma), speckle=(0.0, 0.0)), image, case.seed)
+        blurred = gaussian_filter(image.double().numpy(), sigma, axes=(2, 3), mode="reflect", truncate=8)
+        close(shown, torch.from_numpy(blurred).float(), 2e-6, f"blur of {sigma} px")
+
+
+@caught_by(the_layer_blurs_as_scipys_gaussian_mirrored_at_the_border)
+class Wider(AmorphousLayer):
+    def render(self, image, drawn, streams, about):
+        return super().render(image, drawn | {"blur": 1.2 * drawn["blur"]}, streams, about)
 
 
 @caught_by(the_layer_keeps_the_mean_and_smooths)
