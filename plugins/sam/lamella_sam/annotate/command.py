@@ -162,7 +162,8 @@ def import_(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None)
     read = {"COCO": exchange.read_coco, "Label Studio": exchange.read_label_studio}
     kind, file = _one_of(coco, label_studio)
     taken = read[kind](_opened(folder), file, print)
-    print(f"masks of {len(taken)} images taken in; accept them when you have looked at them")
+    after = "; accept them when you have looked at them" if taken else ""
+    print(f"masks of {len(taken)} images taken in{after}")
 
 
 def _opened(folder: Path) -> "AnnotationFolder":
