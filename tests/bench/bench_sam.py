@@ -1,5 +1,5 @@
-"""Targets 7 and 8, and the cached prefix: folded attention and batched prompts against ``segment_anything``, equal
-results, side by side.
+"""Targets 7 and 8, the mask decoder alone, and the cached prefix: folded attention and batched prompts against
+``segment_anything``, equal results, side by side.
 
 Both sides interleaved in one process; the figure is the median of the rounds' ratios. On a CPU target 7's ratio is
 taken on a small ViT (the target itself is for a GPU).
@@ -75,6 +75,29 @@ def prompts_at_once(backbone, image, *, plain=True):
     return calls, looped
 
 
+def decoded(backbone, prompts, learn):
+    """``segment_anything``'s mask decoder over ours, on one embedding at its full size, at equal masks or gradients."""
+    encoder, decoder, size = backbone.prompt_encoder, backbone.mask_decoder, 1024
+    points = torch.rand(1, prompts, 1, 2) * size
+    asked = point_prompts(points, torch.ones(1, prompts, 1, dtype=torch.int64), (size, size))
+    embedding = torch.randn(1, 256, size // 16, size // 16, requires_grad=learn)
+
+    def theirs():
+        sparse, dense = encoder((asked.points[0, :, :1], asked.labels[0, :, :1]), None, None)
+        return decoder.predict_masks(embedding, encoder.get_dense_pe(), sparse, dense)[0]
+
+    def ran(masks):
+        with torch.set_grad_enabled(learn):
+            if not learn:
+                return masks()
+            return torch.autograd.grad(masks().square().mean(), embedding)[0]
+
+    ours = lambda: backbone.masks(embedding, asked)[0][0]  # noqa: E731
+    one, other = ran(theirs), ran(ours)
+    assert torch.allclose(one, other, atol=1e-4 * float(one.abs().max()))
+    return ratio(lambda: ran(theirs), lambda: ran(ours))
+
+
 def attention_step(size):
     """Target 7, on ViT-B at a small size: a LoRA step with folded attention against the original, equal losses."""
     torch.manual_seed(0)
@@ -140,6 +163,10 @@ if __name__ == "__main__":
         backbone = build(VIT_B, "none", 256, table=256).eval()
         calls, looped = prompts_at_once(backbone, torch.rand(1, 3, 256, 256))
         report("ViT-B 256²", calls, looped)
+    vit = build(VIT_B, "none", 1024, table=1024).eval()
+    for learn, what in ((False, "forward"), (True, "forward and backward")):
+        gains = ", ".join(f"{decoded(vit, prompts, learn):.2f} ({prompts})" for prompts in (1, 8))
+        print(f"mask decoder at its full size, {what}, segment_anything's / ours, by number of prompts: {gains}")
     nano = cached_step(sam_nano(weights="none", size=128), torch.rand(4, 1, 128, 128), 2, 8)
     print(f"cached prefix, encoder's LoRA step on the last 2 of 8 blocks of sam-nano, 4 × 128²: {nano:.2f}")
     vit = cached_step(build(VIT_B, "none", 256, table=256), torch.rand(1, 3, 256, 256), 4, 4)

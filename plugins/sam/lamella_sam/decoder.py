@@ -10,7 +10,7 @@ import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from lamella_sam.prompts import ABSENT, NO_POINT, Prompts
 
@@ -84,8 +84,7 @@ def _layer(
     tokens = layer.norm1(tokens)
     tokens = layer.norm2(tokens + to_image(layer.cross_attn_token_to_image, tokens + start, keys, place))
     tokens = layer.norm3(tokens + layer.mlp(tokens))
-    back = to_tokens(layer.cross_attn_image_to_token, keys, place, tokens + start, tokens, there)
-    return tokens, layer.norm4(keys + back)
+    return tokens, layer.norm4(to_tokens(layer.cross_attn_image_to_token, keys, place, tokens + start, tokens, there))
 
 
 def among(layer: Attention, q: Tensor, v: Tensor, there: Tensor) -> Tensor:
@@ -99,30 +98,65 @@ def among(layer: Attention, q: Tensor, v: Tensor, there: Tensor) -> Tensor:
 def to_image(layer: Attention, q: Tensor, image: Tensor, place: Tensor) -> Tensor:
     """Attention of tokens q (B, Q, T, C) to images (B, G, N, C) at ``place`` (N, C); G = 1 is shared by all prompts."""
     q = _heads(layer, layer.q_proj(q))
+    q = q * q.shape[-1] ** -0.5
+    if _few(layer, q, image):
+        shares = _folded_scores(layer.k_proj, q, image, place).softmax(-1)
+        attended = (shares.flatten(2, 3) @ image).unflatten(2, q.shape[2:4])  # (B, Q, heads, T, C): before values
+        out = torch.einsum("bqhtd,hcd->bqthc", attended, layer.v_proj.weight.unflatten(0, (layer.num_heads, -1)))
+        return layer.out_proj(out.flatten(3) + layer.v_proj.bias)
     k, v = _columns(layer, layer.k_proj, image, place), _columns(layer, layer.v_proj, image)
     groups, shared = q.shape[1], k.shape[1] < q.shape[1]
     if shared:  # one image, many prompts: their tokens are queries of one attention
         q = q.transpose(1, 2).flatten(2, 3).unsqueeze(1)  # (B, 1, heads, Q·T, c)
     if q.device.type == "cpu":  # plain products are faster there
-        out = ((q * q.shape[-1] ** -0.5) @ k).softmax(-1) @ v.transpose(-2, -1)
+        out = (q @ k).softmax(-1) @ v.mT
     else:
-        out = scaled_dot_product_attention(q, k.transpose(-2, -1), v.transpose(-2, -1))
+        out = scaled_dot_product_attention(q, k.mT, v.mT, scale=1.0)
     if shared:
         out = out.squeeze(1).unflatten(2, (groups, -1)).transpose(1, 2)
     return layer.out_proj(out.transpose(2, 3).flatten(3))
 
 
 def to_tokens(layer: Attention, image: Tensor, place: Tensor, k: Tensor, v: Tensor, there: Tensor) -> Tensor:
-    """Attention of images (B, G, N, C) at ``place`` (N, C) to tokens k, v (B, Q, T, C) that are ``there`` (B, Q, T).
+    """Images (B, G, N, C) at ``place`` (N, C) plus their attention to tokens k, v (B, Q, T, C) that are ``there``.
 
-    Scores lie (T, N), so that the softmax over the few tokens runs along the many places.
+    Scores lie (T, N), so that the softmax over the few tokens runs along the many places. A value is projected out
+    before it is shared; its shares add up to one, so that each carries its part of the bias.
     """
-    q = _columns(layer, layer.q_proj, image, place)
     k, v = _heads(layer, layer.k_proj(k)), _heads(layer, layer.v_proj(v))
-    scores = (k * k.shape[-1] ** -0.5) @ q  # (B, Q, heads, T, N)
+    k = k * k.shape[-1] ** -0.5
+    if _few(layer, k, image):
+        scores = _folded_scores(layer.q_proj, k, image, place)
+    else:
+        scores = k @ _columns(layer, layer.q_proj, image, place)  # (B, Q, heads, T, N)
     shares = scores.masked_fill(~there[:, :, None, :, None], -torch.inf).softmax(-2)
-    out = v.transpose(-2, -1) @ shares  # (B, Q, heads, c, N)
-    return layer.out_proj(out.flatten(2, 3).transpose(2, 3))
+    values = torch.einsum("bqhtc,dhc->bqhtd", v, layer.out_proj.weight.unflatten(1, (layer.num_heads, -1)))
+    values = values + layer.out_proj.bias / layer.num_heads
+    image = image.expand(*v.shape[:2], -1, -1)
+    out = torch.baddbmm(image.flatten(0, 1), shares.flatten(2, 3).flatten(0, 1).mT, values.flatten(2, 3).flatten(0, 1))
+    return out.view_as(image)
+
+
+def _few(layer: Attention, tokens: Tensor, image: Tensor) -> bool:
+    """Whether to project tokens (B, Q, heads, T, c) into the image's channels, not each prompt's image into theirs.
+
+    Exact either way; fewer products where all heads' tokens are fewer than the channels between, and no image is
+    shared by prompts.
+    """
+    alone = image.shape[1] == tokens.shape[1]
+    return alone and layer.num_heads * tokens.shape[3] < layer.internal_dim
+
+
+def _folded_scores(project: nn.Linear, tokens: Tensor, image: Tensor, place: Tensor) -> Tensor:
+    """tokens · project(image + place), (B, Q, heads, T, c), (B, Q, N, C) and (N, C), as (B, Q, heads, T, N).
+
+    t·(W·x) = (Wᵀ·t)·x: the image is not projected. The places are, once for all prompts.
+    """
+    heads = tokens.shape[2]
+    there = torch.einsum("bqhtc,nhc->bqhtn", tokens, project(place).unflatten(-1, (heads, -1)))
+    folded = torch.einsum("bqhtc,hcd->bqhtd", tokens, project.weight.unflatten(0, (heads, -1)))
+    scores = torch.baddbmm(*(x.flatten(2, 3).flatten(0, 1) for x in (there, folded)), image.flatten(0, 1).mT)
+    return scores.view_as(there)
 
 
 def _heads(layer: Attention, x: Tensor) -> Tensor:
@@ -143,10 +177,27 @@ def _columns(layer: Attention, project: nn.Linear, image: Tensor, place: Tensor 
 
 def heads(decoder: MaskDecoder, tokens: Tensor, keys: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     """Masks and their predicted IoU from what the transformer gave."""
-    b, q = tokens.shape[:2]
-    keys = keys.expand(b, q, -1, -1).flatten(0, 1)
-    upscaled = decoder.output_upscaling(keys.transpose(1, 2).unflatten(2, (grid, grid)))
     mask_tokens = tokens[:, :, 1 : 1 + decoder.num_mask_tokens].unbind(2)
     hyper = torch.stack([mlp(t) for mlp, t in zip(decoder.output_hypernetworks_mlps, mask_tokens)], 2)
-    masks = hyper @ upscaled.flatten(2).unflatten(0, (b, q))  # (B, Q, M, 16·g·g)
-    return masks.unflatten(-1, tuple(upscaled.shape[-2:])), decoder.iou_prediction_head(tokens[:, :, 0])
+    fine = upscaled(decoder.output_upscaling, keys)  # (B, Q, N, 4, 4, c)
+    masks = hyper @ fine.flatten(2, 4).mT  # (B, Q, M, 16·N)
+    masks = masks.unflatten(-1, (grid, grid, 2, 2, 2, 2)).permute(0, 1, 2, 3, 5, 7, 4, 6, 8)
+    return masks.reshape(*masks.shape[:3], 4 * grid, 4 * grid), decoder.iou_prediction_head(tokens[:, :, 0])
+
+
+def upscaled(layers: nn.Sequential, keys: Tensor) -> Tensor:
+    """Features (B, Q, N, 4, 4, c) of the sixteen parts of every place of keys (B, Q, N, C).
+
+    The last two axes of parts are those of the second halving within the first. A transposed convolution whose
+    kernel is its stride is a product per place, and with channels last the norm over them is one pass.
+    """
+    first, norm, act, second, last = layers
+    x = _halved(first, keys)
+    x = layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
+    return last(_halved(second, act(x)))
+
+
+def _halved(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """(…, C) to (…, 4, c): the 2 × 2 parts that a transposed convolution of kernel and stride 2 makes of a place."""
+    weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4·c, C)
+    return linear(x, weight, layer.bias.repeat(4)).unflatten(-1, (4, -1))

@@ -68,6 +68,11 @@ def asked(kind):
         return box_prompts(BOXES, size), {**theirs, "boxes": BOXES[0]}
     if kind == "masks":
         return mask_prompts(mask, size), {**theirs, "masks": mask[0].unsqueeze(1)}
+    if kind == "a mask and twelve points":  # more tokens than their heads are worth folding for
+        points = torch.rand(1, 2, 12, 2, generator=torch.Generator().manual_seed(4)) * SIDE
+        labels = torch.tensor([1, 0, 0] * 4).expand(1, 2, -1)
+        arguments = {**theirs, "points": (points[0], labels[0]), "masks": mask[0].unsqueeze(1)}
+        return point_prompts(points, labels, size)._replace(mask=mask), arguments
     corners = BOXES.unflatten(-1, (2, 2))
     both = Prompts(
         torch.cat([POINTS, corners], 2), torch.cat([LABELS, torch.tensor([[[2, 3], [2, 3]]])], 2), size, mask
@@ -75,8 +80,11 @@ def asked(kind):
     return both, {"points": (POINTS[0], LABELS[0]), "boxes": BOXES[0], "masks": mask[0].unsqueeze(1)}
 
 
+KINDS = ["points", "boxes", "masks", "a mask and twelve points", "all together"]
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["points", "boxes", "masks", "all together"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_masks_and_predicted_iou_are_those_of_segment_anything(pair, image, kind):
     ours, theirs = pair
     embedding = ours.embed(image)
@@ -91,6 +99,28 @@ def test_masks_and_predicted_iou_are_those_of_segment_anything(pair, image, kind
     assert (iou[0] - expected_iou).abs().max() < 1e-5
     large = theirs.postprocess_masks(expected_masks, (SIDE, SIDE), (SIDE, SIDE))
     assert (ours.enlarge(masks, (SIDE, SIDE))[0] - large).abs().max() < 1e-4 * large.abs().max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_decoders_gradients_are_those_of_segment_anything(pair, image, kind):
+    ours, theirs = pair
+    with torch.no_grad():
+        embedding = ours.embed(image)
+    prompts, arguments = asked(kind)
+    learned = dict(theirs.mask_decoder.named_parameters())
+
+    def literally(seen, _):
+        sparse, dense = theirs.prompt_encoder(**arguments)
+        return theirs.mask_decoder.predict_masks(seen, theirs.prompt_encoder.get_dense_pe(), sparse, dense)
+
+    def gradients(answers):
+        seen = embedding.clone().requires_grad_()
+        masks, iou = answers(seen, prompts)
+        return torch.autograd.grad(masks.square().sum() + iou.square().sum(), [seen, *learned.values()])
+
+    found, expected = gradients(ours.masks), gradients(literally)
+    for name, one, other in zip(["embedding", *learned], found, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-4 * other.abs().max() + 1e-6, name
 
 
 @torch.no_grad()
