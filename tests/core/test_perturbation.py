@@ -140,6 +140,27 @@ def test_gate_in_a_chain_opens_p_of_the_time_for_image_and_label_together():
     assert 90 < changed.sum() < 150
 
 
+@pytest.mark.parametrize("p, expected", [(0.0, 0), (0.3, None), (1.0, 40)])
+def test_a_cpu_renders_only_images_that_the_gate_lets_through(p, expected):
+    asked = []
+
+    class Counted(Fade):
+        def render(self, image, drawn, streams, about):
+            asked.append(len(image))
+            return super().render(image, drawn, streams, about)
+
+    batch = Batch.of(torch.rand(40, 1, 8, 8) + 0.1)
+    result = Counted(p=p).perturb(batch, streams(40))
+    changed = (result.image != batch.image).flatten(1).any(1)
+    assert sum(asked) == changed.sum()
+    assert changed.sum() == expected if expected is not None else 4 < changed.sum() < 25
+
+
+def test_a_gate_that_lets_nothing_through_leaves_the_batch():
+    batch = Batch.of(torch.rand(2, 1, 8, 8))
+    assert Fade(p=1e-9).perturb(batch, streams()) is batch
+
+
 # Perturbation and its parts
 
 

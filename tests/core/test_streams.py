@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, strategies
 from lamella import Batch, Chain, Perturbation, Streams
+from lamella.contracts import streams as module
 from lamella.contracts.streams import mix64
 from scipy import stats
 
@@ -120,6 +121,31 @@ def test_mix64_is_splitmix64(value, other):
     assert (value == other) == bool(mixed[0] == mixed[1])
 
 
+SMALL = {
+    "root": lambda s: Streams.root(-3, s.ids, s.ids.flip(0), "weak").ids,
+    "child": lambda s: s.child("gate").child("draw").ids,
+    "uniform": lambda s: torch.stack([s.uniform(-0.3, 1e3), s.uniform(2, 5), s.uniform(-7.1, -7.0)]),
+    "uniform of a shape": lambda s: s.uniform(0.2, 1.0, 3, 2),
+    "uniform of tensors": lambda s: s.uniform(torch.zeros(len(s)), torch.arange(len(s))),
+    "uniform of nothing": lambda s: s.uniform(0.0, 1.0, 0),
+    "uniforms": lambda s: torch.stack([*s.uniforms((0.1, 0.3), (-5, 5)), s.uniform(0.0, 1.0)]),
+    "integers": lambda s: s.integers(-5, 1000),
+    "integers of a shape": lambda s: s.integers(0, 3, 4, 1),
+    "pixels": lambda s: s.normal(3, 2),
+}
+
+
+@pytest.mark.parametrize("draw", SMALL.values(), ids=SMALL)
+@given(ids=strategies.lists(ids64, min_size=1, max_size=5))
+def test_numpy_draws_on_a_cpu_what_torch_draws(draw, ids):
+    quick = draw(Streams(torch.tensor(ids)))
+    strided = draw(Streams(torch.tensor(ids).repeat_interleave(2)[::2]))
+    with pytest.MonkeyPatch.context() as torch_alone:
+        torch_alone.setattr(module, "_quick", lambda ids: None)
+        expected = draw(Streams(torch.tensor(ids)))
+    assert quick.equal(expected) and strided.equal(expected) and quick.dtype == expected.dtype
+
+
 # Distributions. Seeds are fixed, so that these pass or fail for good; p-values are those of a single draw.
 
 
@@ -155,7 +181,7 @@ def test_integers_are_uniform():
 
 @pytest.mark.parametrize("path", ["generator", "hashed"])
 def test_normal_is_normal(path, monkeypatch):
-    monkeypatch.setattr(Streams, "_per_image", lambda self: path == "generator")
+    monkeypatch.setattr(module, "on_host", lambda ids: path == "generator")
     sample = streams(4).normal(100, 100).double()
     assert sample.isfinite().all()
     assert passes(stats.kstest(sample.flatten().numpy(), "norm").pvalue)
@@ -166,7 +192,7 @@ def test_normal_is_normal(path, monkeypatch):
 def test_hashed_and_generator_paths_agree_in_distribution(draw, monkeypatch):
     found = []
     for per_image in (True, False):
-        monkeypatch.setattr(Streams, "_per_image", lambda self, value=per_image: value)
+        monkeypatch.setattr(module, "on_host", lambda ids, value=per_image: value)
         found.append(getattr(streams(4), draw)(80, 80))
     assert not found[0].equal(found[1])
     assert passes(stats.ks_2samp(*(sample.flatten().numpy() for sample in found)).pvalue)

@@ -1,13 +1,14 @@
 """How a perturbation stands on Kornia's side: parameters that name their streams, so that they can be replayed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from lamella.contracts.batch import Batch
 from lamella.contracts.parameters import About
-from lamella.contracts.streams import Streams
+from lamella.contracts.streams import Streams, on_host
 from lamella.errors import ContractError
 
 STREAM = "stream"
@@ -30,6 +31,36 @@ def in_float32(image: Tensor) -> torch.autocast:
 def gate(streams: Streams, p: float) -> Tensor:
     """(B,) bool: which images are perturbed; keyed, like everything else."""
     return streams.child("gate").uniform(0.0, 1.0) < p
+
+
+def gated(
+    batch: Batch, streams: Streams, p: float, change: Callable[[Batch, Streams, Tensor | None], Batch]
+) -> Batch:
+    """The batch with each image changed with probability ``p``.
+
+    On a CPU the others are not even rendered. Elsewhere the host would have to wait to know which they are: all are
+    rendered, and those that the gate leaves out keep what they had.
+
+    Args:
+        change: the images of a batch changed: every one, or those where its third argument, (B,) bool, is True.
+    """
+    if p == 0.0:
+        return batch
+    if p == 1.0:
+        return change(batch, streams, None)
+    through = gate(streams, p)
+    if not on_host(through):
+        return change(batch, streams, through)
+    some = [place for place, open_ in enumerate(through.tolist()) if open_]
+    if not some:
+        return batch
+    if len(some) == len(streams):
+        return change(batch, streams, None)
+    index = torch.tensor(some)
+    before = batch.select(index)
+    after = change(before, Streams(streams.ids[index]), None)
+    new = {name: value for name, value in after._asdict().items() if value is not getattr(before, name)}
+    return batch._replace(**{name: getattr(batch, name).index_copy(0, index, value) for name, value in new.items()})
 
 
 def plain_parameters(module: Drawing, shape: tuple[int, ...]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 
 from lamella.contracts.batch import Batch
-from lamella.contracts.keyed import check_probability, gate, in_float32, plain_parameters, recalled
+from lamella.contracts.keyed import check_probability, gated, in_float32, plain_parameters, recalled
 from lamella.contracts.parameters import About, per_image
 from lamella.contracts.streams import Streams
 
@@ -61,15 +61,16 @@ class Perturbation(IntensityAugmentationBase2D):
 
     def perturb(self, batch: Batch, streams: Streams) -> Batch:
         """The batch with its image perturbed; label, trust and all else unchanged."""
-        if self.p == 0.0:
-            return batch
+        return gated(batch, streams, self.p, self._changed)
+
+    def _changed(self, batch: Batch, streams: Streams, through: Tensor | None) -> Batch:
         about = About.of(batch)
         with in_float32(batch.image):
             drawn = self.draw(streams.child("draw"), about)
             rendered = self.clipped(batch.image.to(torch.float32), drawn, streams.child("render"), about)
         rendered = rendered.to(batch.image.dtype)
-        if self.p < 1.0:
-            rendered = torch.where(per_image(gate(streams, self.p), rendered), rendered, batch.image)
+        if through is not None:
+            rendered = torch.where(per_image(through, rendered), rendered, batch.image)
         return batch._replace(image=rendered)
 
     # Kornia's side of the contract.

@@ -4,17 +4,20 @@ An id of 64 bits names a stream. Small draws (`uniform`, `integers`) are an inte
 equal on every device. Noise for every pixel (`rand`, `normal`) is exact within one device type and equal in
 distribution across types: on the CPU each image has its own Mersenne twister, elsewhere (and inside
 ``torch.compile``) every pixel is hashed, which needs neither a loop over images nor a host sync. On a GPU
-with Triton a draw is one kernel (``fused_streams``); without it, some dozens of torch's.
+with Triton a draw is one kernel (``fused_streams``); without it, some dozens of torch's. On a CPU numpy makes the
+small draws (``host_streams``).
 """
 
 import hashlib
 import math
 import warnings
-from functools import cache
+from functools import cache, lru_cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
+
+from lamella.contracts import host_streams
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK64 = (1 << 64) - 1
@@ -51,9 +54,22 @@ def _mix32(x: Tensor) -> Tensor:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
+@lru_cache(maxsize=4096)
 def _word(name: str) -> int:
     """A fixed 64-bit number for a name: the same in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def _quick(ids: Tensor) -> ModuleType | None:
+    """What makes small draws where ``ids`` lie with the least ado; None where torch's own operations have to."""
+    if on_host(ids):
+        return host_streams if type(ids) is Tensor else None
+    return fused(ids)
+
+
+def on_host(ids: Tensor) -> bool:
+    """Whether the host may read values of ``ids``: it waits for no device, and nothing is being traced."""
+    return ids.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def fused(ids: Tensor) -> ModuleType | None:
@@ -97,7 +113,7 @@ class Streams:
     @classmethod
     def root(cls, seed: int, key: Tensor, visit: Tensor, view: str) -> "Streams":
         """The streams of (run seed, sample key (B,), visit (B,), view name)."""
-        if (kernels := fused(key)) is not None:
+        if (kernels := _quick(key)) is not None:
             return cls(kernels.root(key, visit, _signed(_word(f"seed {seed}")), _signed(_word(view))))
         ids = mix64(key + _signed(_word(f"seed {seed}")))
         ids = mix64(ids + visit * _signed(_GOLDEN))
@@ -113,7 +129,7 @@ class Streams:
 
     def child(self, name: str) -> "Streams":
         """Streams for a named part; they depend on this stream's id and the name alone."""
-        if (kernels := fused(self.ids)) is not None:
+        if (kernels := _quick(self.ids)) is not None:
             return Streams(kernels.child(self.ids, _signed(_word(name))))
         return Streams(mix64(self.ids ^ _signed(_word(name))))
 
@@ -127,6 +143,8 @@ class Streams:
         return _signed(self._calls * _GOLDEN)
 
     def _next(self) -> Tensor:
+        if _quick(self.ids) is host_streams:
+            return host_streams.words(self.ids, self._step())
         return mix64(self.ids + self._step())
 
     def _bits(self, shape: tuple[int, ...]) -> Tensor:
@@ -136,7 +154,7 @@ class Streams:
 
     def uniform(self, low: float | Tensor, high: float | Tensor, *shape: int) -> Tensor:
         """(B, *shape) float32 in [low, high), equal on every device; meant for parameters, not pixels."""
-        kernels = fused(self.ids)
+        kernels = _quick(self.ids)
         if kernels is not None and not isinstance(low, Tensor) and not isinstance(high, Tensor):
             return kernels.uniform(self.ids, self._step(), low, high, shape)
         if kernels is not None:
@@ -146,7 +164,7 @@ class Streams:
 
     def uniforms(self, *ranges: tuple[float, float]) -> tuple[Tensor, ...]:
         """(B,) float32 for each range [low, high): what as many calls of `uniform` give, for one on a GPU."""
-        if (kernels := fused(self.ids)) is None:
+        if (kernels := _quick(self.ids)) is None:
             return tuple(self.uniform(low, high) for low, high in ranges)
         first = self._calls + 1
         self._calls += len(ranges)
@@ -155,13 +173,13 @@ class Streams:
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """(B, *shape) int64 in [low, high), equal on every device."""
-        if (kernels := fused(self.ids)) is not None:
+        if (kernels := _quick(self.ids)) is not None:
             return kernels.integers(self.ids, self._step(), low, high, shape)
         return low + _shift(self._bits(shape), 33) % (high - low)
 
     def rand(self, *shape: int) -> Tensor:
         """(B, *shape) float32, uniform in [0, 1): noise for every pixel."""
-        if self._per_image():
+        if on_host(self.ids):
             return self._each(shape, "uniform_")
         if (kernels := fused(self.ids)) is not None:
             return kernels.pixels(self.ids, self._step(), None, shape)
@@ -169,15 +187,12 @@ class Streams:
 
     def normal(self, *shape: int) -> Tensor:
         """(B, *shape) float32, standard normal: noise for every pixel."""
-        if self._per_image():
+        if on_host(self.ids):
             return self._each(shape, "normal_")
         if (kernels := fused(self.ids)) is not None:
             return kernels.pixels(self.ids, self._step(), self._step(), shape)
         radius = torch.sqrt(-2.0 * torch.log1p(-self._hashed(shape)))
         return radius * torch.cos((2.0 * math.pi) * self._hashed(shape))
-
-    def _per_image(self) -> bool:
-        return self.ids.device.type == "cpu" and not torch.compiler.is_compiling()
 
     def _each(self, shape: tuple[int, ...], fill: str) -> Tensor:
         out = torch.empty(len(self), *shape)

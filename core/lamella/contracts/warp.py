@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lamella.contracts.batch import IGNORE, Batch
 from lamella.contracts.flow import invert, sample_bilinear, sample_nearest
-from lamella.contracts.keyed import check_probability, gate, in_float32, plain_parameters, recalled
+from lamella.contracts.keyed import check_probability, gated, in_float32, plain_parameters, recalled
 from lamella.contracts.parameters import About, per_image
 from lamella.contracts.streams import Streams
 
@@ -48,15 +48,13 @@ class Warp(RigidAffineAugmentationBase2D):
 
     def perturb(self, batch: Batch, streams: Streams) -> Batch:
         """The batch with image, label, trust and instances moved together."""
-        if self.p == 0.0:
-            return batch
-        with in_float32(batch.image):
-            return self._moved_by(self._drawn_flow(batch, streams), batch)
+        return gated(batch, streams, self.p, self._changed)
 
-    def _drawn_flow(self, batch: Batch, streams: Streams) -> Tensor:
+    def _changed(self, batch: Batch, streams: Streams, through: Tensor | None) -> Batch:
         about = About.of(batch)
-        flow = self.flow(self.draw(streams.child("draw"), about), streams.child("render"), about)
-        return flow if self.p == 1.0 else flow * per_image(gate(streams, self.p), flow)
+        with in_float32(batch.image):
+            flow = self.flow(self.draw(streams.child("draw"), about), streams.child("render"), about)
+            return self._moved_by(flow if through is None else flow * per_image(through, flow), batch)
 
     def _moved_by(self, flow: Tensor, batch: Batch) -> Batch:
         moved = batch._replace(image=_moved(batch.image, flow))

@@ -112,7 +112,7 @@ def dispatch():
     """Streams go through the kernels where there is a GPU: here the CPU stands in for one."""
     plain = [Streams(IDS).child("a").uniform(0.0, torch.arange(5.0)), Streams.root(1, IDS, IDS, "v").integers(0, 9, 2)]
     on_gpu = patch.object(lamella_streams, "fused", lambda ids: fused_streams)
-    with on_gpu, patch.object(Streams, "_per_image", lambda s: False):
+    with on_gpu, patch.object(lamella_streams, "on_host", lambda ids: False):
         fused = [
             Streams(IDS).child("a").uniform(0.0, torch.arange(5.0)), Streams.root(1, IDS, IDS, "v").integers(0, 9, 2)
         ]  # fmt: skip
