@@ -53,7 +53,7 @@ def begin(out: Path, count: int, locked: int, size: int) -> tuple[AnnotationFold
     folder = AnnotationFolder.create(out / "work", [out / "given"], names)
     for name in list(truth)[count:]:
         folder.write_mask(name, truth[name])
-        folder.accept(name, by="truth", locked=True)
+        folder.accept(name, by="truth", lock=True)
     return folder, truth
 
 

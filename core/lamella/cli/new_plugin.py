@@ -16,7 +16,7 @@ import typer
 
 from lamella import __version__
 from lamella.errors import ConfigError
-from lamella.registry.hookspecs import KINDS
+from lamella.registry.hookspecs import KINDS, check_kind
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _MARK = re.compile(r"@([a-z]+)@")
@@ -69,11 +69,10 @@ def new_plugin(
 
 
 def _values(name: str, kind: str) -> dict[str, str]:
-    """What the marks in the templates stand for; raises `ConfigError` for a name or kind that will not do."""
+    """What the marks in the templates stand for; raises a `LamellaError` for a name or kind that will not do."""
     from lamella.registry.registry import current
 
-    if kind not in KINDS:
-        raise ConfigError(f"there is no kind {kind!r}; the kinds are {', '.join(KINDS)}")
+    check_kind(kind)
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no plugin name: lower-case words of a-z and 0-9 joined by '-', as demo-noise")
     package, component = name.replace("-", "_"), name.removeprefix("lamella-")

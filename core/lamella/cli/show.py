@@ -5,9 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lamella.errors import RegistryError
 from lamella.registry.component import Component, Parameter
-from lamella.registry.hookspecs import KINDS
+from lamella.registry.hookspecs import KINDS, check_kind
 from lamella.registry.registry import Registry, current
 
 
@@ -17,8 +16,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON; for one component its JSON schema")] = False,
 ) -> None:
     """Show the components of a kind, or one of them with its parameters, as its signature declares them."""
-    if kind not in (*KINDS, "set"):
-        raise RegistryError(f"there is no kind {kind!r}; the kinds are {', '.join(KINDS)}, or set")
+    check_kind(kind, "set")
     registry = current()
     if kind == "set":
         value: Any = registry.sets if name is None else registry.plan("chain", name, "show").spec()

@@ -9,6 +9,8 @@ from typing import Any
 
 import pluggy
 
+from lamella.errors import RegistryError
+
 API = 1
 """The version of the hooks below."""
 
@@ -24,6 +26,12 @@ KINDS = {
     "dataset": "lamella_datasets",
 }
 """Each kind of component and the hook that registers it."""
+
+
+def check_kind(kind: str, *others: str) -> None:
+    """Raise `RegistryError` unless ``kind`` is one of `KINDS`, or of ``others`` that will do as well."""
+    if kind not in (*KINDS, *others):
+        raise RegistryError(f"there is no kind {kind!r}; the kinds are {', '.join((*KINDS, *others))}")
 
 
 @hookspec

@@ -12,7 +12,7 @@ from typing import Any
 
 from lamella.errors import RegistryError
 from lamella.registry.component import Component
-from lamella.registry.hookspecs import KINDS
+from lamella.registry.hookspecs import KINDS, check_kind
 from lamella.registry.plugins import Plugin, RegistryFile, discover
 
 
@@ -175,13 +175,13 @@ class Registry:
 
     def names(self, kind: str) -> list[str]:
         """The names of a kind, sorted; a name that two plugins claim is listed once."""
-        self._check_kind(kind)
+        check_kind(kind)
         aliases = {key.partition(":")[2] for key in self.file.alias if key.startswith(f"{kind}:")}
         return sorted({*self._components[kind], *aliases})
 
     def components(self, kind: str) -> list[Component]:
         """Every component of a kind, by name."""
-        self._check_kind(kind)
+        check_kind(kind)
         return [component for name in sorted(self._components[kind]) for component in self._components[kind][name]]
 
     def get(self, kind: str, name: str) -> Component:
@@ -190,7 +190,7 @@ class Registry:
         Raises:
             RegistryError: unknown or ambiguous name, or a cycle of aliases.
         """
-        self._check_kind(kind)
+        check_kind(kind)
         trail = [name]
         while (target := self.file.alias.get(f"{kind}:{trail[-1]}")) is not None:
             if target in trail:
@@ -256,10 +256,6 @@ class Registry:
                 return value
             raise RegistryError(f"{where}: a perturbation set is a set's name or a list of specs, not {value!r}")
         return ChainPlan(tuple(self.plan("perturbation", item, f"{where}[{i}]") for i, item in enumerate(value)))
-
-    def _check_kind(self, kind: str) -> None:
-        if kind not in KINDS:
-            raise RegistryError(f"there is no kind {kind!r}; the kinds are {', '.join(KINDS)}")
 
     def _unknown(self, kind: str, name: str) -> RegistryError:
         names = self.names(kind)

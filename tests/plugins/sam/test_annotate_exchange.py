@@ -33,7 +33,7 @@ def test_masks_go_to_other_tools_and_come_back_the_same(folder, tmp_path, write,
 def test_accepted_images_stay_and_the_others_are_taken(folder, tmp_path, write, read):
     for name in ("im0", "im1", "im2"):
         folder.write_mask(name, truth(1))
-        folder.accept(name, by="test", locked=name == "im2")
+        folder.accept(name, by="test", lock=name == "im2")
     write(folder, tmp_path / "out.json")
     folder.entry("im1").status = "new"
     for name in ("im0", "im1", "im2"):

@@ -47,7 +47,7 @@ log_every = 1
 
 def test_what_is_accepted_while_a_round_trains_stays_accepted(folder, run, tmp_path, monkeypatch):
     folder.write_mask("im2", truth(2))
-    folder.accept("im2", by="test", locked=True)
+    folder.accept("im2", by="test", lock=True)
     (tmp_path / "template.toml").write_text(TEMPLATE)
 
     def slowly(experiment, where):
@@ -76,11 +76,11 @@ def test_a_round_is_compared_on_the_locked_images_of_now(folder, tmp_path, monke
         monkeypatch, zero={"im0": 0.2, "im1": 0.2}, round_1={"im0": 0.9, "im1": 0.1}, round_2={"im0": 0.8, "im1": 0.6}
     )
     folder.write_mask("im0", truth(0))
-    folder.accept("im0", by="test", locked=True)
+    folder.accept("im0", by="test", lock=True)
     folder.facts["zero_shot"] = {"run": str(tmp_path / "zero"), "figures": figures(0.2), "locked": ["im0"]}
     assert promote(folder, tmp_path / "round-1").promoted
     folder.write_mask("im1", truth(1))
-    folder.accept("im1", by="test", locked=True)
+    folder.accept("im1", by="test", lock=True)
     assert promote(folder, tmp_path / "round-2").promoted
     noted = AnnotationFolder(folder.path).facts["rounds"]
     assert [entry["figures"]["miou_pooled"] for entry in noted] == [0.5, 0.7]
@@ -92,17 +92,17 @@ def test_what_a_promoted_run_has_learned_from_does_not_measure(folder, tmp_path,
     scores(monkeypatch, zero={"im5": 0.2}, round_1={"im5": 0.9})
     for name in ("im0", "im5"):
         folder.write_mask(name, truth(int(name[-1])))
-        folder.accept(name, by="test", locked=name == "im5")
+        folder.accept(name, by="test", lock=name == "im5")
     folder.facts["zero_shot"] = {"run": str(tmp_path / "zero"), "figures": figures(0.2), "locked": ["im5"]}
     assert promote(folder, tmp_path / "round-1").promoted
     if not noted:  # as earlier versions wrote it
         del folder.facts["rounds"][0]["learned"]
     with pytest.raises(DataError, match="im0: round-1 is promoted and has learned from it"):
-        folder.accept("im0", by="test", locked=True)
+        folder.accept("im0", by="test", lock=True)
     folder.write_mask("im1", truth(1))
     assert folder.accept("im1", by="test").status == "accepted"
     if noted:
-        assert folder.accept("im1", by="test", locked=True).status == "locked"
+        assert folder.accept("im1", by="test", lock=True).status == "locked"
 
 
 def test_a_locked_image_is_learned_from_where_somebody_says_so_alone(folder, capsys):
@@ -110,7 +110,6 @@ def test_a_locked_image_is_learned_from_where_somebody_says_so_alone(folder, cap
     assert command("accept", folder.path, "im0", "--lock") == 0
     assert command("accept", folder.path, "im0") == 2
     assert "im0 is locked, to measure on; --lock accepts its mask anew, --unlock" in capsys.readouterr().err
-    assert command("accept", folder.path, "im0", "--lock", "--unlock") == 2
     assert AnnotationFolder(folder.path).entry("im0").status == "locked"
     assert command("accept", folder.path, "im0", "--lock") == 0
     assert command("accept", folder.path, "im0", "--unlock") == 0
@@ -121,7 +120,7 @@ def test_grey_level_is_that_of_the_locked_images_of_now(folder, tmp_path, monkey
     scores(monkeypatch, round_1={"im0": 0.5}, round_2={"im0": 0.5, "im1": 0.5})
     for number in (1, 2):
         folder.write_mask(f"im{number - 1}", truth(0))
-        folder.accept(f"im{number - 1}", by="test", locked=True)
+        folder.accept(f"im{number - 1}", by="test", lock=True)
         run = tmp_path / f"round-{number}"
         run.mkdir()
         results = {"sets": {"test": {"grey_level": {"miou_pooled": 0.6 / number}}}}
@@ -133,7 +132,7 @@ def test_grey_level_is_that_of_the_locked_images_of_now(folder, tmp_path, monkey
 def test_a_promoted_run_goes_with_the_folder(folder, tmp_path, monkeypatch):
     scores(monkeypatch, zero={"im0": 0.2}, round_1={"im0": 0.9})
     folder.write_mask("im0", truth(0))
-    folder.accept("im0", by="test", locked=True)
+    folder.accept("im0", by="test", lock=True)
     monkeypatch.chdir(tmp_path)
     here = AnnotationFolder(folder.path.relative_to(tmp_path))
     here.facts["zero_shot"] = {"run": here.note(tmp_path / "zero"), "figures": {}}
@@ -147,7 +146,7 @@ def test_a_zero_shot_run_of_other_classes_is_refused_before_the_training(folder,
     other = AnnotationFolder.create(tmp_path / "other", [tmp_path / "given"], ["bar", "ground", "dot"])
     for number in (0, 1):
         other.write_mask(f"im{number}", truth(number))
-        other.accept(f"im{number}", by="test", locked=number == 1)
+        other.accept(f"im{number}", by="test", lock=number == 1)
     (tmp_path / "template.toml").write_text(TEMPLATE)
     assert command("retrain", other.path, "--experiment", tmp_path / "template.toml", "--zero-shot", run) == 2
     assert "tells the classes ground, bar, dot, the folder has bar, ground, dot" in capsys.readouterr().err
@@ -156,7 +155,7 @@ def test_a_zero_shot_run_of_other_classes_is_refused_before_the_training(folder,
 
 def test_other_roles_of_the_template_stay_and_are_found_beside_it(folder, run, tmp_path):
     folder.write_mask("im2", truth(2))
-    folder.accept("im2", by="test", locked=True)
+    folder.accept("im2", by="test", lock=True)
     (tmp_path / "template.toml").write_text(
         TEMPLATE.replace("[trainer]", '[data.validation]\nsource = "work"\nimages = ["images/im0.png"]\n'
                          f'labels = ["masks/im0.png"]\nclasses = {CLASSES}\n[trainer]')
@@ -170,7 +169,7 @@ def test_other_roles_of_the_template_stay_and_are_found_beside_it(folder, run, t
 def test_a_bad_adapter_is_refused_and_a_better_run_promoted(folder, run, tmp_path):
     for number in (2, 3):
         folder.write_mask(f"im{number}", truth(number))
-        folder.accept(f"im{number}", by="test", locked=True)
+        folder.accept(f"im{number}", by="test", lock=True)
     template = tmp_path / "template.toml"
     tables = experiment_tables(folder, semantic="exemplars")
     fit(check_experiment(tables, name="good", folder=tmp_path), tmp_path / "good")
@@ -192,7 +191,7 @@ def test_a_bad_adapter_is_refused_and_a_better_run_promoted(folder, run, tmp_pat
 def test_without_a_zero_shot_run_the_first_round_has_to_beat_grey_level(folder, tmp_path, capsys):
     accept_two(folder)
     folder.write_mask("im2", truth(2))
-    folder.accept("im2", by="test", locked=True)
+    folder.accept("im2", by="test", lock=True)
     template = tmp_path / "template.toml"
     template.write_text(TEMPLATE)
     assert command("retrain", folder.path, "--experiment", template) == 0

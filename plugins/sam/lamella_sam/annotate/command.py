@@ -94,8 +94,9 @@ def accept(
     folder: Folder,
     images: Annotated[list[str] | None, typer.Argument(help="names as `review` lists them")] = None,
     every: Annotated[bool, typer.Option("--all", help="every image that has a mask")] = False,
-    lock: Annotated[bool, typer.Option("--lock", help="keep them apart, to measure on")] = False,
-    unlock: Annotated[bool, typer.Option("--unlock", help="learn from them, though they were locked")] = False,
+    lock: Annotated[
+        bool | None, typer.Option("--lock/--unlock", help="measure on them / learn from them, though they were locked")
+    ] = None,
     by: Annotated[str, typer.Option(help="who looked at them")] = "person",
 ) -> None:
     """Take masks as true.
@@ -106,14 +107,12 @@ def accept(
     opened = _opened(folder)
     if every == bool(images):
         raise ConfigError("annotate accept: name the images, or give --all")
-    if lock and unlock:
-        raise ConfigError("annotate accept: --lock or --unlock, one of the two")
     chosen = images or [e.name for e in opened.of("suggested", "new") if opened.mask_path(e.name).is_file()]
     if not chosen:
         print(f"nothing to accept: no image that waits has a mask in {folder / 'masks'}, a PNG of its name")
 
     def take(name: str) -> None:
-        entry = opened.accept(name, by=by, locked=lock, unlocked=unlock)
+        entry = opened.accept(name, by=by, lock=lock)
         changed = "" if entry.changed is None else f", {entry.changed} pixels corrected"
         print(f"{name}: {entry.status}{changed}")
 

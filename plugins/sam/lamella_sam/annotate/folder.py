@@ -228,28 +228,28 @@ class AnnotationFolder:
         table[: len(self.classes)] = colours(self.classes)
         return table.flatten().tolist()
 
-    def accept(self, name: str, *, by: str, locked: bool = False, unlocked: bool = False) -> Entry:
+    def accept(self, name: str, *, by: str, lock: bool | None = None) -> Entry:
         """Take a mask as true, as it is on disk now.
 
         Args:
-            locked: keep the image apart, to measure on.
-            unlocked: learn from it, though it was locked.
+            lock: keep the image apart, to measure on (True), or learn from it, though it was locked (False). By
+                default one that was not locked is learned from.
 
         Raises:
-            DataError: as `mask`; nothing is labelled; a locked image that is neither to stay locked nor to be
-                unlocked; or one to lock that a promoted run has learned from.
+            DataError: as `mask`; nothing is labelled; a locked image of which ``lock`` does not say whether it stays
+                so; or one to lock that a promoted run has learned from.
         """
         entry = self.entry(name)
-        if entry.status == "locked" and not (locked or unlocked):
+        if entry.status == "locked" and lock is None:
             raise DataError(f"{name} is locked, to measure on; --lock accepts its mask anew, --unlock learns from it")
-        if locked and entry.status != "locked" and (run := self._learned(name)) is not None:
+        if lock and entry.status != "locked" and (run := self._learned(name)) is not None:
             raise DataError(f"{name}: {run} is promoted and has learned from it, so it cannot measure; lock another")
         label = self.mask(name)
         if (label == IGNORE).all():
             raise DataError(f"{self.mask_path(name)}: nothing is labelled in it")
         if self.suggestion_path(name).is_file():
             entry.changed = int((self.mask(name, suggested=True) != label).sum())
-        entry.status = "locked" if locked else "accepted"
+        entry.status = "locked" if lock else "accepted"
         entry.provenance.append({"accepted": by, "changed": entry.changed})
         self.save()
         return entry
