@@ -210,8 +210,11 @@ def test_best_last_measures_and_keeps_the_last(pairs_registry, tmp_path):
     assert log.count('"spread"') == 2
 
 
-@pytest.mark.parametrize(("figure", "kept"), [("nll", 4), ("ece", 4), ("spread", 2)])
-def test_the_best_checkpoint_is_that_of_the_least_error(pairs_registry, tmp_path, monkeypatch, figure, kept):
+@pytest.mark.parametrize(
+    ("figure", "least", "kept"),
+    [("nll", ClassificationMetrics.less_is_better, 4), ("misses", ["misses"], 4), ("spread", ["misses"], 2)],
+)
+def test_the_best_checkpoint_is_that_of_the_least_error(pairs_registry, tmp_path, monkeypatch, figure, least, kept):
     """A figure that falls in training: the last is the best of an error, the first of anything else."""
 
     class Falling(PairLearner):
@@ -219,6 +222,7 @@ def test_the_best_checkpoint_is_that_of_the_least_error(pairs_registry, tmp_path
             (spread,) = super().metrics()
             compute = spread.compute
             spread.compute = lambda: {figure: compute()["spread"]}
+            spread.less_is_better = least
             return [spread]
 
     monkeypatch.setattr(pairs_registry._components["trainer"]["pair-learner"][0], "target", Falling)
@@ -229,7 +233,9 @@ def test_the_best_checkpoint_is_that_of_the_least_error(pairs_registry, tmp_path
 
 def test_a_figure_that_is_no_number_is_the_best_of_none_alone():
     nan = float("nan")
-    assert _better("accuracy", nan, None) and _better("accuracy", 0.1, nan) and not _better("accuracy", nan, 0.1)
+    for least in (False, True):
+        assert _better(nan, None, least=least) and _better(0.1, nan, least=least)
+        assert not _better(nan, 0.1, least=least)
 
 
 def test_what_cannot_predict_before_it_has_seen_labels_is_trained_all_the_same(pairs_registry, tmp_path, monkeypatch):

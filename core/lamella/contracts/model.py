@@ -124,7 +124,11 @@ class Step(NamedTuple):
 
 
 class Metric(Protocol):
-    """Something counted over an evaluation."""
+    """Something counted over an evaluation.
+
+    It may name in ``less_is_better`` those of its figures of which the least is the best, as an error's is: by them
+    the checkpoint to keep is chosen. Of any other figure the greatest is.
+    """
 
     def update(self, prediction: Tensor, batch: Any) -> None:
         """Count one batch (of a modality with several views a dict): ``prediction`` is what ``predict`` gave."""

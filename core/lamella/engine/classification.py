@@ -1,7 +1,7 @@
 """How good a classification is: accuracy, recall, calibration. Counters stay on the device."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class ClassificationMetrics:
     >>> metrics.compute()["accuracy"], metrics.compute()["recall"]
     (0.5, {'a': 1.0, 'b': 0.0})
     """
+
+    less_is_better: ClassVar = ("ece", "nll")
 
     def __init__(self, classes: Sequence[str]):
         self.classes = list(classes)

@@ -68,7 +68,7 @@ class FitConfig(BaseModel):
     checkpoint_every: Annotated[int | None, Field(ge=1, description="steps between checkpoints; else 10 a run")] = None
     best: Annotated[
         str,
-        Field(description="validation figure that decides the best checkpoint, ece and nll by the least; or last"),
+        Field(description="validation figure that decides the best checkpoint, of errors (ece) the least; or last"),
     ] = "miou_pooled"
     accumulate: Annotated[int, Field(ge=1, description="parts a batch goes through the network in")] = 1
     clip: Annotated[float | None, Field(gt=0, description="largest norm of the gradient")] = None

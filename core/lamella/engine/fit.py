@@ -23,7 +23,6 @@ from lamella.engine.counts import ImageCounts
 from lamella.engine.evaluate import evaluate
 from lamella.engine.experiment import Experiment
 from lamella.engine.flops import Flops
-from lamella.engine.headline import LESS_IS_BETTER
 from lamella.engine.meters import Meters
 from lamella.engine.progress import Progress
 from lamella.engine.report import Gallery, write_report
@@ -196,17 +195,21 @@ def _check_best(session: Session) -> None:
 def _keep_best(session: Session, progress: Progress, done: int, figures: Mapping[str, Any]) -> None:
     name = session.experiment.fit.best
     score = _score(figures, name)
-    if _better(name, score, session.best):
+    least = any(name in getattr(metric, "less_is_better", ()) for metric in session.trainer.metrics())
+    if _better(score, session.best, least=least):
         session.best = score
         session.save("best", done)
     progress.say(f"step {done}: validation {name} {score:.4f}")
 
 
-def _better(name: str, score: float, best: float | None) -> bool:
-    """Whether a figure is better than the best so far; any is better than none, and than one that is no number."""
+def _better(score: float, best: float | None, *, least: bool) -> bool:
+    """Whether a figure is better than the best so far, as the ``least`` is of an error and the greatest of all else.
+
+    Any is better than none, and than one that is no number.
+    """
     if best is None or math.isnan(best):
         return True
-    return score < best if name in LESS_IS_BETTER else score > best
+    return score < best if least else score > best
 
 
 def _score(figures: Mapping[str, Any], name: str) -> float:

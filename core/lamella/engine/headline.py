@@ -15,9 +15,6 @@ HEADLINE = {
     "probe_accuracy": "linear probe",
 }
 
-LESS_IS_BETTER = frozenset({"ece", "nll"})
-"""Figures of which the least is the best; of others the greatest is."""
-
 
 def named(sets: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Of `HEADLINE` what any of some sets' figures has.
