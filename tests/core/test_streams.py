@@ -146,6 +146,15 @@ def test_numpy_draws_on_a_cpu_what_torch_draws(draw, ids):
     assert quick.equal(expected) and strided.equal(expected) and quick.dtype == expected.dtype
 
 
+def test_small_draws_are_the_same_and_warn_of_nothing_where_torch_traces_them():
+    def drawn(ids):
+        part = Streams(ids).child("gate")
+        return part.uniform(0.0, 1.0) + part.integers(0, 9, 2).sum(-1)
+
+    ids = torch.tensor([3, -(2**40)])
+    assert torch.compile(drawn, backend="eager")(ids).equal(drawn(ids))
+
+
 # Distributions. Seeds are fixed, so that these pass or fail for good; p-values are those of a single draw.
 
 

@@ -11,7 +11,7 @@ small draws (``host_streams``).
 import hashlib
 import math
 import warnings
-from functools import cache, lru_cache
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -54,7 +54,6 @@ def _mix32(x: Tensor) -> Tensor:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-@lru_cache(maxsize=4096)
 def _word(name: str) -> int:
     """A fixed 64-bit number for a name: the same in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
