@@ -61,6 +61,15 @@ def test_planned_then_run_in_two_goes(lamella):
     assert Path("runs/two/report.html").read_text(encoding="utf-8").count("<img") == 1
 
 
+def test_the_table_of_the_others_is_shown_where_a_run_fails(here, capsys):
+    Path("two.toml").write_text(STUDY.replace("steps = 1\n", "steps = 12\nset.fit.optimizer.lr = 1e38\n"))
+    with pytest.raises(SystemExit) as leaving:
+        main(["study", "two.toml"])
+    out, err = capsys.readouterr()
+    assert leaving.value.code == 2 and "lamella: run 1 of 2: short · seed 0: the losses stay not finite" in err
+    assert "long" in out and "report.html" in out
+
+
 def test_json_has_null_where_there_is_no_interval(lamella):
     Path("two.toml").write_text(STUDY.replace('groups = "lot"\n', ""))
     found = json.loads(lamella("--limit", "1", "--json"), parse_constant=pytest.fail)

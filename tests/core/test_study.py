@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lamella.errors import ConfigError, LamellaError, RunError
+from lamella.study import run as study_run
 from lamella.study.report import text_rows, write_study
-from lamella.study.run import result_of, results, run_study
+from lamella.study.run import FailedRuns, result_of, results, run_study
 from lamella.study.study import merged, read_study
 from lamella.study.table import study_table
 from PIL import Image
@@ -478,12 +479,17 @@ def test_a_mistake_is_one_sentence(read, change, said):
         read(STUDY.replace(*change))
 
 
-def test_a_run_that_fails_is_named(read, tmp_path):
+def test_a_run_that_fails_is_named_and_the_others_go_on(read, tmp_path, told, monkeypatch):
     worse = STUDY.replace("fit.clip = 1.0, ", "").replace("width = 12 }", "width = 12, fit.optimizer.lr = 1e38 }")
     study = read(worse, "small")
-    with pytest.raises(RunError, match=r"^run 2 of \d+: wide · two · seed 3: the losses stay not finite"):
+    said = r"^run 2 of \d+: wide · two · seed 3: the losses stay not finite.* \(4 trainings failed.*; all that does not"
+    with pytest.raises(FailedRuns, match=said):
+        run_study(study, tmp_path, tell=told.append)
+    assert sum("dear" in line and "left out" in line for line in told) == 2  # what it may spend was not measured
+    assert [cell for cell in study.cells() if cell.row == "plain"] == list(results(study, tmp_path))
+    monkeypatch.setattr(study_run, "together", lambda: True)
+    with pytest.raises(FailedRuns, match=r"^run 2 of \d+: wide · two · seed 3: the losses stay not finite.* these images$"):
         run_study(study, tmp_path, tell=lambda line: None)
-    assert [cell.row for cell in results(study, tmp_path)] == ["plain"]
 
 
 def test_a_study_without_columns_is_one_sentence(read):

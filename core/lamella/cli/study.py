@@ -26,7 +26,7 @@ def study(
     Stopped at any time, it goes on where it was when started again; started several times at once, it shares the work.
     Writes table.json and report.html beside the runs.
     """
-    from lamella.study.run import run_study
+    from lamella.study.run import FailedRuns, run_study
     from lamella.study.share import first_process
     from lamella.study.study import read_study
 
@@ -38,7 +38,12 @@ def study(
             print(f"{state:<6} {cell.folder.as_posix()}")
         return
     first = first_process()
-    run_study(read, folder, limit=limit, tell=lambda line: typer.echo(line, err=True) if first else None)
+    try:
+        run_study(read, folder, limit=limit, tell=lambda line: typer.echo(line, err=True) if first else None)
+    except FailedRuns:
+        if first:
+            show(read, folder, as_json=as_json)
+        raise
     if first:
         show(read, folder, as_json=as_json)
 

@@ -11,13 +11,17 @@ from accelerate import PartialState
 
 from lamella.engine.experiment import Experiment
 from lamella.engine.fit import fit
-from lamella.errors import ConfigError, LamellaError
+from lamella.errors import ConfigError, LamellaError, RunError
 from lamella.study.check import check_data
 from lamella.study.claim import claim
-from lamella.study.share import taken
+from lamella.study.share import taken, together
 from lamella.study.study import Cell, Study
 
 Tell = Callable[[str], None]
+
+
+class FailedRuns(RunError):
+    """Runs of a study failed; all others are done, and starting it again tries these alone."""
 
 
 def run_study(
@@ -25,7 +29,8 @@ def run_study(
 ) -> dict[Cell, dict[str, Any]]:
     """Run what is missing of a study below ``out``; returns the results of every cell that is done.
 
-    Several processes may run one study in one folder: a cell that another has begun is left to it.
+    Several processes may run one study in one folder: a cell that another has begun is left to it. One that fails is
+    told, what builds on it is left out, and the others go on.
 
     Args:
         limit: run at most so many cells, then stop; the rest is for another time.
@@ -34,10 +39,11 @@ def run_study(
     Raises:
         RunError: ``out`` holds another study, or another version of this one.
         ConfigError: figures or pictures that the test set cannot give.
-        LamellaError: a run that fails, with its name; those before it stay.
+        FailedRuns: after all others, where runs failed; at once where several processes train each run together.
     """
     claim(study, out)
     cells, new = study.cells(), 0
+    failed: dict[Path, str] = {}
     for number, cell in enumerate(cells):
         if limit is not None and new >= limit:
             break
@@ -45,6 +51,10 @@ def run_study(
         if done.is_file():
             continue
         what = f"run {number + 1} of {len(cells)}: {cell.row}{cell.column and f' · {cell.column}'} · seed {cell.seed}"
+        bases = _bases(study, cell, out)
+        if broken := failed.keys() & set(bases):
+            tell(f"{what}: left out, since {min(broken)} failed")
+            continue
         with taken(out / cell.folder) as mine:
             if not mine:
                 tell(f"{what}: another process is at it")
@@ -52,12 +62,25 @@ def run_study(
                 if not new:
                     check_data(study)
                 tell(what)
+                new += 1
                 try:
                     result_of(study, cell, out, tell=tell)
                 except LamellaError as error:
-                    raise type(error)(f"{what}: {error}") from error
-                new += 1
+                    if together():
+                        raise FailedRuns(f"{what}: {error}") from error
+                    unfinished = [base for base in bases if not (base / "results.json").is_file()]
+                    failed[unfinished[0] if unfinished else out / cell.folder] = f"{what}: {error}"
+                    tell(f"{what}: failed: {error}")
+    if failed:
+        more = f" ({len(failed)} trainings failed, this was the first)" if len(failed) > 1 else ""
+        raise FailedRuns(f"{next(iter(failed.values()))}{more}; all that does not build on it is done")
     return results(study, out)
+
+
+def _bases(study: Study, cell: Cell, out: Path) -> list[Path]:
+    """The folders of what is trained before a cell: what it builds on, and runs that say what it may spend."""
+    before = [out / study.before_folder(name, cell) for name in study.needs(cell)]
+    return [*before, *(out / cell._replace(row=row).folder for row in study.file.rows[cell.row].spends)]
 
 
 def results(study: Study, out: Path) -> dict[Cell, dict[str, Any]]:

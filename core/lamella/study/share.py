@@ -13,6 +13,11 @@ def first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def together() -> bool:
+    """Whether several processes train one run together, as under ``accelerate launch``."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 @contextmanager
 def taken(run: Path, *, wait: Callable[[], None] | None = None) -> Iterator[bool]:
     """Within it the run folder ``run`` is this process's to train in, where the value is True.
@@ -22,7 +27,7 @@ def taken(run: Path, *, wait: Callable[[], None] | None = None) -> Iterator[bool
     twice by one process. Processes that train one run together, as under ``accelerate launch``, need none: they
     all go the same way.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if together():
         yield True
         return
     run.parent.mkdir(parents=True, exist_ok=True)
