@@ -47,7 +47,9 @@ def segment(
     ] = None,
 ) -> None:
     """Segment the objects that points, boxes or masks ask for; without prompts every object there is."""
+    from accelerate.utils import send_to_device
     from lamella.engine.inputs import find_images, read_sample, with_frames
+    from lamella.engine.session import make_accelerator
 
     from lamella_sam.segment import everything
 
@@ -60,6 +62,8 @@ def segment(
         raise LamellaError(f"--{next(iter(search))} is about finding every object; leave it out beside {given[0]}")
     points, boxes, named = _clicks(point or []), _numbers(box or [], (4,)), find_images(images)
     network, modality, reading = _network(run, backbone, weights, size)
+    device = make_accelerator("no").device
+    network.to(device)
     files = with_frames(named, reading)
     marks = {} if mask is None else _marks(mask, files)
     for name, file in files.items():
@@ -67,9 +71,9 @@ def segment(
         drawn = _drawn(marks[name], file, reading, (image.shape[-2], image.shape[-1])) if marks else None
         prompts = _prompts(network, image, points, boxes, drawn)
         if prompts is None:
-            found = everything(network, image, **search)
+            found = everything(network, image.to(device), **search)
         else:
-            found = _asked(network, image, prompts)
+            found = _asked(network, image.to(device), send_to_device(prompts, device))
         _write(found, modality.picture(image[0]), out, name)
         print(f"{name}: {len(found.quality)} objects in {out / name}.instances.png")
 
@@ -198,7 +202,7 @@ def _write(found: "Found", picture: Any, out: Path, name: str) -> None:
     from PIL import Image
 
     out.mkdir(parents=True, exist_ok=True)
-    ids = found.instances().numpy()
+    ids = found.instances().cpu().numpy()
     save_image(Image.fromarray(ids.astype(np.uint16)), out / f"{name}.instances.png")
     colours = label_picture((ids - 1) % 12, [str(number) for number in range(12)])
     mixed = np.where((ids > 0)[..., None], 0.5 * picture + 0.5 * colours, picture)

@@ -1,5 +1,8 @@
 """The annotation folder: originals, status, suggestions and their queue, acceptance."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -293,6 +296,23 @@ def test_an_image_of_one_row_is_refused(tmp_path):
         AnnotationFolder.create(tmp_path / "work", [tmp_path / "row.png"], CLASSES)
     with pytest.raises(ConfigError, match="none twice"):
         AnnotationFolder.create(tmp_path / "work", [tmp_path / "row.png"], ["a", "a"])
+
+
+def test_a_run_that_suggests_goes_to_the_accelerator(folder, run, monkeypatch):
+    """``meta`` stands for a GPU: nothing can be computed there, so what the network answers is made up."""
+    from lamella_sam.annotate import suggest
+
+    elsewhere, seen = torch.device("meta"), set()
+
+    def answer(trainer, batch, tile):
+        seen.update(one.device for one in [*trainer.parameters(), batch.image, batch.key])
+        return torch.ones(1, 3, *batch.image.shape[-2:])
+
+    there = SimpleNamespace(device=elsewhere, autocast=nullcontext)
+    monkeypatch.setattr(suggest, "make_accelerator", lambda precision: there)
+    monkeypatch.setattr(suggest, "predict_whole", answer)
+    suggest.Suggester(run, CLASSES).suggest(folder, "im0")
+    assert seen == {elsewhere}
 
 
 def test_the_coherence_of_a_model_that_says_the_same_is_one(folder, run, monkeypatch):

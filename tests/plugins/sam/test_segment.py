@@ -1,5 +1,7 @@
 """Inference: prompts, everything in an image, tiles, and the command."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -171,6 +173,21 @@ def marks_of(path, dtype=np.uint8):
     marks[24:36, 36:54], marks[2:8, 2:10] = 7, 3
     Image.fromarray(marks).save(path)
     return marks
+
+
+@pytest.mark.parametrize("words", [[], ["--point", "20,20"]], ids=["everything", "a click"])
+def test_the_network_and_what_it_is_asked_go_to_the_accelerator(photo, tmp_path, monkeypatch, words):
+    """``meta`` stands for a GPU: nothing can be computed there, so what the network answers is made up."""
+    elsewhere, seen = torch.device("meta"), set()
+
+    def answer(network, *given, **_):
+        tensors = [*network.parameters(), *network.buffers(), given[0], *(given[1] if given[1:] else ())]
+        seen.update(one.device for one in tensors if isinstance(one, torch.Tensor))
+        return Found(torch.ones(1, 64, 80, dtype=torch.bool), torch.ones(1))
+
+    monkeypatch.setattr("lamella.engine.session.make_accelerator", lambda _: SimpleNamespace(device=elsewhere))
+    monkeypatch.setattr(segment, "everything" if not words else "ask", answer)
+    assert command(photo, *words, "--out", tmp_path / "out") == 0 and seen == {elsewhere}
 
 
 def test_marks_become_a_mask_prompt_each_in_the_order_of_their_values(nano, tmp_path):

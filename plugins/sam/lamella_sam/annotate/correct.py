@@ -58,9 +58,9 @@ def object_at(network: Any, embedding: torch.Tensor, size: tuple[int, int], clic
     from lamella_sam.prompts import point_prompts
     from lamella_sam.segment import ask
 
-    point = torch.tensor([[[[float(click.x), float(click.y)]]]])
-    found = ask(network, embedding, point_prompts(point, torch.ones(1, 1, 1, dtype=torch.int64), size))
-    mask = found.mask[0].numpy()
+    point = torch.tensor([[[[float(click.x), float(click.y)]]]], device=embedding.device)
+    inside = torch.ones(1, 1, 1, dtype=torch.int64, device=embedding.device)
+    mask = ask(network, embedding, point_prompts(point, inside, size)).mask[0].cpu().numpy()
     mask[click.y, click.x] = True
     return mask
 

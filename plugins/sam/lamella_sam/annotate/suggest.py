@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from lamella import IGNORE, Batch, Modality, Trainer
 from lamella.engine.evaluate import predict_whole
 from lamella.engine.experiment import Experiment
@@ -13,6 +14,7 @@ from lamella.engine.inputs import Input, as_trained, read_sample
 from lamella.engine.metrics import confusion, iou_of
 from lamella.engine.predict_classes import classifies
 from lamella.engine.run import open_run
+from lamella.engine.session import make_accelerator
 from lamella.errors import ConfigError, DataError
 from torch import Tensor
 
@@ -44,18 +46,25 @@ class Suggester:
         experiment, self.trainer, self.modality = open_for(run, classes)
         self.run, self.tile = run, experiment.fit.tile_for(self.trainer)
         self.reading = as_trained(experiment, self.trainer)
+        self.accelerator = make_accelerator(experiment.fit.precision)
+        self.trainer.to(self.accelerator.device)
 
     def batch(self, folder: AnnotationFolder, name: str) -> Batch:
-        """An image as training and `lamella predict` show it to the run: without a data bar. Raises `DataError`."""
+        """An image as training and `lamella predict` show it to the run: without a data bar, on the run's device.
+
+        Raises `DataError`.
+        """
         made = self.modality.collate([read_sample(name, Input(folder.original(name)), self.reading)])
         if isinstance(made, dict):
             raise ConfigError(f"{self.run} makes label maps of several views; name a run that segments single images")
-        return made
+        on_device: Batch = send_to_device(made, self.accelerator.device)
+        return on_device
 
     @torch.inference_mode()
     def label(self, batch: Batch) -> Tensor:
         """(1, H, W) int64 classes."""
-        return predict_whole(self.trainer, batch, self.tile).argmax(1)
+        with self.accelerator.autocast():
+            return predict_whole(self.trainer, batch, self.tile).argmax(1)
 
     def suggest(self, folder: AnnotationFolder, name: str) -> tuple[np.ndarray, float]:
         """The label (H, W) uint8 of an image, 255 in a data bar, and its coherence.
@@ -71,7 +80,7 @@ class Suggester:
             other = back(self.label(batch._replace(image=there(batch.image))))
             count = int(torch.maximum(label.max(), other.max())) + 1
             scores.append(iou_of(confusion(other, label, count)).nanmean())
-        whole = in_whole(label[0].to(torch.uint8).numpy(), folder.size(name), IGNORE)
+        whole = in_whole(label[0].to(torch.uint8).cpu().numpy(), folder.size(name), IGNORE)
         return whole, float(torch.stack(scores).mean())
 
 
