@@ -24,6 +24,7 @@ from lamella.engine.checkpoint import Checkpoints, write_text
 from lamella.engine.compiling import compile_networks
 from lamella.engine.ema import Ema
 from lamella.engine.experiment import Experiment, FitConfig, OptimizerConfig
+from lamella.engine.freed_memory import keep_freed_memory
 from lamella.engine.run import read_header
 from lamella.errors import ConfigError, RunError
 
@@ -143,7 +144,10 @@ def make_accelerator(precision: str) -> Accelerator:
     """An Accelerator of that precision, whatever precision an earlier run in this process had."""
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision)
+    accelerator = Accelerator(mixed_precision=precision)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+    return accelerator
 
 
 def _check_roles(experiment: Experiment, roles: tuple[str, ...]) -> None:

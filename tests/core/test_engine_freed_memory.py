@@ -1,0 +1,31 @@
+"""Freed memory is kept for the next tensors, unless the environment says otherwise."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource
+import torch
+from lamella.engine.session import make_accelerator
+make_accelerator("no")
+begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(48 << 18)  # 48 MiB, more than glibc would ever keep of itself
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_tensors_that_come_again_get_pages_that_were_there():
+    def faults(**environment):
+        given = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS], env={**given, "ACCELERATE_USE_CPU": "true", **environment},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return int(done.stdout)
+
+    assert faults() < 0.2 * faults(GLIBC_TUNABLES="glibc.malloc.check=0")
