@@ -482,7 +482,7 @@ def test_a_mistake_is_one_sentence(read, change, said):
 def test_a_run_that_fails_is_named_and_the_others_go_on(read, tmp_path, told, monkeypatch):
     worse = STUDY.replace("fit.clip = 1.0, ", "").replace("width = 12 }", "width = 12, fit.optimizer.lr = 1e38 }")
     study = read(worse, "small")
-    said = r"^run 2 of \d+: wide · two · seed 3: the losses stay not finite.* \(4 trainings failed.*; all that does not"
+    said = r"^run 2 of \d+: wide · two · seed 3: the losses stay not finite.* \(4 trainings failed.*; the others went on"
     with pytest.raises(FailedRuns, match=said):
         run_study(study, tmp_path, tell=told.append)
     assert sum("dear" in line and "left out" in line for line in told) == 2  # what it may spend was not measured
@@ -490,6 +490,14 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(read, tmp_path, told, mo
     monkeypatch.setattr(study_run, "together", lambda: True)
     with pytest.raises(FailedRuns, match=r"^run 2 of \d+: wide · two · seed 3: the losses .* these images$"):
         run_study(study, tmp_path, tell=lambda line: None)
+
+
+def test_what_builds_on_a_training_that_fails_is_left_out_and_that_is_not_tried_again(read, tmp_path, told):
+    worse = STARTED.replace("fit.clip = 1.0, ", "") + "\n[before.start]\nset = { fit.optimizer.lr = 1e38 }\n"
+    with pytest.raises(FailedRuns, match=r"^run 2 of 5: wide · two .*images; the others went on"):
+        run_study(read(worse, "small"), tmp_path, tell=told.append)
+    left_out = [line.partition(": left out")[0] for line in told if "left out" in line]
+    assert left_out == ["run 3 of 5: dear · two · seed 3", "run 5 of 5: wide · four · seed 3"]
 
 
 def test_a_study_without_columns_is_one_sentence(read):

@@ -38,14 +38,15 @@ def study(
             print(f"{state:<6} {cell.folder.as_posix()}")
         return
     first = first_process()
+    failed = None
     try:
         run_study(read, folder, limit=limit, tell=lambda line: typer.echo(line, err=True) if first else None)
-    except FailedRuns:
-        if first:
-            show(read, folder, as_json=as_json)
-        raise
+    except FailedRuns as error:
+        failed = error
     if first:
         show(read, folder, as_json=as_json)
+    if failed is not None:
+        raise failed
 
 
 def show(study: "Study", folder: Path, *, as_json: bool = False) -> None:

@@ -34,14 +34,18 @@ def _word(value: int) -> np.uint64:
     return np.uint64(value & 0xFFFFFFFFFFFFFFFF)
 
 
+def _next(ids: Tensor, step: int) -> _Words:
+    return _mix64(_words(ids) + _word(step))
+
+
 def words(ids: Tensor, step: int) -> Tensor:
     """(B,) int64: ``mix64(ids + step)``."""
-    return torch.from_numpy(_mix64(_words(ids) + _word(step)).view(np.int64))
+    return torch.from_numpy(_next(ids, step).view(np.int64))
 
 
 def _bits(ids: Tensor, step: int, shape: tuple[int, ...]) -> _Words:
     """(B, *shape): hashed words."""
-    word = _mix64(_words(ids) + _word(step)).reshape(-1, *(1 for _ in shape))
+    word = _next(ids, step).reshape(-1, *(1 for _ in shape))
     return _mix64(word + np.arange(math.prod(shape), dtype=np.uint64).reshape(1, *shape) * _GOLDEN if shape else word)
 
 

@@ -1,4 +1,4 @@
-"""How a perturbation stands on Kornia's side: parameters that name their streams, so that they can be replayed."""
+"""Which images a perturbation changes, and how it stands on Kornia's side: parameters that can be replayed."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol

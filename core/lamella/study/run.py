@@ -21,7 +21,7 @@ Tell = Callable[[str], None]
 
 
 class FailedRuns(RunError):
-    """Runs of a study failed; all others are done, and starting it again tries these alone."""
+    """Runs of a study failed; the others went on, and starting it again tries what is missing."""
 
 
 def run_study(
@@ -43,7 +43,8 @@ def run_study(
     """
     claim(study, out)
     cells, new = study.cells(), 0
-    failed: dict[Path, str] = {}
+    failed: list[str] = []
+    lost: set[Path] = set()
     for number, cell in enumerate(cells):
         if limit is not None and new >= limit:
             break
@@ -52,8 +53,9 @@ def run_study(
             continue
         what = f"run {number + 1} of {len(cells)}: {cell.row}{cell.column and f' · {cell.column}'} · seed {cell.seed}"
         bases = _bases(study, cell, out)
-        if broken := failed.keys() & set(bases):
-            tell(f"{what}: left out, since {min(broken)} failed")
+        if missing := lost & set(bases):
+            tell(f"{what}: left out, since {min(missing)} could not be trained")
+            lost.add(out / cell.folder)
             continue
         with taken(out / cell.folder) as mine:
             if not mine:
@@ -69,11 +71,12 @@ def run_study(
                     if together():
                         raise FailedRuns(f"{what}: {error}") from error
                     unfinished = [base for base in bases if not (base / "results.json").is_file()]
-                    failed[unfinished[0] if unfinished else out / cell.folder] = f"{what}: {error}"
+                    lost |= {out / cell.folder, *unfinished[:1]}
+                    failed.append(f"{what}: {error}")
                     tell(f"{what}: failed: {error}")
     if failed:
         more = f" ({len(failed)} trainings failed, this was the first)" if len(failed) > 1 else ""
-        raise FailedRuns(f"{next(iter(failed.values()))}{more}; all that does not build on it is done")
+        raise FailedRuns(f"{failed[0]}{more}; the others went on")
     return results(study, out)
 
 
