@@ -12,6 +12,7 @@ import pytest
 import torch
 from lamella import Batch, Chain, Step
 from lamella.registry.registry import current
+from lamella_tem import deeplab
 from lamella_tem.anchored import anchored
 from lamella_tem.deeplab import DeepLabV3Plus
 from lamella_tem.weak_to_strong import WeakToStrong
@@ -114,11 +115,18 @@ def ratio_of_steps(one, other, every):
     return 1 / sum(share / gain for share, gain, *_ in found), *times
 
 
+def package_network(**settings):
+    """The same network, its layers those of segmentation-models-pytorch."""
+    with pytest.MonkeyPatch.context() as as_it_is:
+        as_it_is.setattr(deeplab, "spare_small_maps", lambda net: None)
+        return network(**settings)
+
+
 class Against:
     """Our step with two empty sets beside one of UniMatch's published body, each with a network of its own."""
 
-    def __init__(self, encoder, norm, **options):
-        self.net, self.twin = network(encoder=encoder, norm=norm), network(encoder=encoder, norm=norm)
+    def __init__(self, encoder, norm, their_network=package_network, **options):
+        self.net, self.twin = network(encoder=encoder, norm=norm), their_network(encoder=encoder, norm=norm)
         self.options = {"statistics": "all", **options}
         self.found, self.mixed = batches(), batches(1)["unlabelled"].image
 
@@ -161,13 +169,15 @@ def stepped(trainer, found, half=False):
     return _stepped(lambda number: trainer(found, Step(number, 100, 0))["loss"], trainer, half)
 
 
+@pytest.mark.parametrize("their_network", [package_network, network])
 @pytest.mark.parametrize("norm", ["group", "batch"])
-def test_our_step_against_the_published_body(norm):
+def test_our_step_against_the_published_body(norm, their_network):
     """Two strong views in both. Where features are dropped batch norm sees unlabelled images alone in ours, labelled
     ones too in theirs."""
-    bench = Against(SMALL, norm)
+    bench = Against(SMALL, norm, their_network)
     bench.check({"group": 1e-5, "batch": 5e-3}[norm])
-    print(f"\nstep over UniMatch's published body, {norm} norm: {bench.gain()}")
+    layers = "the package's" if their_network is package_network else "our"
+    print(f"\nstep over UniMatch's published body on {layers} layers, {norm} norm: {bench.gain()}")
 
 
 @pytest.mark.parametrize("encoder, norm", [(SMALL, "group"), (SMALL, "batch"), (PAPER, "group"), (PAPER, "batch")])
@@ -182,7 +192,7 @@ def test_the_engaged_set_alone_against_the_published_body(encoder, norm):
 
 def test_what_a_step_of_anchored_costs_beside_the_published_body():
     """Not the same computation: our method whole, perturbations and probes among it, and a body that gets its views."""
-    registry, found, net, twin = current(), batches(), network(), network()
+    registry, found, net, twin = current(), batches(), network(), package_network()
     sets = [registry.plan("chain", name, name).build() for name in ("sample", "post")]
     weak = registry.plan("chain", "weak", "weak").build()
     trainer = anchored(backbone=net, sets=sets, weak=weak, paste=["defect"], class_names=CLASSES)
@@ -195,6 +205,23 @@ def test_what_a_step_of_anchored_costs_beside_the_published_body():
 
     gain, fast, slow = ratio_of_steps(stepped(trainer, found), lambda _: theirs(), trainer.choice.probe_every)
     print(f"\na step of UniMatch's published body over one of anchored: {gain:.2f}× ({slow:.3f} and {fast:.3f} s)")
+
+
+@pytest.mark.parametrize("encoder, norm", [(SMALL, "group"), (SMALL, "batch"), (PAPER, "batch")])
+def test_layers_for_small_maps_against_the_package_s(encoder, norm):
+    """A supervised step of one network, forward and backward; equal to rounding (tests/plugins/tem)."""
+    networks, found = [make(encoder=encoder, norm=norm) for make in (network, package_network)], batches()["labelled"]
+
+    def step(net):
+        logits = net.decode(net.encode(found.image), (SIZE, SIZE))
+        cross_entropy(logits, found.label).backward()
+        net.zero_grad(set_to_none=True)
+        return logits
+
+    ours, theirs = (step(net).detach() for net in networks)
+    assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4), "they do not compute the same"
+    gain, fast, slow = ratio(*(lambda net=net: step(net) for net in networks))
+    print(f"\n{encoder}, {norm} norm, a supervised step on our layers: {gain:.2f}× ({fast:.3f} against {slow:.3f} s)")
 
 
 @pytest.mark.parametrize("encoder", [SMALL, PAPER])

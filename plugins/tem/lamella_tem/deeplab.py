@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from lamella_tem.between import teachers_part, weights_between
+from lamella_tem.deeplab_layers import spare_small_maps
 from lamella_tem.starts import shipped
 
 
@@ -78,6 +79,8 @@ class DeepLabV3Plus(nn.Module):
         for module in self.net.decoder.modules():
             if isinstance(module, nn.Dropout):
                 module.p = dropout
+        spare_small_maps(self.net.decoder)
+        spare_small_maps(self.net.segmentation_head)
         if norm == "group":
             _to_group_norm(self.net)
         self.norm, self.stride = norm, 16

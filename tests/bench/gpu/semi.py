@@ -78,7 +78,7 @@ def compare_steps(setting: Setting, images: int) -> None:
     bench_semi.IMAGES = images
     found, mixed = setting.moved(bench_semi.batches()), setting.moved(bench_semi.batches(1))["unlabelled"].image
     encoder = SMALL if setting.small else PAPER
-    net, twin = (bench_semi.network(encoder=encoder).to(setting.device) for _ in range(2))
+    net, twin = (make(encoder=encoder).to(setting.device) for make in (bench_semi.network, bench_semi.package_network))
     check_steps(setting, found, mixed, net, twin)
     box = torch.zeros_like(mixed[:, 0])
     box[:, size // 6 : size // 2, size // 4 : 3 * size // 4] = 1.0
