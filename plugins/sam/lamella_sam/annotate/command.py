@@ -143,9 +143,10 @@ def export(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None) 
 
     COCO run lengths, or Label Studio brush masks.
     """
-    from lamella_sam.annotate import exchange
+    from lamella_sam.annotate.coco import write_coco
+    from lamella_sam.annotate.label_studio import write_label_studio
 
-    write = {"COCO": exchange.write_coco, "Label Studio": exchange.write_label_studio}
+    write = {"COCO": write_coco, "Label Studio": write_label_studio}
     kind, file = _one_of(coco, label_studio)
     print(f"{write[kind](_opened(folder), file)} images in {file}")
 
@@ -154,11 +155,13 @@ def export(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None) 
 def import_(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None) -> None:
     """Take masks in from another tool.
 
-    COCO run lengths or polygons, or Label Studio brush masks. Accepted masks stay as they are, and are told.
+    COCO run lengths or polygons; brush masks, polygons, rectangles or ellipses of Label Studio. Accepted masks stay as
+    they are, and are told.
     """
-    from lamella_sam.annotate import exchange
+    from lamella_sam.annotate.coco import read_coco
+    from lamella_sam.annotate.label_studio import read_label_studio
 
-    read = {"COCO": exchange.read_coco, "Label Studio": exchange.read_label_studio}
+    read = {"COCO": read_coco, "Label Studio": read_label_studio}
     kind, file = _one_of(coco, label_studio)
     taken = read[kind](_opened(folder), file, print)
     after = "; accept them when you have looked at them" if taken else ""

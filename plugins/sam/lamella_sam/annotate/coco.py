@@ -1,0 +1,157 @@
+"""Masks to and from COCO: run lengths, compressed or not, and polygons."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lamella import IGNORE
+from lamella.engine.checkpoint import write_json
+from lamella.errors import DataError
+from scipy import ndimage
+
+from lamella_sam.annotate.exchange import Region, check_new, filled, image_name, paint, read_json
+from lamella_sam.annotate.folder import AnnotationFolder
+
+
+def run_lengths(mask: np.ndarray, *, top: int = 0, left: int = 0, size: tuple[int, int] | None = None) -> list[int]:
+    """COCO's uncompressed run lengths of a mask (H, W): column by column, starting with zeros.
+
+    Args:
+        top, left: where the mask begins, if it is a part of an image.
+        size: height and width of that image.
+
+    >>> run_lengths(np.array([[0, 1], [0, 1]], bool)), run_lengths(np.ones((1, 1)), top=1, size=(2, 2))
+    ([2, 2], [1, 1, 2])
+    """
+    height, width = size or mask.shape
+    x, y = np.nonzero(mask.T)
+    place = (x + left) * height + y + top
+    starts, ends = place[np.diff(place, prepend=-2) > 1], place[np.diff(place, append=height * width + 1) > 1] + 1
+    runs = np.diff(np.column_stack([starts, ends]).ravel(), prepend=0, append=height * width).tolist()
+    return runs[:-1] if runs[-1] == 0 and len(runs) > 1 else runs
+
+
+def from_run_lengths(counts: list[int], height: int, width: int) -> np.ndarray:
+    """The mask (H, W) bool of COCO's uncompressed run lengths; raises `DataError` where they do not add up."""
+    if sum(counts) != height * width or min(counts, default=0) < 0:
+        raise DataError(f"COCO run lengths add up to {sum(counts)}, not to {height}×{width} pixels")
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape((height, width), order="F")
+
+
+def from_compressed(text: str) -> list[int]:
+    """Run lengths from COCO's compressed ones: numbers of five bits a character, least first, the last with its sign.
+
+    From the fourth on they are differences from the number two places before.
+
+    Source: ``rleFrString`` of cocoapi's maskApi.c. Raises `DataError` for what is none.
+
+    >>> from_compressed("061M"), from_compressed("0PP1")
+    ([0, 6, 1, 3], [0, 1024])
+    """
+    counts: list[int] = []
+    number, place = 0, 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise DataError(f"{character!r} is no character of COCO's compressed run lengths")
+        number |= (bits & 31) << place
+        place += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            number -= 1 << place
+        counts.append(number + counts[-2] if len(counts) > 2 else number)
+        number, place = 0, 0
+    if place:
+        raise DataError("COCO's compressed run lengths are cut short")
+    return counts
+
+
+def write_coco(folder: AnnotationFolder, path: Path) -> int:
+    """Write all accepted and locked masks as COCO, one annotation per region; returns how many images.
+
+    Category ids are class ids + 1. What is not labelled has no annotation.
+
+    Raises:
+        DataError: a file that exists, or no image to write.
+    """
+    check_new(path)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, entry in enumerate(folder.of("accepted", "locked"), start=1):
+        label = folder.mask(entry.name)
+        images.append(
+            {"id": number, "file_name": f"{entry.name}.png", "height": label.shape[0], "width": label.shape[1]}
+        )
+        for region, where, category in _regions(label):
+            annotations.append(_annotation(region, where, label.shape, category, number, len(annotations) + 1))
+    if not images:
+        raise DataError(f"{folder.path}: no image is accepted, so there is nothing to export")
+    categories = [{"id": number + 1, "name": name} for number, name in enumerate(folder.classes)]
+    write_json(path, {"images": images, "annotations": annotations, "categories": categories})
+    return len(images)
+
+
+def _regions(label: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[slice, slice], int]]:
+    """Every region of one class: its mask within its box, the box, and the class."""
+    for number in np.unique(label[label != IGNORE]):
+        parts, _ = ndimage.label(label == number)
+        for part, where in enumerate(ndimage.find_objects(parts), start=1):
+            yield parts[where] == part, where, int(number)
+
+
+def _annotation(
+    region: np.ndarray, where: tuple[slice, slice], size: tuple[int, int], category: int, image: int, number: int
+) -> dict[str, Any]:
+    top, left = where[0].start, where[1].start
+    counts = run_lengths(region, top=top, left=left, size=size)
+    return {
+        "id": number, "image_id": image, "category_id": category + 1, "area": int(region.sum()),
+        "bbox": [left, top, region.shape[1], region.shape[0]], "iscrowd": 1,
+        "segmentation": {"size": list(size), "counts": counts},
+    }  # fmt: skip
+
+
+def read_coco(folder: AnnotationFolder, path: Path, tell: Callable[[str], None]) -> list[str]:
+    """Take masks from a COCO file into the folder; later annotations lie on top. Returns the images' names.
+
+    Images are found by file name, with its ending or else without, categories by name; those that the folder does not
+    have, images that are accepted, and annotations that cover no pixel (boxes alone, say) are told and left out. Pixels
+    without annotation stay as they are, or unlabelled.
+
+    Raises:
+        DataError: not COCO, run lengths that do not add up, or another size of image.
+    """
+    data = read_json(path)
+
+    def regions() -> Iterator[Region]:
+        images = {image["id"]: image for image in data["images"]}
+        categories = {category["id"]: category["name"] for category in data["categories"]}
+        for row in data["annotations"]:
+            image = images[row["image_id"]]
+            mask = partial(_coco_mask, row.get("segmentation") or [], image, path=path)
+            yield image_name(folder, image["file_name"]), categories[row["category_id"]], mask
+
+    return paint(folder, regions(), path, "a COCO file with images, categories and annotations", tell)
+
+
+def _coco_mask(segmentation: Any, image: Mapping[str, Any], shape: tuple[int, int], path: Path) -> np.ndarray:
+    size = image.get("height") or shape[0], image.get("width") or shape[1]
+    if size != shape:
+        raise DataError(
+            f"{path}: {image['file_name']} is {size[0]}×{size[1]} pixels there, the image here {shape[0]}×{shape[1]}"
+        )
+    if isinstance(segmentation, Mapping):
+        counts = segmentation["counts"]
+        mask = from_run_lengths(from_compressed(counts) if isinstance(counts, str) else counts, *segmentation["size"])
+        if mask.shape != shape:
+            raise DataError(
+                f"{path}: a mask is {mask.shape[0]}×{mask.shape[1]} pixels, its image {shape[0]}×{shape[1]}"
+            )
+        return mask
+    out = np.zeros(shape, bool)
+    for corners in segmentation:
+        out |= filled(np.asarray(corners, np.float64).reshape(-1, 2), shape)
+    return out
