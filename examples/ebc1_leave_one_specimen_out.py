@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 import torch
 from lamella.cli.tables import table
-from lamella.engine.checkpoint import write_json
 from lamella.engine.experiment import Experiment, check_experiment
 from lamella.engine.fit import fit
 from lamella.engine.metrics import iou_of
+from lamella.engine.whole import write_json
 from PIL import Image
 from torch import Tensor
 

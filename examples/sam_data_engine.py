@@ -14,10 +14,11 @@ from pathlib import Path
 import lamella
 import numpy as np
 from lamella.cli.tables import table
-from lamella.engine.checkpoint import Checkpoints, write_json
+from lamella.engine.checkpoint import Checkpoints
 from lamella.engine.experiment import check_experiment
 from lamella.engine.fit import fit
 from lamella.engine.run import open_run
+from lamella.engine.whole import write_json
 from lamella_sam.annotate.correct import superpixels
 from lamella_sam.annotate.folder import AnnotationFolder
 from lamella_sam.annotate.retrain import promote, retrain

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import lamella
 from lamella.cli.tables import table
-from lamella.engine.checkpoint import write_json
 from lamella.engine.experiment import check_experiment
 from lamella.engine.fit import fit
+from lamella.engine.whole import write_json
 from lamella_sam.classical import classical_figures
 
 KINDS = ("point", "box", "mask")

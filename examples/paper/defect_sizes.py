@@ -16,8 +16,8 @@ import torch
 from lamella import IGNORE
 from lamella.cli.tables import table
 from lamella.data.loaders import evaluation_batches
-from lamella.engine.checkpoint import write_json
 from lamella.engine.run import open_run
+from lamella.engine.whole import write_json
 from scipy import ndimage
 
 

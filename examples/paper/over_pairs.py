@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from lamella.cli.tables import table
-from lamella.engine.checkpoint import write_json
+from lamella.engine.whole import write_json
 from lamella.study.figures import Counts, difference, estimate, figure, resampled, resampled_difference
 from lamella.study.groups import read_counts
 from lamella.study.study import Cell, Study, read_study

@@ -17,8 +17,8 @@ import torch
 from lamella import IGNORE
 from lamella.cli.tables import table
 from lamella.data.loaders import evaluation_batches
-from lamella.engine.checkpoint import write_json
 from lamella.engine.run import open_run
+from lamella.engine.whole import write_json
 
 LEVELS = np.linspace(-10.0, 10.0, 801)
 FIGURES = ("IoU", "IoU, share matched", "IoU, best level", "average precision")

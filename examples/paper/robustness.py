@@ -18,10 +18,10 @@ import torch
 from lamella import Chain, Streams
 from lamella.cli.tables import table
 from lamella.data.loaders import evaluation_batches
-from lamella.engine.checkpoint import write_json
 from lamella.engine.experiment import read_experiment
 from lamella.engine.metrics import iou_of
 from lamella.engine.run import open_run
+from lamella.engine.whole import write_json
 from lamella.study.groups import read_counts
 
 LEVELS = {

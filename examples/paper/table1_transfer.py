@@ -16,10 +16,10 @@ import torch
 from lamella.cli.tables import table
 from lamella.data.loaders import evaluation_batches
 from lamella.data.sources import SourceConfig, open_source
-from lamella.engine.checkpoint import write_json
 from lamella.engine.metrics import confusion, iou_of
 from lamella.engine.pictures import difference_picture, label_picture, panel_row, stack
 from lamella.engine.run import open_run
+from lamella.engine.whole import write_json
 
 
 def images(preset: str, classes: list[str], options: argparse.Namespace, registry: Any) -> Any:

@@ -21,11 +21,11 @@ from lamella import IGNORE, Batch, Step
 from lamella.cli.tables import table
 from lamella.data.loaders import evaluation_batches
 from lamella.data.sources import open_source
-from lamella.engine.checkpoint import write_json
 from lamella.engine.experiment import read_experiment
 from lamella.engine.fit import training_batches
 from lamella.engine.session import Session, prepare
 from lamella.engine.update import update
+from lamella.engine.whole import write_json
 from lamella_tem.passes import drop_channels, statistics_left_alone
 from lamella_tem.weak_to_strong import WeakToStrong
 from torch import Tensor

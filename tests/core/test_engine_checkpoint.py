@@ -6,7 +6,8 @@ import pickle
 
 import pytest
 import torch
-from lamella.engine.checkpoint import FORMAT, Checkpoints, check_format, write_json, write_text
+from lamella.engine.checkpoint import FORMAT, Checkpoints, check_format
+from lamella.engine.whole import write_json, write_text
 from lamella.errors import RunError
 from torch import nn
 

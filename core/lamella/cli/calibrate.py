@@ -29,7 +29,6 @@ def calibrate(
     which a pixel gets no class, so that in one more image like these no more than --risk of the pixels get a wrong one
     on average (conformal risk control). `lamella predict RUN IMAGES --abstain` then leaves such pixels out.
     """
-    from lamella.engine.checkpoint import json_text, write_json
     from lamella.engine.evaluate import evaluate
     from lamella.engine.labelmap import save_image
     from lamella.engine.predict_classes import classifies
@@ -38,6 +37,7 @@ def calibrate(
     from lamella.engine.trust.calibration import FILE, Collected, checked
     from lamella.engine.trust.calibration import calibrate as judge
     from lamella.engine.trust.calibration_chart import calibration_chart
+    from lamella.engine.whole import json_text, write_json
     from lamella.errors import ConfigError, RunError
 
     experiment, trainer, modality, header = open_run(run, checkpoint)

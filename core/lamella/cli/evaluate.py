@@ -15,10 +15,10 @@ def evaluate(
 ) -> None:
     """Measure a trained run on the test sets its experiment names."""
 
-    from lamella.engine.checkpoint import json_text
     from lamella.engine.evaluate import evaluate as measure
     from lamella.engine.run import open_run
     from lamella.engine.session import make_accelerator
+    from lamella.engine.whole import json_text
     from lamella.errors import RunError
 
     experiment, trainer, modality, _ = open_run(run, checkpoint)

@@ -36,13 +36,13 @@ def gauge(
     """
     import torch
 
-    from lamella.engine.checkpoint import json_text
     from lamella.engine.inputs import as_trained
     from lamella.engine.predict_classes import classifies
     from lamella.engine.progress import Progress
     from lamella.engine.run import open_run
     from lamella.engine.session import make_accelerator
     from lamella.engine.trust.gauge import Measurer, Study, summary, trials
+    from lamella.engine.whole import json_text
     from lamella.errors import RunError
     from lamella.measure.columns import with_structures
     from lamella.measure.tables import parse_structures

@@ -47,7 +47,7 @@ def init(
     backbone: Annotated[str, typer.Option(help="network")] = "deeplabv3plus",
 ) -> None:
     """Look at your images and masks, say what is there, and write an experiment file that runs as it is."""
-    from lamella.engine.checkpoint import write_text
+    from lamella.engine.whole import write_text
 
     registry = current()
     for kind, name in (("modality", modality), ("trainer", trainer), ("backbone", backbone)):

@@ -51,7 +51,7 @@ def study(
 
 def show(study: "Study", folder: Path, *, as_json: bool = False) -> None:
     """Write the page of what is done of a study, and print its tables."""
-    from lamella.engine.checkpoint import json_text
+    from lamella.engine.whole import json_text
     from lamella.study.pictures import sheet
     from lamella.study.report import text_rows, write_study
     from lamella.study.run import results

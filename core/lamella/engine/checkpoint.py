@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,36 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lamella.engine.whole import write_json
 from lamella.errors import RunError
 
 FORMAT = 1
 """The version of the run folder; a later version reads it or says what to do."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON as `write_text` does."""
-    write_text(path, json_text(value) + "\n")
-
-
-def json_text(value: Any) -> str:
-    """``value`` as JSON that every reader takes: what is not finite becomes null."""
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class Checkpoints:

@@ -1,7 +1,6 @@
 """Contact sheets: many images on one picture, each small and with its name; and such sheets on the disk."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,8 @@ from PIL import ExifTags, Image, ImageDraw, ImageFont
 from lamella.contracts.data import Sample
 from lamella.data.formats.raster import LARGEST
 from lamella.data.grey import grey
-from lamella.engine.labelmap import write_whole
 from lamella.engine.pictures import overlay_picture
+from lamella.engine.whole import whole
 from lamella.errors import ConfigError
 
 _SIDE, _HEAD, _GAP = 160, 16, 4
@@ -54,7 +53,8 @@ def save_sheet(image: Image.Image, path: Path) -> None:
     told = Image.Exif()
     told[ExifTags.Base.Software] = _OURS
     kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
-    write_whole(path, partial(image.save, format=kind, exif=told))
+    with whole(path) as beside:
+        image.save(beside, format=kind, exif=told)
 
 
 def _is_sheet(path: Path) -> bool:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lamella.contracts.batch import IGNORE, Batch
 from lamella.data.samples import SampleTable
-from lamella.engine.checkpoint import write_text
 from lamella.engine.metrics import confusion
+from lamella.engine.whole import write_text
 
 
 class ImageCounts:

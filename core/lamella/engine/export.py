@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from lamella.engine.whole import whole
+
 _BATCH = 10_000
 _EIGHT = np.ones((3, 3), bool)
-_LEAST = 4
 
 
 def write_table(stem: Path, columns: Mapping[str, type], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -24,16 +25,19 @@ def write_table(stem: Path, columns: Mapping[str, type], rows: Iterable[Mapping[
 
     kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
-    text, table = (stem.with_name(f".{stem.name}.{kind}.tmp") for kind in ("csv", "parquet"))
-    with text.open("w", newline="", encoding="utf-8") as file, parquet.ParquetWriter(table, schema) as writer:
+    csv_path, parquet_path = (stem.with_name(f"{stem.name}.{kind}") for kind in ("csv", "parquet"))
+    with (
+        whole(csv_path) as text,
+        whole(parquet_path) as table,
+        text.open("w", newline="", encoding="utf-8") as file,
+        parquet.ParquetWriter(table, schema) as writer,
+    ):
         sheet = csv.writer(file, lineterminator="\n")
         sheet.writerow(columns)
         for batch in _batches(rows):
             clean = [[_cell(row.get(name)) for name in columns] for row in batch]
             sheet.writerows([["" if cell is None else _short(cell) for cell in row] for row in clean])
             writer.write_table(pyarrow.table(list(zip(*clean, strict=True)), schema=schema))
-    text.replace(stem.with_name(f"{stem.name}.csv"))
-    table.replace(stem.with_name(f"{stem.name}.parquet"))
 
 
 def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
@@ -55,38 +59,40 @@ def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def write_coco(path: Path, images: Iterable[tuple[str, str, np.ndarray]], classes: Sequence[str]) -> int:
+def write_coco(
+    path: Path, images: Iterable[tuple[str, str, np.ndarray]], classes: Sequence[str], *, least: int = 4
+) -> int:
     """Write COCO annotations with run-length masks, image by image, and return how many there are.
 
-    Every connected region of 4 pixels and more of every class is one annotation. Category ids are class ids plus
-    1, because 0 stands for nothing in COCO.
+    Every connected region of every class is one annotation. Category ids are class ids plus 1, because 0 stands for
+    nothing in COCO.
 
     Args:
         images: (name, file name, class ids (H, W)) of every image.
+        least: pixels of a region; smaller ones are left out.
     """
-    beside, places, count = path.with_name(f".{path.name}.tmp"), [], 0
-    with beside.open("w", encoding="utf-8") as file:
+    places, count = [], 0
+    with whole(path) as beside, beside.open("w", encoding="utf-8") as file:
         categories = [{"id": number + 1, "name": name} for number, name in enumerate(classes)]
         file.write(f'{{"categories": {json.dumps(categories)},\n"annotations": [')
         for number, (name, file_name, label) in enumerate(images, 1):
             places.append(
                 {"id": number, "name": name, "file_name": file_name, "height": label.shape[0], "width": label.shape[1]}
             )
-            for annotation in _annotations(label, len(classes)):
+            for annotation in _annotations(label, len(classes), least):
                 file.write(",\n" if count else "\n")
                 count += 1
                 file.write(json.dumps({"id": count, "image_id": number, **annotation}))
         file.write(f'],\n"images": {json.dumps(places)}}}\n')
-    beside.replace(path)
     return count
 
 
-def _annotations(label: np.ndarray, classes: int) -> Iterator[dict[str, Any]]:
+def _annotations(label: np.ndarray, classes: int, least: int) -> Iterator[dict[str, Any]]:
     for number in range(classes):
         numbered, _ = ndimage.label(label == number, _EIGHT)
         for i, (rows, columns) in enumerate(ndimage.find_objects(numbered), 1):
             here = numbered[rows, columns] == i
-            if (area := int(here.sum())) < _LEAST:
+            if (area := int(here.sum())) < least:
                 continue
             box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
             mask = {"size": list(label.shape), "counts": run_lengths(here, rows.start, columns.start, label.shape)}

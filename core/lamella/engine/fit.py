@@ -18,7 +18,7 @@ from accelerate.utils import send_to_device
 from lamella.data.loaders import training_loader
 from lamella.data.samples import SampleTable
 from lamella.engine.baseline import grey_level_baseline, grey_likelihood
-from lamella.engine.checkpoint import Checkpoints, write_json
+from lamella.engine.checkpoint import Checkpoints
 from lamella.engine.counts import ImageCounts
 from lamella.engine.evaluate import evaluate
 from lamella.engine.experiment import Experiment
@@ -30,6 +30,7 @@ from lamella.engine.run import write_header
 from lamella.engine.session import Session, prepare
 from lamella.engine.trust.familiar import learned_from
 from lamella.engine.update import update
+from lamella.engine.whole import write_json
 from lamella.errors import ConfigError, RunError
 
 

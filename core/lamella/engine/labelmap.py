@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from lamella.contracts.batch import IGNORE
 from lamella.engine.pictures import UNKNOWN, colours
+from lamella.engine.whole import whole
 
 _LARGEST = 2**32 - 1
 
@@ -27,17 +27,8 @@ def save_image(image: Image.Image, path: Path, pixel_nm: tuple[float, float] = (
         per_metre = [round(1e9 / size) for size in (pixel_nm[1], pixel_nm[0])]
         if all(0 < count <= _LARGEST for count in per_metre):
             told.add(b"pHYs", b"".join(count.to_bytes(4, "big") for count in per_metre) + b"\x01")
-    write_whole(path, partial(image.save, format="PNG", pnginfo=told))
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        write(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole(path) as beside:
+        image.save(beside, format="PNG", pnginfo=told)
 
 
 def save_label(label: np.ndarray, path: Path, classes: Sequence[str], pixel_nm: tuple[float, float]) -> None:
@@ -55,4 +46,5 @@ def save_label(label: np.ndarray, path: Path, classes: Sequence[str], pixel_nm: 
     known = not math.isnan(pixel_nm[0])
     told = {"unit": "nm", "Labels": [",".join(classes)]} if known else {}
     resolution = (1 / pixel_nm[1], 1 / pixel_nm[0]) if known else None
-    write_whole(path, partial(tifffile.imwrite, data=label, imagej=True, resolution=resolution, metadata=told))
+    with whole(path) as beside:
+        tifffile.imwrite(beside, data=label, imagej=True, resolution=resolution, metadata=told)

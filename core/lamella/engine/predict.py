@@ -15,7 +15,6 @@ from lamella.contracts.data import Modality
 from lamella.contracts.model import Trainer
 from lamella.data.formats.files import read_mask, readable
 from lamella.data.reading import Reading
-from lamella.engine.checkpoint import write_json
 from lamella.engine.experiment import Experiment
 from lamella.engine.export import write_coco, write_table
 from lamella.engine.inputs import Input, as_trained, find_images, with_frames
@@ -37,6 +36,7 @@ from lamella.engine.session import make_accelerator
 from lamella.engine.trust.abstain import ALWAYS, Abstention
 from lamella.engine.trust.calibration import read_rule
 from lamella.engine.trust.familiar import unlike
+from lamella.engine.whole import write_json
 from lamella.errors import DataError, RunError
 from lamella.measure.tables import TABLES, parse_structures, schema
 

@@ -15,8 +15,8 @@ from PIL import Image
 from lamella.contracts.batch import IGNORE
 from lamella.contracts.data import Sample
 from lamella.data.samples import SampleTable
-from lamella.engine.checkpoint import write_text
 from lamella.engine.inspection import Inspection
+from lamella.engine.whole import write_text
 from lamella.errors import ConfigError, DataError
 
 _SHARD = 256 << 20

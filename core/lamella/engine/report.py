@@ -16,9 +16,9 @@ from torch import Tensor
 from lamella.contracts.batch import Batch
 from lamella.contracts.data import Modality
 from lamella.engine.charts import confusion_chart, drawn, embedding_chart
-from lamella.engine.checkpoint import write_text
 from lamella.engine.headline import HEADLINE, named
 from lamella.engine.pictures import row, sample_row, stack
+from lamella.engine.whole import write_text
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 1120px; margin: 2em auto; padding: 0 1em }

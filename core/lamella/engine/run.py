@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lamella.contracts.data import Modality
 from lamella.contracts.model import Trainer
-from lamella.engine.checkpoint import FORMAT, Checkpoints, check_format, write_json, write_text
+from lamella.engine.checkpoint import FORMAT, Checkpoints, check_format
 from lamella.engine.experiment import Experiment, read_experiment
+from lamella.engine.whole import write_json, write_text
 from lamella.errors import RunError
 from lamella.registry.registry import Registry
 

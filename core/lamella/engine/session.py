@@ -20,12 +20,13 @@ from lamella.contracts.model import Trainer
 from lamella.data.balanced import classes_of
 from lamella.data.cache import cached
 from lamella.data.samples import SampleTable
-from lamella.engine.checkpoint import Checkpoints, write_text
+from lamella.engine.checkpoint import Checkpoints
 from lamella.engine.compiling import compile_networks
 from lamella.engine.ema import Ema
 from lamella.engine.experiment import Experiment, FitConfig, OptimizerConfig
 from lamella.engine.freed_memory import keep_freed_memory
 from lamella.engine.run import read_header
+from lamella.engine.whole import write_text
 from lamella.errors import ConfigError, RunError
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, float16
 
-from lamella.engine.checkpoint import Checkpoints, write_json
+from lamella.engine.checkpoint import Checkpoints
 from lamella.engine.run import read_header
+from lamella.engine.whole import write_json
 
 
 def write_shipped(weights: Mapping[str, Tensor], facts: Mapping[str, Any], out: Path) -> str:

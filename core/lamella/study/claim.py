@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lamella.engine.checkpoint import write_json
 from lamella.engine.experiment import Experiment, check_experiment
+from lamella.engine.whole import write_json
 from lamella.errors import LamellaError, RunError
 from lamella.study.share import first_process
 from lamella.study.study import Cell, Study

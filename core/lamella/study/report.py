@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image
 
 from lamella.engine.charts import drawn
-from lamella.engine.checkpoint import write_json, write_text
 from lamella.engine.report import STYLE, png
+from lamella.engine.whole import write_json, write_text
 from lamella.study.study import Study
 
 Table = Mapping[str, Any]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lamella.engine.checkpoint import write_json
+from lamella.engine.whole import write_json
 from lamella.errors import RunError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn

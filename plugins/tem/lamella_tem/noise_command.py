@@ -129,7 +129,7 @@ def _text(name: str, usable: Mapping[str, "PhotonTransfer"]) -> str:
 
 
 def _write(out: Path, text: str, figure: Path, usable: Mapping[str, "PhotonTransfer"]) -> None:
-    from lamella.engine.checkpoint import write_text
+    from lamella.engine.whole import write_text
 
     try:
         write_text(out, text)

@@ -5,8 +5,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from lamella.engine.export import run_lengths
 from lamella.errors import DataError
-from lamella_sam.annotate.coco import from_compressed, from_run_lengths, read_coco, run_lengths, write_coco
+from lamella_sam.annotate.coco import from_compressed, from_run_lengths, read_coco, write_coco
 from lamella_sam.annotate.folder import AnnotationFolder
 from PIL import Image
 from six_images import CLASSES
@@ -29,7 +30,7 @@ def test_regions_of_coco_are_those_of_whole_masks_without_holding_them(tmp_path)
     covered = np.full_like(label, 255)
     for number, one in enumerate(found, start=1):
         mask = from_run_lengths(one["segmentation"]["counts"], 512, 512)
-        assert one["segmentation"]["counts"] == run_lengths(mask)
+        assert one["segmentation"]["counts"] == run_lengths(mask, 0, 0, mask.shape)
         assert one["id"] == number and one["image_id"] == 1 and one["area"] == mask.sum()
         y, x = np.nonzero(mask)
         assert one["bbox"] == [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
@@ -106,7 +107,7 @@ def test_segmentations_that_are_not_of_coco_are_one_sentence(folder, tmp_path, s
 
 def test_run_lengths_are_those_of_coco():
     mask = np.array([[1, 0, 0], [1, 1, 0]], bool)
-    assert run_lengths(mask) == [0, 2, 1, 1, 2]  # columns: 11 01 00
+    assert run_lengths(mask, 0, 0, mask.shape) == [0, 2, 1, 1, 2]  # columns: 11 01 00
     assert np.array_equal(from_run_lengths([0, 2, 1, 1, 2], 2, 3), mask)
     with pytest.raises(DataError, match="add up to 5"):
         from_run_lengths([0, 5], 2, 3)

@@ -6,31 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lamella import IGNORE
-from lamella.engine.checkpoint import write_json
+from lamella.engine import export
 from lamella.errors import DataError
-from scipy import ndimage
 
 from lamella_sam.annotate.exchange import Region, check_new, filled, image_name, paint, read_json
 from lamella_sam.annotate.folder import AnnotationFolder
-
-
-def run_lengths(mask: np.ndarray, *, top: int = 0, left: int = 0, size: tuple[int, int] | None = None) -> list[int]:
-    """COCO's uncompressed run lengths of a mask (H, W): column by column, starting with zeros.
-
-    Args:
-        top, left: where the mask begins, if it is a part of an image.
-        size: height and width of that image.
-
-    >>> run_lengths(np.array([[0, 1], [0, 1]], bool)), run_lengths(np.ones((1, 1)), top=1, size=(2, 2))
-    ([2, 2], [1, 1, 2])
-    """
-    height, width = size or mask.shape
-    x, y = np.nonzero(mask.T)
-    place = (x + left) * height + y + top
-    starts, ends = place[np.diff(place, prepend=-2) > 1], place[np.diff(place, append=height * width + 1) > 1] + 1
-    runs = np.diff(np.column_stack([starts, ends]).ravel(), prepend=0, append=height * width).tolist()
-    return runs[:-1] if runs[-1] == 0 and len(runs) > 1 else runs
 
 
 def from_run_lengths(counts: list[int], height: int, width: int) -> np.ndarray:
@@ -75,43 +55,15 @@ def write_coco(folder: AnnotationFolder, path: Path) -> int:
     Category ids are class ids + 1. What is not labelled has no annotation.
 
     Raises:
-        DataError: a file that exists, or no image to write.
+        DataError: a file that exists, no image to write, or a mask that an editor has spoiled.
     """
     check_new(path)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number, entry in enumerate(folder.of("accepted", "locked"), start=1):
-        label = folder.mask(entry.name)
-        images.append(
-            {"id": number, "file_name": f"{entry.name}.png", "height": label.shape[0], "width": label.shape[1]}
-        )
-        for region, where, category in _regions(label):
-            annotations.append(_annotation(region, where, label.shape, category, number, len(annotations) + 1))
-    if not images:
+    accepted = folder.of("accepted", "locked")
+    if not accepted:
         raise DataError(f"{folder.path}: no image is accepted, so there is nothing to export")
-    categories = [{"id": number + 1, "name": name} for number, name in enumerate(folder.classes)]
-    write_json(path, {"images": images, "annotations": annotations, "categories": categories})
-    return len(images)
-
-
-def _regions(label: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[slice, slice], int]]:
-    """Every region of one class: its mask within its box, the box, and the class."""
-    for number in np.unique(label[label != IGNORE]):
-        parts, _ = ndimage.label(label == number)
-        for part, where in enumerate(ndimage.find_objects(parts), start=1):
-            yield parts[where] == part, where, int(number)
-
-
-def _annotation(
-    region: np.ndarray, where: tuple[slice, slice], size: tuple[int, int], category: int, image: int, number: int
-) -> dict[str, Any]:
-    top, left = where[0].start, where[1].start
-    counts = run_lengths(region, top=top, left=left, size=size)
-    return {
-        "id": number, "image_id": image, "category_id": category + 1, "area": int(region.sum()),
-        "bbox": [left, top, region.shape[1], region.shape[0]], "iscrowd": 1,
-        "segmentation": {"size": list(size), "counts": counts},
-    }  # fmt: skip
+    masks = ((entry.name, f"{entry.name}.png", folder.mask(entry.name)) for entry in accepted)
+    export.write_coco(path, masks, folder.classes, least=1)
+    return len(accepted)
 
 
 def read_coco(folder: AnnotationFolder, path: Path, tell: Callable[[str], None]) -> list[str]:

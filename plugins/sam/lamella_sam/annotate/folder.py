@@ -23,10 +23,10 @@ from lamella import IGNORE
 from lamella.data.formats.files import read_image, read_mask
 from lamella.data.formats.raster import LARGEST
 from lamella.data.formats.sidecar import sidecar_of
-from lamella.engine.checkpoint import write_json, write_text
 from lamella.engine.inputs import find_images
 from lamella.engine.labelmap import save_image
 from lamella.engine.pictures import colours
+from lamella.engine.whole import write_json, write_text
 from lamella.errors import ConfigError, DataError
 from PIL import Image
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import numpy as np
 from lamella import IGNORE
-from lamella.engine.checkpoint import write_json
+from lamella.engine.whole import write_json
 from lamella.errors import DataError
 
 from lamella_sam.annotate.exchange import Region, check_new, filled, image_name, paint, read_json

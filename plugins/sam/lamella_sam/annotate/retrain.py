@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lamella.engine.checkpoint import json_text
 from lamella.engine.evaluate import evaluate
 from lamella.engine.experiment import check_experiment
 from lamella.engine.fit import fit
 from lamella.engine.run import new_folder
 from lamella.engine.session import make_accelerator
+from lamella.engine.whole import json_text
 from lamella.registry.tomlfile import read_toml
 
 from lamella_sam.annotate.folder import AnnotationFolder
