@@ -15,12 +15,14 @@ from pathlib import Path
 import lamella
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from lamella import Chain, Streams
 from lamella.cli.tables import table
 from lamella.data.loaders import evaluation_batches
 from lamella.engine.experiment import read_experiment
 from lamella.engine.metrics import iou_of
 from lamella.engine.run import open_run
+from lamella.engine.session import make_accelerator
 from lamella.engine.whole import write_json
 from lamella.study.groups import read_counts
 
@@ -35,11 +37,14 @@ LEVELS = {
 def measured(run: Path, name: str, settings: dict, parameter: str, value: float, images: int) -> float:
     """Pooled mIoU of a run on its clean test images under one perturbation of fixed strength."""
     experiment, trainer, modality, _ = open_run(run)
+    device = make_accelerator(experiment.fit.precision).device
+    trainer.to(device)
     chain = Chain([lamella.build("perturbation", name, **settings, **{parameter: (value, value)})])
     samples = experiment.open("test")
     metrics = trainer.metrics()
     with torch.inference_mode():
         for batch, _names in evaluation_batches(samples.take(range(min(images, len(samples)))), modality, 16):
+            batch = send_to_device(batch, device)
             noisy = chain(batch, Streams.root(0, batch.key, batch.visit, "robustness"))
             prediction = trainer.predict(noisy)
             for metric in metrics:

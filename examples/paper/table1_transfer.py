@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from lamella.cli.tables import table
 from lamella.data.loaders import evaluation_batches
 from lamella.data.sources import SourceConfig, open_source
 from lamella.engine.metrics import confusion, iou_of
 from lamella.engine.pictures import difference_picture, label_picture, panel_row, stack
 from lamella.engine.run import open_run
+from lamella.engine.session import make_accelerator
 from lamella.engine.whole import write_json
 
 
@@ -32,13 +34,15 @@ def images(preset: str, classes: list[str], options: argparse.Namespace, registr
 def answers(run: Path, presets: list[str], options: argparse.Namespace) -> dict[str, list[dict]]:
     """By preset, for every image what a run makes of it and how good that is."""
     experiment, trainer, modality, header = open_run(run)
+    device = make_accelerator(experiment.fit.precision).device
+    trainer.to(device)
     classes, found = header["data"]["class_names"], {}
     for preset in presets:
         found[preset] = []
         samples = images(preset, classes, options, experiment.registry)
         for batch, names in evaluation_batches(samples, modality, 8):
             with torch.inference_mode():
-                predicted = trainer.predict(batch).argmax(1)
+                predicted = trainer.predict(send_to_device(batch, device)).argmax(1).cpu()
             each = iou_of(confusion(predicted, batch.label, len(classes))).nanmean(1)
             for i, name in enumerate(names):
                 picture = modality.picture(batch.image[i])
