@@ -89,6 +89,8 @@ def _is_separable(module: nn.Module) -> bool:
     if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)):
         return False
     depthwise = first.groups == first.in_channels == first.out_channels and first.bias is None
-    atrous = first.kernel_size == (3, 3) and first.padding == first.dilation and min(first.dilation) > 1
+    rate = first.dilation[0]
+    atrous = first.kernel_size == (3, 3) and first.dilation == first.padding == (rate, rate) and rate > 1
+    atrous = atrous and first.padding_mode == "zeros"
     pointwise = second.kernel_size == (1, 1) and second.padding == (0, 0) and second.groups == 1
     return depthwise and atrous and pointwise and first.stride == second.stride == (1, 1)

@@ -1,7 +1,7 @@
 """Pseudo-labels of weak views: equation 3, with what a training knows of its classes."""
 
 import torch
-from lamella import Batch
+from lamella import IGNORE, Batch
 from lamella.errors import ConfigError
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ class PseudoLabels(nn.Module):
     """Labels where max p^w ≥ τ; a threshold of each class, doubt and a cap for rare classes if asked for.
 
     It remembers, over some hundred steps, how sure each class is, and over some fifty what share rare classes have of
-    the labels.
+    the labels. Padding of crops counts nowhere.
     Parameters as those of `WeakToStrong`; ``rare`` (R,) are the numbers of the classes of ``paste``.
 
     Raises:
@@ -33,7 +33,10 @@ class PseudoLabels(nn.Module):
         self.confidence: Tensor
         if self.follows_rare:
             self.register_buffer("prior", torch.zeros(()))
+            self.register_buffer("seen", torch.zeros(()))
         self.prior: Tensor
+        """Shares of rare classes, the latest weighing most; the weights add up to `seen`, in the end to 1."""
+        self.seen: Tensor
 
     @property
     def follows_rare(self) -> bool:
@@ -49,21 +52,30 @@ class PseudoLabels(nn.Module):
             labelled: the labelled images of the step, for the share of rare classes.
             parts: how many calls make a step; each moves what is remembered by its part.
         """
+        known = torch.ones_like(p_w[:, 0], dtype=torch.bool) if weak.label is None else weak.label != IGNORE
         if not self.follows_rare:
-            return pseudo_label(weak, p_w, self.threshold(p_w, parts))
-        assert labelled.label is not None
-        share = share_of(labelled.label, self.rare)
-        self.prior.copy_(torch.where(self.prior > 0, self.prior.lerp(share, 0.02 / parts), share))
+            return pseudo_label(weak, p_w, self.threshold(p_w, known, parts))
+        expected = self._share(labelled, parts) * known.sum()
         if self.cap or self.doubt:
-            place = ranked(p_w, self.rare)
+            place = ranked(p_w, self.rare, known)
         trusted = without(p_w, self.rare) if self.cap == 0 else p_w
         if self.cap:
-            trusted = capped(p_w, self.rare, suspected(place, self.cap * self.prior))
-        target = pseudo_label(weak, trusted, self.threshold(trusted, parts))
-        return doubted(target, self.rare, suspected(place, self.doubt * self.prior)) if self.doubt else target
+            trusted = capped(p_w, self.rare, suspected(place, self.cap * expected))
+        target = pseudo_label(weak, trusted, self.threshold(trusted, known, parts))
+        return doubted(target, self.rare, suspected(place, self.doubt * expected)) if self.doubt else target
 
-    def threshold(self, p_w: Tensor, parts: int = 1) -> Tensor | float:
+    def _share(self, labelled: Batch, parts: int) -> Tensor:
+        """() the share of rare classes in the labels of late; of the first steps the plain mean."""
+        assert labelled.label is not None
+        rate = 0.02 / parts
+        self.prior.lerp_(share_of(labelled.label, self.rare), rate)
+        self.seen.lerp_(torch.ones_like(self.seen), rate)
+        return self.prior / self.seen
+
+    def threshold(self, p_w: Tensor, known: Tensor, parts: int = 1) -> Tensor | float:
         """τ, or with ``class_tau`` (K,) thresholds τ·c_k, c_k the mean confidence in class k of late, at first 1.
+
+        It is that of the pixels that are ``known``, (B, H, W) bool.
 
         Source: after FreeMatch (Wang et al., ICLR 2023), against the collapse of rare classes; without its division by
         the largest c, by which a class that is never met, whose c stays 1, would raise the thresholds of none or all.
@@ -73,9 +85,8 @@ class PseudoLabels(nn.Module):
         confidence, label = p_w.max(1)
         # Rows first: into one float32, millions of numbers add up to a wrong mean.
         rows = confidence.new_zeros(*label.shape[:2], len(self.confidence))
-        sums = rows.scatter_add(2, label, confidence).sum((0, 1))
-        counts = rows.scatter_add(2, label, torch.ones_like(confidence)).sum((0, 1))
-        known = (counts > 0) & sums.isfinite()  # of a step that is left out nothing stays
-        seen = torch.where(known, sums / counts.clamp(min=1), self.confidence)
-        self.confidence.lerp_(seen, 0.01 / parts)
+        sums = rows.scatter_add(2, label, torch.where(known, confidence, 0.0)).sum((0, 1))
+        counts = rows.scatter_add(2, label, known.to(confidence.dtype)).sum((0, 1))
+        met = (counts > 0) & sums.isfinite()  # of a step that is left out nothing stays
+        self.confidence.lerp_(torch.where(met, sums / counts.clamp(min=1), self.confidence), 0.01 / parts)
         return self.tau * self.confidence

@@ -10,28 +10,29 @@ def share_of(label: Tensor, rare: Tensor) -> Tensor:
     return torch.isin(label, rare).sum() / (label != IGNORE).sum().clamp(min=1)
 
 
-def ranked(p: Tensor, rare: Tensor) -> Tensor:
+def ranked(p: Tensor, rare: Tensor, known: Tensor) -> Tensor:
     """(B, H, W) int64: the place of every pixel of the batch by how likely a rare class is there; no host sync.
 
-    The likeliest has 0, and where no rare class is possible the place is beyond any share.
+    The likeliest has 0, and where no rare class is possible the place is beyond any number.
 
     Args:
         p: (B, K, H, W) probabilities.
         rare: (R,) numbers of the rare classes.
+        known: (B, H, W) bool; elsewhere, in the padding of a crop, nothing is possible.
     """
-    suspicion = p[:, rare].amax(1)
+    suspicion = torch.where(known, p[:, rare].amax(1), 0.0)
     order = suspicion.flatten().argsort(descending=True, stable=True)  # by rank: many are equally sure, at 1
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     return torch.where(suspicion > 0, place.view_as(suspicion), torch.iinfo(torch.int64).max)
 
 
-def suspected(place: Tensor, share: Tensor) -> Tensor:
-    """(B, H, W) bool: the ``share`` of all pixels of the batch where a rare class is likeliest, by `ranked`.
+def suspected(place: Tensor, number: Tensor) -> Tensor:
+    """(B, H, W) bool: the ``number`` of pixels of the batch where a rare class is likeliest, by `ranked`.
 
     Args:
-        share: scalar; 0 suspects nothing, 1 and more every pixel where a rare class is possible at all.
+        number: scalar, rounded; 0 suspects nothing, all pixels and more every one where a rare class is possible.
     """
-    return place < (share * place.numel()).round()
+    return place < number.round()
 
 
 def doubted(target: Batch, rare: Tensor, overlooked: Tensor) -> Batch:

@@ -48,6 +48,8 @@ class WeakToStrong(Trainer):
     the student in train mode, mean over the pixels that are not ignored. Unlike its code, ``statistics = "weak"``
     keeps strong views and dropped features out of batch norm's running statistics, since neither is met later, and
     normalises every view by itself; with ``"all"`` labelled images and weak views pass together, then the strong ones.
+    A student with a teacher does not see weak views as they are, so its statistics are of labelled images alone (with
+    λ < 1 those of the encoder also of weak views).
     """
 
     roles = ("labelled", "unlabelled")
@@ -137,23 +139,23 @@ class WeakToStrong(Trainer):
             feature = step.mean(mean_consistency(perturbed, target), "feature")
         unsupervised = self.lam * strong + (1.0 - self.lam) * feature
         assert target.weight is not None
-        logged = {**self.choice.shares(), **self._rare(batches["labelled"], p_w)}
+        logged = {**self.choice.shares(), **self._rare(batches["labelled"], weak, p_w)}
         return {
             "supervised": supervised.detach(),
             "strong": strong.detach(),
             "feature": feature.detach(),
-            "confident": target.weight.mean() / step.parts,
+            "confident": target.weight.sum() / counted(target).clamp(min=1) / step.parts,
             **{name: share / step.parts for name, share in logged.items()},
             "loss": 0.5 * (supervised + self._ramped(step) * unsupervised),
         }
 
-    def _rare(self, labelled: Batch, p_w: Tensor) -> dict[str, Tensor]:
+    def _rare(self, labelled: Batch, weak: Batch, p_w: Tensor) -> dict[str, Tensor]:
         """What a log says of the classes of ``paste``: where they grow far beyond their labels they are invented."""
         rare = self.student.pasted
         if len(rare) == 0:
             return {}
-        assert labelled.label is not None
-        shares = {"labelled": labelled.label, "predicted": p_w.argmax(1)}
+        assert labelled.label is not None and weak.label is not None
+        shares = {"labelled": labelled.label, "predicted": torch.where(weak.label == IGNORE, IGNORE, p_w.argmax(1))}
         return {f"rare/{name}": share_of(label, rare) for name, label in shares.items()}
 
     def _first_pass(self, labelled: Batch, weak: Batch, step: Step) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -250,8 +252,11 @@ class WeakToStrong(Trainer):
 
 
 def _present_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Take a checkpoint of an earlier version: other names, and a ``prior`` that was not yet told from its weights."""
     for old, new in MOVED.items():
         if prefix + old in state:
             state[prefix + new] = state.pop(prefix + old)
+    if prefix + "pseudo_labels.prior" in state:
+        state.setdefault(prefix + "pseudo_labels.seen", torch.ones(()))
     for name in [name for name in state if name.startswith(f"{prefix}sets.")]:
         state[f"{prefix}choice.{name.removeprefix(prefix)}"] = state.pop(name)

@@ -101,6 +101,11 @@ def test_other_layers_stay_as_they_are():
         nn.Sequential(nn.Conv2d(4, 4, 3, padding=4, dilation=4), nn.Conv2d(4, 2, 1)),  # not depthwise
         nn.Sequential(nn.Conv2d(4, 4, 3, dilation=4, groups=4, bias=False), nn.Conv2d(4, 2, 1)),  # no padding
         nn.Sequential(nn.Conv2d(4, 4, 3, padding=4, dilation=4, groups=4), nn.Conv2d(4, 2, 1)),  # a bias
+        nn.Sequential(nn.Conv2d(4, 4, 3, padding=(9, 2), dilation=(9, 2), groups=4, bias=False), nn.Conv2d(4, 2, 1)),
+        nn.Sequential(
+            nn.Conv2d(4, 4, 3, padding=4, dilation=4, groups=4, bias=False, padding_mode="replicate"),
+            nn.Conv2d(4, 2, 1),
+        ),
         nn.Upsample(scale_factor=4, mode="bilinear"),
         nn.Upsample(scale_factor=4),
         nn.Upsample(scale_factor=2.5, mode="bilinear", align_corners=True),

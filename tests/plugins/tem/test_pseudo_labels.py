@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lamella import IGNORE, Chain, Step
+from lamella import IGNORE, Batch, Chain, Step
 from lamella.errors import ConfigError
 from lamella_tem.consistency import consistency, pseudo_label
 from lamella_tem.passes import weak_pass
@@ -37,24 +37,29 @@ def test_the_padding_of_a_crop_is_never_trusted():
     assert counts["feature"] == 10 * 12 + 10 * 7 + 3 * 12 + 3 * 7
 
 
+def everywhere(p_w):
+    return torch.ones_like(p_w[:, 0], dtype=torch.bool)
+
+
 def test_class_thresholds_are_lower_for_classes_that_are_seldom_sure():
     one = trainer(class_tau=True, tau=0.9)
     p_w = torch.tensor([[0.95, 0.05, 0.0], [0.05, 0.55, 0.4]]).T.reshape(1, 3, 1, 2)
     for _ in range(500):
-        threshold = one.pseudo_labels.threshold(p_w)
+        threshold = one.pseudo_labels.threshold(p_w, everywhere(p_w))
     assert threshold.tolist() == pytest.approx([0.9 * 0.95, 0.9 * 0.55, 0.9], rel=0.01)  # c is never met
 
 
 def test_a_step_that_is_not_finite_leaves_no_trace_in_the_thresholds():
     one = trainer(class_tau=True, tau=0.9)
-    one.pseudo_labels.threshold(torch.full((1, 3, 2, 2), torch.nan))
+    p_w = torch.full((1, 3, 2, 2), torch.nan)
+    one.pseudo_labels.threshold(p_w, everywhere(p_w))
     assert one.pseudo_labels.confidence.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_the_mean_confidence_is_that_of_millions_of_pixels():
     one = trainer(class_tau=True, tau=1.0)
     p_w = torch.tensor([0.9, 0.1, 0.0]).view(1, 3, 1, 1).expand(4, 3, 1024, 1024)
-    assert one.pseudo_labels.threshold(p_w)[0].item() == pytest.approx(0.99 + 0.01 * 0.9, abs=1e-6)
+    assert one.pseudo_labels.threshold(p_w, everywhere(p_w))[0].item() == pytest.approx(0.99 + 0.01 * 0.9, abs=1e-6)
 
 
 def test_what_is_remembered_moves_by_a_step_however_many_parts_it_has():
@@ -64,10 +69,61 @@ def test_what_is_remembered_moves_by_a_step_however_many_parts_it_has():
         one = trainer(paste=["c"], class_tau=True, cap=1.0)
         weak = one._weakened(given["unlabelled"], Step(0, 1, 0))
         one.pseudo_labels.prior.fill_(0.9)
+        one.pseudo_labels.seen.fill_(1.0)
         for _ in range(20 * parts):
             one.pseudo_labels(weak, p_w, given["labelled"], parts)
         found.append([one.pseudo_labels.prior.item(), one.pseudo_labels.confidence[0].item()])
     assert found[1] == pytest.approx(found[0], abs=2e-3)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_the_share_of_the_first_steps_is_their_mean(parts):
+    """One image in ten has the class, the fourth: what is remembered is never above the mean since then."""
+    one, share = trainer(paste=["c"], cap=1.0).pseudo_labels, torch.zeros(())
+    label = torch.zeros(10, 12, 12, dtype=torch.int64)
+    label[3, :3, :4] = 2
+    for step in range(10):
+        for _ in range(parts):
+            share = one._share(Batch.of(torch.zeros(1, 1, 12, 12), label=label[step : step + 1]), parts)
+        expected = 0.0 if step < 3 else 12 / 144 * 0.98 ** (step - 3) * 0.02 / (1 - 0.98 ** (step + 1))
+        assert share.item() == pytest.approx(expected, rel=0.01)
+    for step in range(10, 400):
+        share = one._share(Batch.of(torch.zeros(1, 1, 12, 12), label=label[step % 10 :][:1]), 1)
+    assert share.item() == pytest.approx(0.1 * 12 / 144, rel=0.15)
+
+
+@pytest.mark.parametrize("options", [
+    {"cap": 0.5, "tau": 0.9}, {"cap": 0.0, "doubt": 1.0, "tau": 0.5}, {"class_tau": True, "tau": 0.8},
+])  # fmt: skip
+@pytest.mark.parametrize("suspicion", [0.0, 0.95])
+def test_the_padding_of_a_crop_counts_nowhere(options, suspicion):
+    """Pseudo-labels of a small image are those that it has within a padded crop, whatever the padding looks like."""
+    p_w = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0)).mul(5.0).softmax(1)
+    outside = torch.tensor([1.0 - suspicion, 0.0, suspicion]).view(1, 3, 1, 1).expand(2, 3, 20, 16).clone()
+    outside[..., :12, :12] = p_w
+    labelled = batches()["labelled"]
+    found = []
+    for p in (p_w, outside):
+        label = torch.full((2, *p.shape[2:]), IGNORE)
+        label[:, :12, :12] = 0
+        weak = Batch.of(torch.zeros(2, 1, *p.shape[2:]), label=label, weight=torch.ones(label.shape))
+        learner = trainer(paste=["c"], **options).pseudo_labels
+        for _ in range(200 if "class_tau" in options else 1):
+            target = learner(weak, p, labelled)
+        found.append((target.label[:, :12, :12], target.weight[:, :12, :12]))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert 0 < found[0][1].mean() < 1
+
+
+def test_padding_is_no_share_of_what_is_logged():
+    one, data, step = trainer(tau=0.0, paste=["c"]), batches(), Step(0, 10, 0)
+    padded = data["unlabelled"]._replace(meta={"inside": torch.tensor([[12, 6]] * 4)})
+    logged = one({**data, "unlabelled": padded}, step)
+    assert logged["confident"].item() == pytest.approx(1.0)
+    weak = one._weakened(padded, step)
+    p_w, _ = weak_pass(one.student.backbone, weak.image)
+    expected = (p_w.argmax(1)[..., :6] == 2).float().mean()
+    assert one._rare(data["labelled"], weak, p_w)["rare/predicted"].item() == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize(("doubt", "cap", "times"), [(3.0, 0.0, 1), (3.0, 1.5, 1), (0.0, 0.0, 0), (0.0, 1.5, 1)])
@@ -95,11 +151,12 @@ def test_the_share_of_a_rare_class_is_that_of_the_labels_of_late():
     weak, p_w = learner._weakened(given["unlabelled"], Step(0, 1, 0)), torch.rand(4, 3, 12, 12)
     p_w[:, 2] *= 0.5  # c is suspected, seldom likeliest
     found = learner.pseudo_labels(weak, p_w, given["labelled"]._replace(label=label))
-    overlooked = suspected(ranked(p_w, torch.tensor([2])), torch.tensor(2 * 12 / 144))
+    overlooked = suspected(ranked(p_w, torch.tensor([2]), everywhere(p_w)), torch.tensor(2 * 12 / 144 * 4 * 144))
     same = doubted(pseudo_label(weak, p_w, 0.0), torch.tensor([2]), overlooked)
     assert torch.equal(found.weight, same.weight) and (found.weight == 0).any()
     learner.pseudo_labels(weak, p_w, given["labelled"]._replace(label=torch.zeros_like(label)))
-    assert learner.pseudo_labels.prior.item() == pytest.approx(0.98 * 12 / 144)
+    late = learner.pseudo_labels.prior / learner.pseudo_labels.seen
+    assert late.item() == pytest.approx(0.98 / 1.98 * 12 / 144)
 
 
 def ranked_by_suspicion(**options):

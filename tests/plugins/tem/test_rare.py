@@ -12,8 +12,9 @@ def probabilities(*shape):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0)).softmax(1)
 
 
-def suspects(p, share, rare=RARE):
-    return suspected(ranked(p, rare), share)
+def suspects(p, share, rare=RARE, known=None):
+    known = torch.ones_like(p[:, 0], dtype=torch.bool) if known is None else known
+    return suspected(ranked(p, rare, known), share * known.sum())
 
 
 def test_suspected_are_the_pixels_where_a_rare_class_is_likeliest():
@@ -35,6 +36,14 @@ def test_a_pixel_where_no_rare_class_is_possible_is_never_suspected():
     p = probabilities(1, 3, 8, 8)
     p[:, 2, :, 3:] = 0.0
     assert torch.equal(suspects(p, torch.tensor(0.9)), p[:, 2] > 0)
+
+
+def test_unknown_pixels_are_never_suspected_and_take_no_place():
+    p, known = probabilities(2, 3, 8, 12), torch.zeros(2, 8, 12, dtype=torch.bool)
+    known[..., :8] = True
+    found = suspects(p, torch.tensor(0.25), known=known)
+    assert not found[..., 8:].any()
+    assert torch.equal(found[..., :8], suspects(p[..., :8], torch.tensor(0.25)))
 
 
 def test_where_a_rare_class_is_suspected_no_other_label_is_trusted():
