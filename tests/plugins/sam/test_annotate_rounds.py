@@ -84,7 +84,7 @@ def test_a_round_is_compared_on_the_locked_images_of_now(folder, tmp_path, monke
     assert promote(folder, tmp_path / "round-2").promoted
     noted = AnnotationFolder(folder.path).facts["rounds"]
     assert [entry["figures"]["miou_pooled"] for entry in noted] == [0.5, 0.7]
-    assert [entry["locked"] for entry in noted] == [["im0", "im1"]] * 2
+    assert [list(entry["locked"]) for entry in noted] == [["im0", "im1"]] * 2
 
 
 @pytest.mark.parametrize("noted", [True, False])
@@ -200,3 +200,109 @@ def test_without_a_zero_shot_run_the_first_round_has_to_beat_grey_level(folder, 
     results = json.loads((folder.path / "runs" / "round-1" / "results.json").read_text())
     assert first["zero_shot"]["figures"]["miou_pooled"] == results["sets"]["test"]["grey_level"]["miou_pooled"] > 0.3
     assert "promoted" not in first and len(first["rounds"]) == 1
+
+
+def test_images_are_read_for_the_gate_as_the_run_and_the_template_read_them(folder, tmp_path, monkeypatch):
+    """Keys of the data tables, not the file's own facts alone: a bar that is found, a pixel size that is given."""
+    accept_two(folder)
+    for number in (2, 3):
+        folder.write_mask(f"im{number}", truth(number))
+        folder.accept(f"im{number}", by="test", lock=True)
+    seen = []
+    checked = retrain.check_experiment
+    monkeypatch.setattr(
+        retrain, "check_experiment", lambda tables, **named: seen.append(tables["data"]) or checked(tables, **named)
+    )
+    template = tmp_path / "template.toml"
+    template.write_text(TEMPLATE.replace('source = "x"', 'source = "x"\ndata_bar = "find"\npixel_nm = 2.5'))
+    run, _ = retrain.retrain(folder, template)
+    locked_figures(folder, run)
+    roles = [table for tables in seen for table in tables.values()]
+    assert len(roles) >= 3 and all((r["data_bar"], r["pixel_nm"]) == ("find", 2.5) for r in roles)
+    trained = read_experiment(run / "experiment.toml").file.data
+    assert {role.data_bar for role in trained.values()} == {"find"}
+
+
+def test_a_locked_mask_that_was_accepted_anew_is_measured_anew(folder, tmp_path, monkeypatch):
+    folder.write_mask("im0", truth(0))
+    folder.accept("im0", by="test", lock=True)
+    monkeypatch.setattr(
+        retrain, "locked_figures", lambda folder, run: figures(0.9 if (folder.mask("im0") == truth(1)).all() else 0.3)
+    )
+    folder.facts["zero_shot"] = {"run": str(tmp_path / "zero"), **retrain._measured(folder, tmp_path / "zero")}
+    assert not promote(folder, tmp_path / "round-1").promoted
+    folder.write_mask("im0", truth(1))
+    folder.accept("im0", by="test", lock=True)
+    verdict = promote(folder, tmp_path / "round-2")
+    assert verdict.reasons == ["miou_pooled 0.9000 does not beat 0.9000 of zero-shot"]
+
+
+@pytest.mark.parametrize("answer", ["box", "point", "mask"])
+def test_a_trainer_that_answers_prompts_is_refused_before_it_trains(folder, run, tmp_path, capsys, answer):
+    accept_two(folder)
+    folder.write_mask("im2", truth(2))
+    folder.accept("im2", by="test", lock=True)
+    template = tmp_path / "template.toml"
+    template.write_text(TEMPLATE.replace("prompts = 2", f'prompts = 2\nanswer = "{answer}"'))
+    assert command("retrain", folder.path, "--experiment", template) == 2
+    assert f"it answers prompts made from labels (answer = '{answer}')" in capsys.readouterr().err
+    assert not (folder.path / "runs").exists()
+    tables = experiment_tables(folder, answer=answer)
+    fit(check_experiment(tables, name="told", folder=tmp_path), tmp_path / "told")
+    assert command("suggest", folder.path, "--run", tmp_path / "told") == 2
+    assert "it answers prompts made from labels" in capsys.readouterr().err
+
+
+def test_what_is_locked_while_a_run_learns_from_it_keeps_the_run_from_promotion(folder, tmp_path, monkeypatch):
+    accept_two(folder)
+    folder.write_mask("im2", truth(2))
+    folder.accept("im2", by="test", lock=True)
+    (tmp_path / "template.toml").write_text(TEMPLATE)
+    monkeypatch.setattr(retrain, "judge", lambda *_: judge(figures(0.9), {}))
+
+    def meanwhile(experiment, where):
+        AnnotationFolder(folder.path).accept("im0", by="ann", lock=True)
+        return fit(experiment, where)
+
+    monkeypatch.setattr(retrain, "fit", meanwhile)
+    _, verdict = retrain.retrain(folder, tmp_path / "template.toml")
+    assert not verdict.promoted and verdict.reasons == [
+        "im0: locked since it has learned from them, so they cannot measure it"
+    ]
+    assert AnnotationFolder(folder.path).promoted is None
+
+
+def test_a_round_that_was_interrupted_is_judged_when_it_is_trained(folder, tmp_path, capsys, monkeypatch):
+    accept_two(folder)
+    folder.write_mask("im2", truth(2))
+    folder.accept("im2", by="test", lock=True)
+    template = tmp_path / "template.toml"
+    template.write_text(TEMPLATE)
+
+    def stopped(experiment, where):
+        fit(experiment, where)  # to the end, in place of `lamella train RUN --resume`
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(retrain, "fit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            retrain.retrain(folder, template)
+    run = folder.path / "runs" / "round-1"
+    assert f"then judge it: lamella annotate retrain {folder.path} --judge {run}" in capsys.readouterr().out
+    folder.write_mask("im3", truth(3))
+    folder.accept("im3", by="ann")
+    assert command("retrain", folder.path, "--judge", run) == 0
+    assert "round-1: " in capsys.readouterr().out
+    (noted,) = AnnotationFolder(folder.path).facts["rounds"]
+    assert noted["run"] == "runs/round-1" and noted["learned"] == ["im0", "im1"]
+    assert command("retrain", folder.path, "--judge", run) == 2
+    assert "was judged already" in capsys.readouterr().err
+    assert command("retrain", folder.path, "--judge", run, "--experiment", template) == 2
+    assert command("retrain", folder.path) == 2
+    assert "needs --experiment FILE, or --judge RUN" in capsys.readouterr().err
+
+
+def test_a_run_of_other_images_is_not_judged(folder, run, tmp_path, capsys):
+    other = AnnotationFolder.create(tmp_path / "other", [tmp_path / "given"], CLASSES)
+    assert command("retrain", other.path, "--judge", run) == 2
+    assert "it did not learn from images of" in capsys.readouterr().err

@@ -122,16 +122,28 @@ def accept(
 @annotate.command(name="retrain")
 def retrain(
     folder: Folder,
-    experiment: Annotated[Path, typer.Option(help="trainer, and how long; its labelled and test data are replaced")],
+    experiment: Annotated[
+        Path | None, typer.Option(help="trainer, and how long; its labelled and test data are replaced")
+    ] = None,
     zero_shot: Annotated[Path | None, typer.Option(help="the run to beat first; else grey level")] = None,
+    judge: Annotated[
+        Path | None, typer.Option(help="in place of --experiment: a round that was interrupted, and resumed to its end")
+    ] = None,
 ) -> None:
     """Train on what was accepted; promote or refuse.
 
     A run is promoted if it is better on the locked images than zero-shot and the run before, and loses no class.
     """
+    from lamella_sam.annotate.retrain import judge_run
     from lamella_sam.annotate.retrain import retrain as train_again
 
-    run, verdict = train_again(_opened(folder), experiment, zero_shot=zero_shot)
+    opened = _opened(folder)
+    if experiment is not None and judge is None:
+        run, verdict = train_again(opened, experiment, zero_shot=zero_shot)
+    elif judge is not None and experiment is None:
+        run, verdict = judge, judge_run(opened, judge, zero_shot=zero_shot)
+    else:
+        raise ConfigError("annotate retrain needs --experiment FILE, or --judge RUN for one that is trained already")
     print(f"{run.name}: {'promoted' if verdict.promoted else 'not promoted'} ({run})")
     for reason in verdict.reasons:
         print(f"  {reason}")

@@ -36,7 +36,17 @@ def open_for(run: Path, classes: list[str]) -> tuple[Experiment, Trainer, Modali
         raise ConfigError(f"{run} tells the classes {', '.join(known)}, the folder has {', '.join(classes)}")
     if classifies(trainer) or trainer.embeds:
         raise ConfigError(f"{run}: it gives no class to each pixel of an image; name a run that segments")
+    refuse_prompted(getattr(trainer, "answer", None), str(run))
     return experiment, trainer, modality
+
+
+def refuse_prompted(answer: str | None, who: str) -> None:
+    """Raise `ConfigError` for a trainer that answers prompts made from labels: it would be told what to find."""
+    if answer not in (None, "classes"):
+        raise ConfigError(
+            f"{who}: it answers prompts made from labels (answer = {answer!r}), which images without any do not have; "
+            "take a trainer that tells classes by itself, as sesami does with answer = 'classes'"
+        )
 
 
 class Suggester:
