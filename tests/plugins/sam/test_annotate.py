@@ -280,7 +280,7 @@ def test_mistakes_end_in_a_sentence(folder, tmp_path, capsys):
         (["init", tmp_path / "new", tmp_path / "given", "--classes", "a,b,"], "none empty"),
         (["accept", folder.path], "name the images, or give --all"),
         (["accept", folder.path, "im9"], "there is no image 'im9'"),
-        (["retrain", folder.path], "Missing option '--experiment'"),
+        (["retrain", folder.path], "needs --experiment FILE, or --judge RUN"),
         (["export", folder.path], "needs --coco FILE or --label-studio FILE"),
         (["export", folder.path, "--coco", "a", "--label-studio", "b"], "one of the two"),
         (["accept", folder.path, "--all", "--coco", "a"], "No such option"),

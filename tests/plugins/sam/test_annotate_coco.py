@@ -70,7 +70,7 @@ def test_polygons_of_an_image_of_another_size_are_refused(folder, tmp_path, size
     assert read_coco(folder, tmp_path / "coco.json", print) == []
     data["annotations"][0]["image_id"] = 1
     (tmp_path / "coco.json").write_text(json.dumps(data))
-    with pytest.raises(DataError, match="pixels there, the image here 48×64"):
+    with pytest.raises(DataError, match="pixels there, and 48×64 here"):
         read_coco(folder, tmp_path / "coco.json", print)
     assert not folder.mask_path("im0").exists()
 
@@ -82,13 +82,16 @@ def test_boxes_without_a_mask_are_told_and_leave_no_empty_mask(folder, tmp_path)
         "categories": [{"id": 3, "name": "dot"}],
         "annotations": [
             {"image_id": 0, "category_id": 3, **box, **more}
-            for more in ({}, {"segmentation": []}, {"segmentation": None}, {"segmentation": speck})
+            for more in (
+                {}, {"segmentation": []}, {"segmentation": None}, {"segmentation": speck}, {"segmentation": [[]]},
+                {"segmentation": [[1, 1, 9, 9]]},
+            )
         ] + [{"image_id": 1, "category_id": 3, "segmentation": [[10, 5, 20, 5, 20, 15]]}],
     }  # fmt: skip
     (tmp_path / "coco.json").write_text(json.dumps(data))
     told = []
     assert read_coco(folder, tmp_path / "coco.json", told.append) == ["im1"]
-    assert len(told) == 1 and told[0].endswith("regions that cover no pixel, such as boxes alone, are left out: 4")
+    assert len(told) == 1 and told[0].endswith("regions that cover no pixel, such as boxes alone, are left out: 6")
     assert not folder.mask_path("im0").exists() and not folder.entry("im0").provenance
 
 

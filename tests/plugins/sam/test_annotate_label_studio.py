@@ -109,9 +109,34 @@ def test_a_shape_that_comes_twice_lies_where_it_came_first(folder, tmp_path):
     assert (mask[:24, :16] == 1).all() and (mask[:24, 16:32] == 2).all()
 
 
+def test_a_shape_on_another_image_of_the_task_is_told_and_left_out(folder, tmp_path):
+    here = {**_brush(truth(0) == 1, "bar"), "to_name": "img1"}
+    there = {**_brush(truth(0) == 2, "dot"), "to_name": "img2"}
+    mask, told = taken(folder, tmp_path, here, there)
+    assert told == ["brushlabels on another image (1)"]
+    assert np.array_equal(mask, np.where(truth(0) == 1, 1, 255))
+
+
+def test_a_brush_mask_of_a_turned_frame_is_refused(folder, tmp_path):
+    with pytest.raises(DataError, match="im0: the image is 64×48 pixels in Label Studio, and 48×64 here"):
+        taken(folder, tmp_path, _brush(truth(0).T == 1, "bar"))
+
+
+@pytest.mark.parametrize("value", [
+    {"points": [], "polygonlabels": ["bar"]}, {"points": [[1, 1], [9, 9]], "polygonlabels": ["bar"]},
+    {"x": 10, "y": 10, "radiusX": 0, "radiusY": 5, "ellipselabels": ["bar"]},
+])  # fmt: skip
+def test_shapes_without_an_area_cover_no_pixel(folder, tmp_path, value):
+    told = []
+    task = {"data": {"image": "im0.png"}, "annotations": [{"result": [shape("some", **value)]}]}
+    (tmp_path / "back.json").write_text(json.dumps([task]))
+    assert read_label_studio(folder, tmp_path / "back.json", told.append) == []
+    assert told[0].endswith("such as boxes alone, are left out: 1")
+
+
 def test_an_image_that_was_turned_in_label_studio_is_refused(folder, tmp_path):
     result = {**_brush(truth(0) == 1, "bar"), "image_rotation": 90}
-    with pytest.raises(DataError, match="im0 was turned by 90° in Label Studio"):
+    with pytest.raises(DataError, match="im0: it was turned by 90° in Label Studio"):
         taken(folder, tmp_path, result)
     assert not folder.mask_path("im0").exists()
 

@@ -69,9 +69,9 @@ def write_coco(folder: AnnotationFolder, path: Path) -> int:
 def read_coco(folder: AnnotationFolder, path: Path, tell: Callable[[str], None]) -> list[str]:
     """Take masks from a COCO file into the folder; later annotations lie on top. Returns the images' names.
 
-    Images are found by file name, with its ending or else without, categories by name; those that the folder does not
-    have, images that are accepted, and annotations that cover no pixel (boxes alone, say) are told and left out. Pixels
-    without annotation stay as they are, or unlabelled.
+    Images are found by file name (`image_name`), categories by name; those that the folder does not have, images that
+    are accepted, and annotations that cover no pixel (boxes alone, say) are told and left out. Pixels without
+    annotation become unlabelled, but in masks that were changed by hand (`paint`).
 
     Raises:
         DataError: not COCO, run lengths that do not add up, or another size of image.
@@ -83,25 +83,21 @@ def read_coco(folder: AnnotationFolder, path: Path, tell: Callable[[str], None])
         categories = {category["id"]: category["name"] for category in data["categories"]}
         for row in data["annotations"]:
             image = images[row["image_id"]]
-            mask = partial(_coco_mask, row.get("segmentation") or [], image, path=path)
+            mask = partial(_coco_mask, row.get("segmentation") or [], image)
             yield image_name(folder, image["file_name"]), categories[row["category_id"]], mask
 
     return paint(folder, regions(), path, "a COCO file with images, categories and annotations", tell)
 
 
-def _coco_mask(segmentation: Any, image: Mapping[str, Any], shape: tuple[int, int], path: Path) -> np.ndarray:
+def _coco_mask(segmentation: Any, image: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray:
     size = image.get("height") or shape[0], image.get("width") or shape[1]
     if size != shape:
-        raise DataError(
-            f"{path}: {image['file_name']} is {size[0]}×{size[1]} pixels there, the image here {shape[0]}×{shape[1]}"
-        )
+        raise DataError(f"the image is {size[0]}×{size[1]} pixels there, and {shape[0]}×{shape[1]} here")
     if isinstance(segmentation, Mapping):
         counts = segmentation["counts"]
         mask = from_run_lengths(from_compressed(counts) if isinstance(counts, str) else counts, *segmentation["size"])
         if mask.shape != shape:
-            raise DataError(
-                f"{path}: a mask is {mask.shape[0]}×{mask.shape[1]} pixels, its image {shape[0]}×{shape[1]}"
-            )
+            raise DataError(f"a mask is {mask.shape[0]}×{mask.shape[1]} pixels, the image {shape[0]}×{shape[1]}")
         return mask
     out = np.zeros(shape, bool)
     for corners in segmentation:

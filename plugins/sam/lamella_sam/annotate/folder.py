@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import glob
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from lamella import IGNORE
-from lamella.data.formats.files import read_image, read_mask
+from lamella.data.formats.files import SUFFIXES, read_image, read_mask
 from lamella.data.formats.raster import LARGEST
 from lamella.data.formats.sidecar import sidecar_of
 from lamella.engine.inputs import find_images
@@ -192,6 +193,11 @@ class AnnotationFolder:
             raise DataError(f"{path}: the mask holds the value {stray[0]}, which is no class ({known}, 255 unlabelled)")
         return found.astype(np.uint8)
 
+    def digest(self, name: str) -> str:
+        """What tells the mask of an image, as it lies on disk, from another; of none where there is none."""
+        path = self.mask_path(name)
+        return hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()[:16]
+
     def touched(self, name: str) -> bool:
         """Whether there is a mask, and another than what was suggested."""
         if not self.mask_path(name).is_file():
@@ -328,7 +334,8 @@ def _take_in(path: Path, name: str, image: Path) -> Entry:
     original.parent.mkdir(exist_ok=True)
     shutil.copyfile(image, original)
     if (sidecar := sidecar_of(image)) is not None:
-        shutil.copyfile(sidecar, original.with_name(f"{name}{sidecar.suffix}"))
+        ends = Path(name).suffix.lower() in SUFFIXES  # else it were also the text file of the image of that whole name
+        shutil.copyfile(sidecar, original.with_name(f"{original.name if ends else name}{sidecar.suffix}"))
     low, high = (0.0, 255.0) if pixels.dtype == np.uint8 else (float(pixels.min()), float(pixels.max()))
     if not shown:
         scaled = (pixels.astype(np.float64) - low) / max(high - low, 1e-12) * 255

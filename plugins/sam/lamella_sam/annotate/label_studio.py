@@ -1,7 +1,6 @@
 """Masks to and from Label Studio: brush masks, and polygons, rectangles and ellipses in."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -19,8 +18,6 @@ from lamella_sam.annotate.folder import STATUS, AnnotationFolder
 
 _SIZES = (3, 4, 8, 16)
 """Bits of the four run lengths that Label Studio's run-length code chooses from."""
-_UPLOADED = re.compile("^[0-9a-f]{8}-")
-"""What Label Studio puts before the name of an uploaded file."""
 Shape = Callable[[Mapping[str, Any], tuple[int, int]], np.ndarray]
 """What makes the mask of a result's value in an image of (height, width)."""
 
@@ -101,10 +98,10 @@ def read_label_studio(folder: AnnotationFolder, path: Path, tell: Callable[[str]
     """Take masks of annotations from a Label Studio export; later ones lie on top. Returns the images' names.
 
     Brush masks, polygons, rectangles and ellipses, turned ones too, are taken with the class of their own tag
-    (``BrushLabels``) or of a ``Labels`` tag beside it. Images are found as in `read_coco`, with or without what Label
-    Studio puts before the name of an uploaded or local file; annotations that were skipped are left out, and results
-    that are no shape with a class are told and left out. Raises `DataError` as `read_coco`, and for an image that was
-    turned there.
+    (``BrushLabels``) or of a ``Labels`` tag beside it. Images are found, and painted, as in `read_coco`; annotations
+    that were skipped are left out, and results that are no shape with a class, or are drawn on another image of the
+    task than the first shape, are told and left out. Raises `DataError` as `read_coco`, and for an image that was
+    turned there or has other proportions.
     """
     tasks = read_json(path)
     others: Counter[str] = Counter()
@@ -112,12 +109,10 @@ def read_label_studio(folder: AnnotationFolder, path: Path, tell: Callable[[str]
     def regions() -> Iterator[Region]:
         for task in tasks:
             _, local, given = task["data"]["image"].rpartition("?d=")
-            file = Path(unquote(given) if local else given).name
-            name = image_name(folder, file)
-            name = name if name in folder.entries else image_name(folder, _UPLOADED.sub("", file))
+            name = image_name(folder, unquote(given) if local else given)
             for one in task.get("annotations") or []:
                 if not one.get("was_cancelled"):
-                    for category, shape in _shapes(one["result"], name, others):
+                    for category, shape in _shapes(one["result"], others):
                         yield name, category, shape
 
     names = paint(folder, regions(), path, "a Label Studio export with labelled shapes", tell)
@@ -128,7 +123,7 @@ def read_label_studio(folder: AnnotationFolder, path: Path, tell: Callable[[str]
 
 
 def _shapes(
-    results: Sequence[Mapping[str, Any]], image: str, others: Counter[str]
+    results: Sequence[Mapping[str, Any]], others: Counter[str]
 ) -> Iterator[tuple[str, Callable[[tuple[int, int]], np.ndarray]]]:
     """Class and mask of every labelled shape of one annotation; what is none is counted in ``others``.
 
@@ -138,7 +133,7 @@ def _shapes(
     for result in results:
         if "id" in result and (category := _category(result.get("value", {}))):
             classes.setdefault(result["id"], category)
-    drawn, bare = set(), []
+    drawn, bare, first = set(), [], None
     for result in results:
         value, number = result.get("value", {}), result.get("id")
         if not value or number in drawn:
@@ -150,15 +145,22 @@ def _shapes(
             continue
         if number is not None:
             drawn.add(number)
-        yield category, partial(_upright, make, result, image)
+        first = result.get("to_name") if first is None else first
+        if result.get("to_name") != first:
+            others[f"{kind} on another image"] += 1
+            continue
+        yield category, partial(_upright, make, result)
     others.update(kind for number, kind in bare if number not in drawn)
 
 
-def _upright(make: Shape, result: Mapping[str, Any], image: str, shape: tuple[int, int]) -> np.ndarray:
+def _upright(make: Shape, result: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray:
     if result.get("image_rotation"):
         raise DataError(
-            f"{image} was turned by {result['image_rotation']}° in Label Studio; turn it back there and export again"
+            f"it was turned by {result['image_rotation']}° in Label Studio; turn it back there and export again"
         )
+    height, width = (result.get(f"original_{side}") or here for side, here in zip(("height", "width"), shape))
+    if not math.isclose(height * shape[1], width * shape[0], rel_tol=0.02):
+        raise DataError(f"the image is {height}×{width} pixels in Label Studio, and {shape[0]}×{shape[1]} here")
     return make(result["value"], shape)
 
 
@@ -190,6 +192,8 @@ def _rectangle(value: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray:
 def _ellipse(value: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray:
     """An ellipse turned clockwise about its centre: pixels whose centre is within."""
     centre, radii = _pixels([[value["x"], value["y"]], [value["radiusX"], value["radiusY"]]], shape)
+    if not (radii > 0).all():
+        return np.zeros(shape, bool)
     places = np.stack(np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5), axis=-1)
     return np.asarray(((((places - centre) @ _turn(value).T) / radii) ** 2).sum(-1) <= 1.0)
 

@@ -1,7 +1,6 @@
 """A round of the data engine: train on what was accepted, measure on the locked set, promote what is better."""
 
 import glob
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -138,9 +137,7 @@ def _measured(folder: AnnotationFolder, run: Path) -> dict[str, Any]:
 
 def _locked(folder: AnnotationFolder) -> dict[str, str]:
     """The locked images by name, each with what tells its mask from another."""
-    masks = {entry.name: folder.mask_path(entry.name) for entry in folder.of("locked")}
-    there = {name: path.read_bytes() if path.is_file() else b"" for name, path in masks.items()}
-    return {name: hashlib.sha256(mask).hexdigest()[:16] for name, mask in there.items()}
+    return {entry.name: folder.digest(entry.name) for entry in folder.of("locked")}
 
 
 def _of_now(folder: AnnotationFolder, noted: Mapping[str, Any]) -> bool:
@@ -176,6 +173,9 @@ def _tables(folder: AnnotationFolder, template: Path) -> dict[str, Any]:
     tables = read_toml(template, "experiment file")
     given = tables.get("data")
     given = given if isinstance(given, dict) else {}
+    for status, option in (("accepted", ""), ("locked", " --lock")):
+        if not folder.of(status):
+            raise ConfigError(f"{folder.path}: no image is {status}; `lamella annotate accept{option}` some first")
     reading = _reading(given.get("labelled"))
     tables["data"] = {
         **given,
