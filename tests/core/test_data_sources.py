@@ -89,6 +89,43 @@ def test_an_image_whose_own_name_ends_like_a_masks_finds_its_mask(folder, tiny_r
     assert (table.read(0).label == mask_of(grey(0))).all()
 
 
+@pytest.mark.parametrize("images", ["images/odd*.png", "images/odd_mask.png"])
+def test_images_that_are_named_as_masks_are_have_a_mask_each(folder, tiny_registry, images):
+    for number, name in enumerate(("odd_mask", "odd_label", "odd_seg")):
+        for part in ("images", "masks"):
+            shutil.copy(folder / "set" / part / f"{NAMES[number]}.png", folder / "set" / part / f"{name}.png")
+    table = opened(folder, tiny_registry, images=images, instances="masks/*.png")
+    assert len(table.rows) == (3 if "*" in images else 1)
+    for row in table.rows:
+        assert row.origin.label == row.origin.instance == folder / "set" / "masks" / row.origin.image.name
+
+
+def test_a_mask_of_an_image_s_own_stem_is_that_image_s_alone(folder, tiny_registry):
+    for name in ("odd", "odd_mask"):
+        shutil.copy(folder / "set" / "images" / f"{NAMES[0]}.png", folder / "set" / "images" / f"{name}.png")
+    for number, name in enumerate(("odd_label", "odd_mask")):
+        shutil.copy(folder / "set" / "masks" / f"{NAMES[number]}.png", folder / "set" / "masks" / f"{name}.png")
+    table = opened(folder, tiny_registry, images="images/odd*.png")
+    assert [row.origin.label.stem for row in table.rows] == ["odd_label", "odd_mask"]
+    (folder / "set" / "masks" / "odd_label.png").unlink()
+    with pytest.raises(DataError, match=r"odd\.png: no mask of the same stem"):
+        opened(folder, tiny_registry, images="images/odd*.png")
+
+
+def test_masks_beside_their_images_are_no_images_that_other_masks_belong_to(folder, tiny_registry):
+    """Objects of another folder are named as the labels, which lie among the images."""
+    (folder / "set" / "objects").mkdir()
+    for name in NAMES:
+        shutil.move(folder / "set" / "images" / f"{name}.png", folder / "set" / f"{name}.png")
+        shutil.copy(folder / "set" / "masks" / f"{name}.png", folder / "set" / "objects" / f"{name}_mask.png")
+        shutil.move(folder / "set" / "masks" / f"{name}.png", folder / "set" / f"{name}_mask.png")
+    for images in (None, "*.png"):
+        table = opened(folder, tiny_registry, images=images, labels="*_mask.png", instances="objects/*.png")
+        pairs = {row.origin.image.stem: row.origin for row in table.rows}
+        assert [pairs[name].label.stem for name in NAMES] == [f"{name}_mask" for name in NAMES]
+        assert [pairs[name].instance.parent.name for name in NAMES] == ["objects"] * len(NAMES)
+
+
 def test_instances_are_paired_by_stem_and_may_be_missing(folder, tiny_registry):
     (folder / "set" / "objects").mkdir()
     Image.fromarray(np.full((10, 14), 700, np.uint16)).save(folder / "set" / "objects" / f"{NAMES[1]}.png")
@@ -151,6 +188,7 @@ def test_two_images_of_one_stem_are_refused(folder, tiny_registry):
 
 
 def test_two_masks_of_one_image_are_refused(folder, tiny_registry):
+    shutil.copy(folder / "set" / "images" / f"{NAMES[0]}.png", folder / "set" / "images" / "x.png")
     for ending in ("mask", "label"):
         (folder / "set" / "masks" / f"x_{ending}.png").write_bytes(b"-")
     with pytest.raises(DataError, match=r"x_mask\.png: another of the labels belongs to the same image"):

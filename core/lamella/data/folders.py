@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,15 +27,15 @@ def from_folder(folder: Path, config: SourceConfig, classes: Classes | None) -> 
     if isinstance(config.images, dict):
         return _from_views(folder, config, config.images, classes)
     images = _matching(folder, config.images or "*", "images")
-    labels, instances = (
-        None if patterns is None else _masks(folder, patterns, what)
-        for patterns, what in ((config.labels, "labels"), (config.instances, "instances"))
-    )
-    if labels is not None and config.images is None:
-        taken = set(labels.values())
+    masks = _mask_files(folder, config)
+    if "labels" in masks and config.images is None:
+        taken = set(masks["labels"].values())
         images = [path for path in images if path not in taken]
-    if labels is not None or instances is not None:
+    if masks:
         _by_stem(images, "images")  # where masks are paired, stems must tell images apart
+    marks = {path for files in masks.values() for path in files.values()}
+    own = {path.stem for path in images if path not in marks}
+    labels, instances = (_paired(masks[what], own, what) if what in masks else None for what in ("labels", "instances"))
     groups = {str(image): _groups(config.group, image.stem) for image in images}
     classes, class_ids = _classes_of(groups, classes)
     rows: list[Row] = []
@@ -117,15 +117,25 @@ def _by_stem(paths: list[Path], what: str) -> dict[str, Path]:
     return stems
 
 
-def _masks(folder: Path, patterns: Patterns, what: str) -> dict[str, Path]:
-    """Mask files by their own stem, and by that of their image where it ends in ``_mask`` or the like."""
-    exact, shortened = _by_stem(_matching(folder, patterns, what), what), dict[str, Path]()
-    for stem, path in exact.items():
-        image = image_stem(stem)
-        if image in shortened and image not in exact:
+def _mask_files(folder: Path, config: SourceConfig) -> dict[str, dict[str, Path]]:
+    """The files that are labels and instances, by stem; only those that are asked for."""
+    asked = {"labels": config.labels, "instances": config.instances}
+    return {
+        what: _by_stem(_matching(folder, patterns, what), what)
+        for what, patterns in asked.items()
+        if patterns is not None
+    }
+
+
+def _paired(files: Mapping[str, Path], images: Collection[str], what: str) -> dict[str, Path]:
+    """Mask files by their own stem; by that without ``_mask`` or the like too, unless it is an image's own."""
+    shortened: dict[str, Path] = {}
+    for stem, path in files.items():
+        image = stem if stem in images else image_stem(stem)
+        if image in shortened and image in images and image not in files:
             raise DataError(f"{path}: another of the {what} belongs to the same image, {shortened[image]}")
         shortened[image] = path
-    return {**shortened, **exact}
+    return {**shortened, **files}
 
 
 def _groups(pattern: str | None, stem: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from lamella.data.formats.files import SUFFIXES, Frame, image_files, readable
 from lamella.data.reading import AS_TOLD, Reading, frame_name
 from lamella.data.samples import sample_key
 from lamella.engine.experiment import Experiment
-from lamella.errors import DataError
+from lamella.errors import DataError, RunError
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,16 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
             name, number = f"{full}-{number}", number + 1
         named[name] = path
     return named
+
+
+def check_apart(out: Path, paths: Sequence[Path]) -> None:
+    """Refuse to write into a folder of the images that a command is given.
+
+    Raises:
+        RunError: ``out`` is one of the folders, or the folder of one of the files.
+    """
+    if out.resolve() in {(path if path.is_dir() else path.parent).resolve() for path in paths}:
+        raise RunError(f"{out} holds the images: another time what is written there would be one; choose another --out")
 
 
 def with_frames(files: dict[str, Path], reading: Reading) -> dict[str, Input]:

@@ -17,7 +17,7 @@ from lamella.data.formats.files import read_mask, readable
 from lamella.data.reading import Reading
 from lamella.engine.experiment import Experiment
 from lamella.engine.export import write_coco, write_table
-from lamella.engine.inputs import Input, as_trained, find_images, with_frames
+from lamella.engine.inputs import Input, as_trained, check_apart, find_images, with_frames
 from lamella.engine.journal import Journal, entries, failures, measured
 from lamella.engine.predict_classes import (
     Patterns,
@@ -64,8 +64,7 @@ def predict(
         differ from those learned from; of a classifier ``"lacking"``, how many objects have no image of a view. All of
         this is about ``images``; on the first process, about those of all.
     """
-    if out.resolve() in {(given if given.is_dir() else given.parent).resolve() for given in images}:
-        raise RunError(f"{out} holds the images: another time what is written there would be one; choose another --out")
+    check_apart(out, images)
     experiment, trainer, modality, header = opened = open_run(run, checkpoint)
     if trainer.embeds:
         raise RunError(f"{run}: {experiment.trainer.component.full_name} learns without classes; it predicts none")

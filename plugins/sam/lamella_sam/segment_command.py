@@ -1,11 +1,11 @@
 """``lamella segment``: objects of images by prompts, or all of them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from lamella.errors import ConfigError, LamellaError
+from lamella.errors import ConfigError, DataError, LamellaError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,7 @@ def segment(
 ) -> None:
     """Segment the objects that points, boxes or masks ask for; without prompts every object there is."""
     from accelerate.utils import send_to_device
-    from lamella.engine.inputs import find_images, read_sample, with_frames
+    from lamella.engine.inputs import check_apart, find_images, with_frames
     from lamella.engine.session import make_accelerator
 
     from lamella_sam.segment import everything
@@ -61,21 +61,25 @@ def segment(
     if given and search:
         raise LamellaError(f"--{next(iter(search))} is about finding every object; leave it out beside {given[0]}")
     points, boxes, named = _clicks(point or []), _numbers(box or [], (4,)), find_images(images)
+    check_apart(out, images)
     network, modality, reading = _network(run, backbone, weights, size)
     device = make_accelerator("no").device
     network.to(device)
     files = with_frames(named, reading)
-    marks = {} if mask is None else _marks(mask, files)
-    for name, file in files.items():
-        image = modality.collate([read_sample(name, file, reading)]).image
-        drawn = _drawn(marks[name], file, reading, (image.shape[-2], image.shape[-1])) if marks else None
+    marks, failed = {} if mask is None else _marks(mask, files), list[str]()
+    for name, image, drawn in _read(files, modality, reading, marks, failed):
         prompts = _prompts(network, image, points, boxes, drawn)
         if prompts is None:
             found = everything(network, image.to(device), **search)
         else:
             found = _asked(network, image.to(device), send_to_device(prompts, device))
-        _write(found, modality.picture(image[0]), out, name)
-        print(f"{name}: {len(found.quality)} objects in {out / name}.instances.png")
+        ids = found.instances().cpu().numpy()
+        _write(ids, modality.picture(image[0]), out, name)
+        _tell(found, ids, _words(point or [], box or [], drawn), out, name)
+    if failed:
+        print(f"{len(files) - len(failed)} of {len(files)} segmented into {out}")
+    for reason in failed:
+        print(f"not read: {reason}")
 
 
 def _network(
@@ -139,6 +143,32 @@ def _marks(given: Path, images: Collection[str]) -> dict[str, Path]:
     return files
 
 
+def _read(
+    files: Mapping[str, "Input"], modality: Any, reading: "Reading", marks: Mapping[str, Path], failed: list[str]
+) -> Iterator[tuple[str, "torch.Tensor", "np.ndarray | None"]]:
+    """Each image that can be read, and what is drawn in it; what is wrong with the others is told and noted.
+
+    Raises:
+        DataError: the only image cannot be read, or none of several.
+    """
+    from lamella.data.formats.files import readable
+    from lamella.engine.inputs import read_sample
+
+    for name, file in files.items():
+        try:
+            image = modality.collate([read_sample(name, file, reading)]).image
+            drawn = _drawn(marks[name], file, reading, (image.shape[-2], image.shape[-1])) if marks else None
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            typer.echo(f"not read: {error}", err=True)
+            failed.append(readable(str(error)))
+            continue
+        yield name, image, drawn
+    if len(failed) == len(files):
+        raise DataError(f"none of the {len(files)} images can be read; see above what is wrong with each")
+
+
 def _drawn(marks: Path, image: "Input", reading: "Reading", size: tuple[int, int]) -> "np.ndarray":
     """The values of a file of marks, for an image of ``size`` without its data bar, if it has one."""
     values = reading.mask(marks, reading.micrograph(image.path, image.frame), image.frame)
@@ -195,14 +225,37 @@ def _asked(network: Any, image: "torch.Tensor", prompts: "Prompts") -> "Found":
     return ask(network, embedding, prompts)
 
 
-def _write(found: "Found", picture: Any, out: Path, name: str) -> None:
+def _words(point: Sequence[str], box: Sequence[str], drawn: "np.ndarray | None") -> list[str]:
+    """How each of the prompts of an image was given; nothing where everything is asked for."""
+    import numpy as np
+
+    if point:
+        return [" ".join(f"--point {text}" for text in point)]
+    values = [] if drawn is None else [value for value in np.unique(drawn) if value > 0]
+    return [f"--box {text}" for text in box] + [f"value {value} of --mask" for value in values]
+
+
+def _tell(found: "Found", ids: "np.ndarray", words: Sequence[str], out: Path, name: str) -> None:
+    """Say how many objects a map holds, and which prompts have none in it."""
+    import numpy as np
+
+    there = set(np.unique(ids).tolist()) - {0}
+    print(f"{name}: {len(there)} object{'' if len(there) == 1 else 's'} in {out / name}.instances.png")
+    lacking = [(text, mask) for number, (text, mask) in enumerate(zip(words, found.mask), 1) if number not in there]
+    empty = [text for text, mask in lacking if not mask.any()]
+    under = [text for text, mask in lacking if mask.any()]
+    reasons = (("nothing found for", empty), ("wholly under others:", under))
+    if told := [f"{reason} {', '.join(texts)}" for reason, texts in reasons if texts]:
+        print(f"{name}: {'; '.join(told)}")
+
+
+def _write(ids: "np.ndarray", picture: Any, out: Path, name: str) -> None:
     import numpy as np
     from lamella.engine.labelmap import save_image
     from lamella.engine.pictures import label_picture
     from PIL import Image
 
     out.mkdir(parents=True, exist_ok=True)
-    ids = found.instances().cpu().numpy()
     save_image(Image.fromarray(ids.astype(np.uint16)), out / f"{name}.instances.png")
     colours = label_picture((ids - 1) % 12, [str(number) for number in range(12)])
     mixed = np.where((ids > 0)[..., None], 0.5 * picture + 0.5 * colours, picture)

@@ -1,5 +1,8 @@
 """Inference: prompts, everything in an image, tiles, and the command."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -168,6 +171,91 @@ def test_the_command_writes_instances_and_an_overlay(photo, tmp_path, capsys):
     assert capsys.readouterr().err == f"lamella: --out {photo} is a file; name a folder\n"
 
 
+def lot(folder, damaged):
+    """Three images in a folder, of which the first ones are cut off."""
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 50), np.uint8)
+        Image.fromarray(pixels).save(folder / f"im{number}.png")
+    for path in sorted(folder.iterdir())[:damaged]:
+        path.write_bytes(path.read_bytes()[:60])
+    return folder
+
+
+def test_files_that_cannot_be_read_are_told_and_the_others_are_done(tmp_path, capsys):
+    images, out = lot(tmp_path / "lot", damaged=1), tmp_path / "out"
+    assert command(images, "--out", out, "--weights", "none", "--box", "5,5,30,30") == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[-2] == f"2 of 3 segmented into {out}" and lines[-1].startswith(f"not read: {images / 'im0.png'}")
+    assert said.err == lines[-1] + "\n"
+    assert {path.name for path in out.glob("*.instances.png")} == {"im1.instances.png", "im2.instances.png"}
+
+
+@pytest.mark.parametrize(("damaged", "given"), [(3, "."), (1, "im0.png")], ids=["none of several", "a single one"])
+def test_where_nothing_can_be_read_the_command_fails(tmp_path, capsys, damaged, given):
+    images, out = lot(tmp_path / "lot", damaged), tmp_path / "out"
+    assert command(images / given, "--out", out, "--weights", "none", "--box", "5,5,30,30") == 2
+    lines = capsys.readouterr().err.splitlines()
+    if damaged == 1:
+        assert len(lines) == 1 and lines[0].startswith(f"lamella: {images / 'im0.png'}")
+    else:
+        assert [line.startswith("not read: ") for line in lines] == [True, True, True, False]
+        assert lines[3].startswith("lamella: none of the 3 images can be read")
+    assert not out.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a name that is no UTF-8")
+def test_a_file_whose_name_cannot_be_printed_is_told_too(tmp_path):
+    images = lot(tmp_path / "lot", damaged=1)
+    (images / "im0.png").rename(images / os.fsdecode(b"im\xff.png"))
+    words = ["segment", images, "--out", tmp_path / "out", "--weights", "none", "--box", "5,5,30,30"]
+    done = subprocess.run([sys.executable, "-m", "lamella", *words], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count(r"not read: " + str(images) + r"/im\udcff.png")) == (0, 1), done.stderr
+
+
+def test_marks_that_cannot_be_read_leave_out_their_image(tmp_path, capsys):
+    images, marks = lot(tmp_path / "lot", damaged=0), lot(tmp_path / "marks", damaged=1)
+    assert command(images, "--out", tmp_path / "out", "--weights", "none", "--mask", marks) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"not read: {marks / 'im0.png'}")
+    assert len(list((tmp_path / "out").glob("*.instances.png"))) == 2
+
+
+def test_nothing_is_segmented_into_the_folder_of_the_images(tmp_path, capsys):
+    images = lot(tmp_path / "lot", damaged=0)
+    for given in (images, images / "im1.png"):
+        assert command(given, "--out", tmp_path / "x" / ".." / "lot", "--weights", "none", "--box", "5,5,30,30") == 2
+        assert "holds the images" in capsys.readouterr().err
+    assert len(list(images.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "count", "more"),
+    [
+        (["--box", "30,20,59,39", "--box", "0,0,9,9"], "2 objects", ""),
+        (["--box", "30,20,59,39"] * 2, "1 object", "wholly under others: --box 30,20,59,39"),
+        (["--box", "0,0,79,63", "--box", "30,20,59,39"], "1 object", "nothing found for --box 0,0,79,63"),
+        (["--point", "40,30", "--point", "40,30,0"], "0 objects", "nothing found for --point 40,30 --point 40,30,0"),
+    ],
+)
+def test_the_count_is_of_the_map_and_lost_prompts_are_named(photo, tmp_path, capsys, monkeypatch, words, count, more):
+    """A network that finds what fills a box, but not in the whole image, and nothing where two clicks disagree."""
+
+    def answer(network, embedding, prompts):
+        mask = torch.zeros(prompts.number, 64, 80, dtype=torch.bool)
+        for one, (start, end) in zip(mask, prompts.points[0, :, :2].long().tolist()):
+            if start != end and end != [79, 63]:
+                one[start[1] : end[1] + 1, start[0] : end[0] + 1] = True
+        return Found(mask, torch.ones(prompts.number))
+
+    monkeypatch.setattr(segment, "ask", answer)
+    assert command(photo, "--out", tmp_path / "out", "--weights", "none", *words) == 0
+    told = f"photo: {count} in {tmp_path / 'out' / 'photo.instances.png'}\n"
+    assert capsys.readouterr().out == told + (f"photo: {more}\n" if more else "")
+    ids = np.unique(np.asarray(Image.open(tmp_path / "out" / "photo.instances.png")))
+    assert np.count_nonzero(ids) == int(count[0])
+
+
 def marks_of(path, dtype=np.uint8):
     marks = np.zeros((64, 80), dtype)
     marks[24:36, 36:54], marks[2:8, 2:10] = 7, 3
@@ -194,6 +282,7 @@ def test_marks_become_a_mask_prompt_each_in_the_order_of_their_values(nano, tmp_
     marks = marks_of(tmp_path / "marks.png", np.uint16)
     prompts = segment_command._mask_prompts(nano, marks, (64, 80))
     assert prompts.number == 2 and (prompts.labels < 0).all()
+    assert segment_command._words([], [], marks) == ["value 3 of --mask", "value 7 of --mask"]
     marked = nano.enlarge(prompts.mask, (64, 80))[0] > 0
     for got, value in zip(marked.numpy(), (3, 7)):
         wanted = marks == value
@@ -237,7 +326,7 @@ def test_a_thin_stroke_is_a_mark(tmp_path, capsys, stroke):
     marks[stroke] = 1
     Image.fromarray(marks).save(tmp_path / "marks.png")
     assert command(tmp_path / "a.png", "--out", tmp_path / "out", "--mask", tmp_path / "marks.png") == 0
-    assert "a: 1 objects" in capsys.readouterr().out
+    assert "a: 1 object in" in capsys.readouterr().out
 
 
 def test_every_cell_that_a_mark_touches_is_marked(nano):
