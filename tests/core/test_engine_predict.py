@@ -141,6 +141,13 @@ def test_a_folder_that_is_no_run_is_said(pictures, tmp_path):
         predict(pictures, [pictures], tmp_path / "out")
 
 
+def test_a_damaged_file_whose_name_is_no_utf8_is_listed_too(tiny_run, pictures, tmp_path):
+    (pictures / os.fsdecode(b"e\xff.png")).write_bytes(b"")
+    outcome = predict(tiny_run, [pictures], tmp_path / "out")
+    assert sorted(outcome["done"]) == ["a", "b", "c"] and len(outcome["failed"]) == 2
+    assert len(json.loads((tmp_path / "out" / "failed.json").read_text())) == 2
+
+
 @pytest.fixture(scope="module")
 def trainer():
     torch.manual_seed(0)

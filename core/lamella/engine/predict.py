@@ -134,7 +134,8 @@ def _each(predictor: Predictor, files: Mapping[str, Input]) -> None:
             try:
                 journal.note(*predictor.predict(name, file))
             except DataError as error:
-                journal.note({"name": name, "paths": [readable(str(file.path.resolve()))], "failed": str(error)})
+                reason = readable(str(error))  # of a path that is no UTF-8
+                journal.note({"name": name, "paths": [readable(str(file.path.resolve()))], "failed": reason})
                 progress.say(f"not read: {error}")
             progress.at(number + 1, {})
 

@@ -167,7 +167,7 @@ def _batches(objects: Mapping[str, Object]) -> Iterator[tuple[list[Sample], dict
         try:
             sample = one.sample(name)
         except DataError as error:
-            failed[name] = str(error)
+            failed[name] = readable(str(error))
             continue
         if waiting and (len(waiting) == _BATCH or waiting[0].image.shape[:2] != sample.image.shape[:2]):
             yield waiting, failed
