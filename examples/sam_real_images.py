@@ -69,7 +69,7 @@ def main() -> None:
     for name, (value, text) in OPTIONS.items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} [{value}]")
     given = parser.parse_args()
-    asked = {"objects": "instance"} if given.which == "emps" else {"background": "background"}
+    asked = {"background": "background", **({"objects": "instance"} if given.which == "emps" else {})}
     trainer = {"name": "sesami", "backbone": {"name": "sam-nano", "size": given.size}, **asked}
     common = {"seed": given.seed, "modality": {"name": "tem", "intensity": "image"}}
     common["data"] = sources(given.which, given.folder, given)

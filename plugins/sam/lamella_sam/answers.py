@@ -27,19 +27,22 @@ def of_token(logits: Tensor, token: Tensor) -> Tensor:
     return logits.gather(2, index).squeeze(2)
 
 
-def class_map(logits: Tensor, classes: Tensor, count: int) -> Tensor:
+def class_map(logits: Tensor, classes: Tensor, count: int, background: int | None = None) -> Tensor:
     """Class probabilities (K, H, W) from the masks of objects whose class is known; they sum to 1.
 
-    A class is as likely at a pixel as its likeliest object; classes without an object have no part. Where nothing
+    A class is as likely at a pixel as its likeliest object; other classes without an object have no part. Where nothing
     is likely at all every class shares equally.
 
     Args:
         logits: (N, H, W) of N objects.
         classes: (N,) int64 their classes.
         count: K, the number of classes.
+        background: the class of what is no object: as likely as the likeliest object is not.
     """
     likely = logits.sigmoid()
     index = classes.view(-1, 1, 1).expand_as(likely)
     best = likely.new_zeros(count, *likely.shape[1:]).scatter_reduce(0, index, likely, "amax")
+    if background is not None:
+        best[background] = torch.maximum(best[background], 1.0 - best.amax(0))
     best = best + 1e-6
     return best / best.sum(0, keepdim=True)

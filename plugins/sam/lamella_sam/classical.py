@@ -88,7 +88,7 @@ def _otsu_in(grey: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """The side of the threshold within a box that holds most of the box's inner half."""
     bright = grey > _otsu(grey[frame])
     y, x = np.nonzero(frame)
-    middle = (abs(y - y.mean()) <= np.ptp(y) / 4) & (abs(x - x.mean()) <= np.ptp(x) / 4)
+    middle = np.logical_and(*(abs(at - at.mean()) <= max(np.ptp(at) / 4, 0.5) for at in (y, x)))  # of two rows, both
     side = bright[y[middle], x[middle]].mean() >= 0.5
     return frame & (bright == side)
 

@@ -39,9 +39,10 @@ class Exemplars(nn.Module):
         cells = embedding.float().movedim(1, -1).flatten(0, 2)  # (N, C)
         weight = share.float().movedim(1, -1).flatten(0, 2)  # (N, K)
         decay, self._step = 1.0 if step == self._step else self.decay, step
-        self.counts.mul_(decay).add_(_of_all(weight.sum(0)))
-        self.sums.mul_(decay).add_(_of_all(weight.T @ cells))
-        self.products.mul_(decay).add_(_of_all((cells * weight.sum(1, keepdim=True)).T @ cells))
+        with _in_float32(cells):
+            self.counts.mul_(decay).add_(_of_all(weight.sum(0)))
+            self.sums.mul_(decay).add_(_of_all(weight.T @ cells))
+            self.products.mul_(decay).add_(_of_all((cells * weight.sum(1, keepdim=True)).T @ cells))
 
     def logits(self, embedding: Tensor) -> Tensor:
         """Log posterior odds (B, K, g, g) up to a constant; −∞ for classes that had no exemplar.
@@ -52,8 +53,9 @@ class Exemplars(nn.Module):
         total = self.counts.sum()
         if not bool(total > 0):
             raise RunError("no exemplar was given: classes are not known until labelled images have been shown")
-        weight, bias = self._discriminant(total)
-        return torch.einsum("kc,bchw->bkhw", weight, embedding.float()) + bias.view(1, -1, 1, 1)
+        with _in_float32(embedding):
+            weight, bias = self._discriminant(total)
+            return torch.einsum("kc,bchw->bkhw", weight, embedding.float()) + bias.view(1, -1, 1, 1)
 
     def _discriminant(self, total: Tensor) -> tuple[Tensor, Tensor]:
         means = self.sums / self.counts.clamp(min=1e-6).unsqueeze(1)
@@ -65,6 +67,11 @@ class Exemplars(nn.Module):
         prior = (self.counts / total).clamp(min=1e-6).log()
         bias = prior - 0.5 * (weight * means).sum(1)
         return weight, torch.where(self.counts > 0, bias, -torch.inf)
+
+
+def _in_float32(x: Tensor) -> torch.autocast:
+    """A context without autocast: a covariance is a difference of products, of which bfloat16 leaves little."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _of_all(part: Tensor) -> Tensor:

@@ -102,7 +102,8 @@ class PromptedFigures:
             both = (found & wanted).flatten(1).sum(1).double()
             either = (found | wanted).flatten(1).sum(1).double()
             self.ious[kind].append((both / either).cpu())
-            labelled = class_map(logits, classes, len(self.classes)).argmax(0, keepdim=True)
+            likely = class_map(logits, classes, len(self.classes), self.asker.background)
+            labelled = likely.argmax(0, keepdim=True)
             self.counts[kind].append(confusion(labelled, one.label, len(self.classes)).cpu())
 
     def compute(self) -> dict[str, Any]:

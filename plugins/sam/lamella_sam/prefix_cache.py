@@ -38,7 +38,8 @@ class PrefixCache:
             compute: from (N, C, S, S) to (N, …), each image by itself, without gradient.
             state: of what ``compute`` depends on beside the images.
         """
-        where = (state, images.device, torch.get_autocast_dtype(images.device.type), torch.is_autocast_enabled())
+        kind = images.device.type
+        where = (state, images.device, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         keys = [(where, tuple(images.shape[1:]), number) for number in hashes(images).tolist()]
         missing = [place for place, key in enumerate(keys) if key not in self._kept]
         fresh: dict[int, Tensor] = {}

@@ -107,8 +107,8 @@ def jittered(boxes: Tensor, streams: Streams, jitter: float, size: tuple[int, in
     q = boxes.shape[1]
     sides = (boxes[..., 2:] - boxes[..., :2] + 1).repeat(1, 1, 2)
     moved = boxes + jitter * sides * streams.uniform(-1.0, 1.0, q, 4)
-    low = moved[..., :2].clamp(min=0)
-    high = torch.stack([moved[..., 2].clamp(max=size[1] - 1), moved[..., 3].clamp(max=size[0] - 1)], -1)
+    x, y = moved[..., 0::2].clamp(0, size[1] - 1), moved[..., 1::2].clamp(0, size[0] - 1)
+    low, high = torch.stack([x[..., 0], y[..., 0]], -1), torch.stack([x[..., 1], y[..., 1]], -1)
     return torch.cat([torch.minimum(low, high), torch.maximum(low, high)], -1)
 
 

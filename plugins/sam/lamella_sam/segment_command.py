@@ -203,7 +203,11 @@ def _prompts(
 
 
 def _mask_prompts(network: Any, values: "np.ndarray", size: tuple[int, int]) -> "Prompts":
-    """A prompt for each value above 0 that was drawn, in the order of the values."""
+    """A prompt for each value above 0 that was drawn, in the order of the values.
+
+    Cells hold the share of them that is covered, as in training; of a stroke too thin to fill half a cell, what it
+    touches.
+    """
     import numpy as np
     import torch
 
@@ -212,7 +216,9 @@ def _mask_prompts(network: Any, values: "np.ndarray", size: tuple[int, int]) -> 
 
     objects = [value for value in np.unique(values) if value > 0]
     masks = torch.stack([torch.from_numpy(values == value) for value in objects]).unsqueeze(0)
-    return mask_prompts(mask_logits(network.touched(masks)), size)
+    share = network.reduce(masks.float())
+    filled = (share > 0.5).flatten(2).any(2)[..., None, None]
+    return mask_prompts(mask_logits(torch.where(filled, share, network.touched(masks))), size)
 
 
 def _asked(network: Any, image: "torch.Tensor", prompts: "Prompts") -> "Found":

@@ -83,7 +83,9 @@ class Sesami(Trainer):
         corrections: Annotated[int, Field(ge=0, description="rounds of clicks where the mask is wrong")] = 1,
         objects: Annotated[Kind, Field(description="what an object is")] = "region",
         evenness: Annotated[float, Field(ge=0, le=1, description="1: every object as often; 0: by its area")] = 1.0,
-        background: Annotated[str | None, Field(description="class that is no object; unused with instance")] = None,
+        background: Annotated[
+            str | None, Field(description="class that is no object; prompted answers name it where there is none")
+        ] = None,
         semantic: Annotated[
             Literal["tokens", "exemplars", "none"], Field(description="how classes are told")
         ] = "tokens",
@@ -284,11 +286,10 @@ class Sesami(Trainer):
         for i, label in enumerate(batch.label):
             key = batch.key[i : i + 1]
             objects: Objects = test_objects(identity[i : i + 1], key)
-            if not objects.mask.shape[1]:
-                out.append(torch.full((count, *label.shape), 1 / count, device=label.device))
-                continue
-            logits = answered(self.backbone, embedding[i : i + 1], objects, key, self.answer)
-            out.append(class_map(logits, classes_of(objects, label), count))
+            logits = embedding.new_zeros(0, *label.shape[-2:])
+            if objects.mask.shape[1]:
+                logits = answered(self.backbone, embedding[i : i + 1], objects, key, self.answer)
+            out.append(class_map(logits, classes_of(objects, label), count, self.background))
         return torch.stack(out)
 
     def metrics(self) -> list[Metric]:

@@ -226,6 +226,16 @@ def test_classical_answers_find_a_bright_square_exactly():
     assert abs(int(inside.sum()) - 256) < 150
 
 
+@pytest.mark.parametrize("thick", [1, 2, 3])
+@pytest.mark.filterwarnings("error")
+def test_otsu_finds_thin_bright_lines_in_their_box(thick):
+    grey = np.full((20, 40), 0.2)
+    grey[9 : 9 + thick, 5:35] = 0.9
+    frame = np.zeros(grey.shape, bool)
+    frame[9 : 9 + max(thick, 2), 5:35] = True
+    assert np.array_equal(classical._otsu_in(grey, frame), frame & (grey > 0.5))
+
+
 def test_classical_figures_are_means_over_objects():
     class Table:
         """Two samples of a square each."""

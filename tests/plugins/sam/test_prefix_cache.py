@@ -31,6 +31,15 @@ def labelled():
 test_contract = trainer_contract(build, lambda: {"labelled": labelled()}, syncs=True)
 
 
+def test_what_was_computed_under_autocast_is_not_what_is_wanted_without():
+    cache, seen = PrefixCache(16), []
+    image = torch.rand(2, 1, 4, 4)
+    for cast in (True, False, True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cast):
+            cache(image, lambda x, cast=cast: seen.append(cast) or x)
+    assert seen == [True, False]
+
+
 def test_losses_and_gradients_are_those_without_a_cache():
     """Over steps that learn, in batches of other make-up, so that images are found and missed in one batch."""
     cached, plain = build(), build(cache=0)

@@ -171,6 +171,10 @@ def test_jitter_keeps_within_its_bound_and_the_image():
     assert (jittered(boxes, streams(1), 0.5, (40, 25)) >= 0).all()
     assert (jittered(boxes, streams(1), 0.5, (40, 25))[..., 2:] <= torch.tensor([24.0, 39.0])).all()
     assert torch.equal(jittered(boxes, streams(1), 0.0, (64, 64)), boxes)
+    for edge in (0.0, 63.0):  # one pixel wide, at the rim
+        line = torch.tensor([edge, 5.0, edge, 9.0]).expand(1, 50, 4)
+        moved = jittered(line, streams(1), 0.5, (64, 64))
+        assert (moved >= 0).all() and (moved <= 63).all()
 
 
 def test_partial_masks_are_parts_smaller_than_the_object_and_hold_its_pixel(batch):

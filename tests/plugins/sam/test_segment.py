@@ -16,6 +16,7 @@ from lamella.errors import ContractError, DataError
 from lamella.registry.registry import current
 from lamella_sam import segment, segment_command
 from lamella_sam.nano.network import sam_nano
+from lamella_sam.prompting import mask_logits
 from lamella_sam.prompts import box_prompts, point_prompts
 from lamella_sam.segment import Found, ask, everything
 from PIL import Image
@@ -327,6 +328,17 @@ def test_a_thin_stroke_is_a_mark(tmp_path, capsys, stroke):
     Image.fromarray(marks).save(tmp_path / "marks.png")
     assert command(tmp_path / "a.png", "--out", tmp_path / "out", "--mask", tmp_path / "marks.png") == 0
     assert "a: 1 object in" in capsys.readouterr().out
+
+
+def test_a_mark_is_given_as_training_gives_it_and_a_thin_one_by_what_it_touches(nano):
+    y, x = np.mgrid[:50, :70]
+    values = np.where((y - 20) ** 2 + (x - 30) ** 2 < 90, 1, 0)
+    values[45, 10:60] = 2
+    masks = torch.from_numpy(np.stack([values == 1, values == 2])).unsqueeze(0)
+    found = segment_command._mask_prompts(nano, values, (50, 70)).mask
+    assert torch.equal(found[:, 0], mask_logits(nano.reduce(masks.float()))[:, 0])
+    assert torch.equal(found[:, 1], mask_logits(nano.touched(masks))[:, 1])
+    assert not torch.equal(found[:, 0], mask_logits(nano.touched(masks))[:, 0])
 
 
 def test_every_cell_that_a_mark_touches_is_marked(nano):

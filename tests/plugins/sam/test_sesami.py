@@ -6,7 +6,7 @@ from lamella import Batch, Step
 from lamella.errors import ConfigError, DataError
 from lamella.registry.registry import current
 from lamella.testing import trainer_contract
-from lamella_sam import losses
+from lamella_sam import figures, losses, sesami
 from lamella_sam.answers import choose, class_map, of_token
 from lamella_sam.exemplars import Exemplars
 from lamella_sam.figures import PromptedFigures
@@ -245,7 +245,7 @@ class Truth:
     """Something to ask that answers every prompt with the object at its first corner."""
 
     def __init__(self, batch):
-        self.batch, self.backbone = batch, self
+        self.batch, self.backbone, self.background = batch, self, None
 
     def embedding(self, batch):
         return torch.zeros(len(batch.key), 1, 1, 1)
@@ -282,6 +282,45 @@ def test_the_likeliest_object_gives_a_pixel_its_class():
     assert torch.allclose(found.sum(0), torch.ones(2, 2))
     assert found[:, 0, 0].argmax() == 2 and found[:, 1, 1].argmax() == 0
     assert (found[[1, 3]] < 1e-3).all()
+
+
+def test_where_no_object_is_likely_the_background_is():
+    logits = torch.full((2, 2, 2), -4.0)
+    logits[0, 0, 0], logits[1, 1, 1] = 1.0, 2.0
+    found = class_map(logits, torch.tensor([1, 2]), 3, background=0)
+    assert torch.allclose(found.sum(0), torch.ones(2, 2))
+    assert found.argmax(0).tolist() == [[1, 0], [0, 2]]
+    nothing = logits[:0], torch.tensor([], dtype=torch.int64), 3
+    assert class_map(*nothing, background=0).argmax(0).tolist() == [[0, 0], [0, 0]]
+    assert torch.allclose(class_map(*nothing), torch.tensor(1 / 3))
+
+
+@pytest.mark.parametrize("background", [None, NAMES[0]])
+def test_perfect_answers_make_the_label_with_and_without_a_background(monkeypatch, background):
+    perfect = lambda network, embedding, objects, *_: 18.0 * objects.mask[0].float() - 9.0  # noqa: E731
+    for module in (sesami, figures):
+        monkeypatch.setattr(module, "answered", perfect)
+    one, batch = build(answer="box", background=background).eval(), labelled()["labelled"]
+    found = one.predict(batch)
+    assert torch.equal(found.argmax(1), batch.label)
+    metric = one.metrics()[1]
+    metric.update(found, batch)
+    assert metric.compute()["prompted"]["box"]["classes"]["miou_pooled"] == 1.0
+
+
+def test_exemplars_are_counted_and_solved_in_full_precision_under_autocast():
+    """Of embeddings whose classes lie close together beside what they have in common, bfloat16 leaves nothing."""
+    generator = torch.Generator().manual_seed(0)
+    cells = 8.0 + torch.randn(400, 6, generator=generator)
+    label = torch.randint(0, 3, (400,), generator=generator)
+    cells += 0.8 * torch.eye(3, 6)[label]
+    given = cells.T.view(1, 6, 20, 20), torch.eye(3)[label].T.reshape(1, 3, 20, 20)
+    plain, cast = Exemplars(3, 6), Exemplars(3, 6)
+    plain.add(*given, 0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast.add(*given, 0)
+        found = cast.logits(given[0])
+    assert torch.equal(found, plain.logits(given[0]))
 
 
 def test_exemplars_are_the_linear_discriminant_of_a_reference():
