@@ -112,6 +112,42 @@ def test_images_are_ranked_one_by_one_without_those_that_have_no_label(tmp_path)
     assert chosen == [1, 3, 0]
 
 
+def test_rows_of_other_test_sets_are_not_compared_in_pictures(tmp_path):
+    counted(tmp_path, "short", [[[5, 5], [0, 10]]] * 3)
+    counted(tmp_path, "long", [[[5, 5], [0, 10]]] * 2)
+    with pytest.raises(ConfigError, match="short has 3 images there and long 2; pictures compare rows on one test set"):
+        ranked([Cell("short", "", 0), Cell("long", "", 0)], "test", tmp_path)
+
+
+def test_every_row_sees_its_pictures_as_it_was_trained(lamella, here, tiny_registry, monkeypatch):
+    from lamella.study import pictures
+
+    lamella()
+    study = read_study(Path("two.toml"), registry=tiny_registry)
+    honest, opened, seen = pictures.open_run, [], []
+
+    class Marked:
+        def __init__(self, number, modality):
+            self.number, self.modality = number, modality
+
+        def collate(self, samples):
+            return self.modality.collate(samples)._replace(visit=torch.full((1,), self.number))
+
+        def picture(self, image):
+            return self.modality.picture(image)
+
+    def opening(run, **named):
+        experiment, trainer, modality, header = honest(run, **named)
+        opened.append(run)
+        return experiment, trainer, Marked(len(opened), modality), header
+
+    real = pictures.predict_whole
+    monkeypatch.setattr(pictures, "open_run", opening)
+    monkeypatch.setattr(pictures, "predict_whole", lambda *given: seen.append(int(given[1].visit)) or real(*given))
+    comparison(study, study.cells(), "test", here / "runs" / "two")
+    assert seen == [1, 2] * (len(seen) // 2) and seen
+
+
 def test_pixels_without_a_label_are_not_wrong():
     from lamella import Batch
     from lamella.study.pictures import _titled

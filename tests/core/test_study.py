@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lamella.errors import ConfigError, LamellaError, RunError
 from lamella.study import run as study_run
 from lamella.study.report import text_rows, write_study
@@ -290,6 +291,32 @@ def test_a_changed_training_before_is_refused_with_all_that_builds_on_it(read, t
     silently(read(changed), tmp_path, limit=0)
 
 
+@pytest.mark.parametrize("kept", ["once = true", "per_column = true"])
+def test_where_a_training_before_is_kept_may_not_change_under_what_builds_on_it(read, tmp_path, kept):
+    """Rows begun with a start of every seed would stand beside others that have one for all."""
+    start = "\n[before.start]\nset = { fit.steps = 2 }\n"
+    other = start.replace("set", f"{kept}\nset")
+    silently(read(STARTED + start), tmp_path, limit=0)
+    silently(read(STARTED + other), tmp_path, limit=0)  # nothing is begun yet
+    silently(read(STARTED + start), tmp_path, limit=2)
+    with pytest.raises(RunError, match=r"wide · two was begun with other settings;"):
+        run_study(read(STARTED + other), tmp_path, limit=0)
+    note = tmp_path / "study.json"
+    older = json.loads(note.read_text(encoding="utf-8"))
+    del older["starts"]
+    note.write_text(json.dumps(older), encoding="utf-8")
+    silently(read(STARTED + start), tmp_path, limit=0)
+
+
+def test_a_row_is_shown_where_the_folders_that_it_was_built_on_are_tidied_up(read, tmp_path):
+    study = read(STARTED + "\n[before.start]\nset = { fit.steps = 2 }\n", "small")
+    done = silently(study, tmp_path, limit=2)
+    shutil.rmtree(tmp_path / "seed-3" / "before")
+    table = study_table(study, done, tmp_path)
+    assert {entry["row"] for entry in table["entries"] if entry.get("each")} == {"plain", "wide"}
+    assert [cost["row"] for cost in table["cost"]] == ["plain"]
+
+
 def test_what_a_row_spends_may_not_change_under_it(read, tmp_path):
     more = "\n[rows.wider]\nset = { trainer.backbone.width = 16 }\n"
     silently(read(STUDY + more), tmp_path, limit=3)
@@ -490,6 +517,20 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(read, tmp_path, told, mo
     monkeypatch.setattr(study_run, "together", lambda: True)
     with pytest.raises(FailedRuns, match=r"^run 2 of \d+: wide · two · seed 3: the losses .* these images$"):
         run_study(study, tmp_path, tell=lambda line: None)
+
+
+def test_a_row_that_does_not_fit_the_gpu_is_named_and_the_others_go_on(read, tmp_path, told, monkeypatch):
+    honest = study_run.fit
+
+    def full(experiment, run, resume):
+        if experiment.trainer.spec()["backbone"]["width"] == 12:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the documentation.")
+        return honest(experiment, run, resume=resume)
+
+    monkeypatch.setattr(study_run, "fit", full)
+    with pytest.raises(FailedRuns, match=r"^run 2 of \d+: wide · two · seed 3: CUDA out .* GiB\. \(4 trainings failed"):
+        run_study(read(size="small"), tmp_path, tell=told.append)
+    assert {cell.row for cell in results(read(size="small"), tmp_path)} == {"plain"}
 
 
 def test_what_builds_on_a_training_that_fails_is_left_out_and_that_is_not_tried_again(read, tmp_path, told):

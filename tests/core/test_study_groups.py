@@ -1,6 +1,7 @@
 """Figures over groups against slow references: averaged per image, then per group; joined over runs; with intervals."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -95,6 +96,13 @@ def test_improved_is_the_share_of_groups_that_gained(tmp_path):
     assert estimate_groups([(two, one)], asked.score()).mean == 1 - share
     same = estimate_groups([(one, one)], lambda a, b: float(a.mean() - b.mean()))
     assert same.mean == same.low == same.high == 0  # both resampled alike
+
+
+def test_what_a_lot_that_was_not_drawn_adds_is_no_gain():
+    """Of the resamples of two lots a quarter are the first alone, in which both rows are level."""
+    improved = group_figure("improved of miou by device over zero").score()
+    assert improved(np.array([0.5 + 1e-9]), np.array([0.5])) == 0.0
+    assert improved(np.array([0.5 + 1e-4]), np.array([0.5])) == 1.0
 
 
 def test_a_group_without_the_figure_has_not_failed_to_improve():
@@ -306,3 +314,39 @@ def test_a_group_that_is_nowhere_is_not_left_out_of_a_figure(read, out, done):
         done("each", column, column, 2)
     entries = study_table(study, results(study, out), out)["entries"]
     assert [e["row"] for e in entries if e["figure"] == "Min"] == ["plain", "each"]
+
+
+SOME = """
+title = "Devices"
+base = "tiny.toml"
+groups = "lot"
+seeds = [0, 1]
+figures = { Avg = "mean of miou by device", B = "mean of miou by device in b" }
+[columns.a]
+[columns.aa]
+[columns.b]
+set.data.test.source.seed = 6
+[rows.plain]
+"""
+
+
+def test_a_column_without_the_groups_that_a_figure_names_has_no_such_figure(read, out, done):
+    study = read(SOME)
+    done("plain", "a", "a", 1)
+    entries = study_table(study, results(study, out), out)["entries"]
+    assert [(e["column"], e["figure"]) for e in entries] == [("a", "Avg")]
+    done("plain", "aa", "a", 2)
+    done("plain", "b", "ab", 3)
+    entries = study_table(study, results(study, out), out)["entries"]
+    assert [(e["column"], e["figure"]) for e in entries] == [("a", "Avg"), ("aa", "Avg"), ("b", "Avg"), ("b", "B")]
+
+
+def test_a_seed_of_some_columns_is_not_joined_with_seeds_of_all(read, out, done):
+    study = read(SOME.replace("[columns.aa]\n", "").replace("[columns.b]", "[columns.b]\nseeds = 1").replace(
+        "[columns.a]\n", "[columns.a]\nset.data.test.source.seed = 5\n").replace(", B =", ", b ="))  # fmt: skip
+    done("plain", "a", "a", 1)
+    done("plain", "b", "b", 2)
+    joined = study_table(study, results(study, out), out)["entries"]
+    (out / "seed-1" / "a").mkdir(parents=True)
+    shutil.copytree(out / "seed-0" / "a" / "plain", out / "seed-1" / "a" / "plain")
+    assert study_table(study, results(study, out), out)["entries"] == joined

@@ -51,8 +51,8 @@ def claim(study: Study, out: Path) -> None:
     """Note which study a folder belongs to; raise `RunError` where it was begun as another.
 
     Seeds, rows and columns may be added to a study; what a row is, builds on and may spend may not change under its
-    results, nor what takes the seed. A note of an earlier version says nothing of what rows build on or spend and of
-    what takes the seed, and has the study's folder in place of ``{NAME}``.
+    results, nor where that is kept, nor what takes the seed. A note of an earlier version says nothing of what rows
+    build on, where, or spend and of what takes the seed, and has the study's folder in place of ``{NAME}``.
     """
     note = out / "study.json"
     noted = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
@@ -61,8 +61,12 @@ def claim(study: Study, out: Path) -> None:
     seeds = {name: _noted_seed(known, name, study) for name in trainings}
     texts = {name: training.experiment(study, seeds[name], {}).resolved() for name, training in trainings.items()}
     spends = {name: _spends(study, training) for name, training in trainings.items()}
+    starts = {name: _starts(study, training) for name, training in trainings.items()}
+    began: dict[str, dict[str, str]] = noted.get("starts", {})
     fillings: tuple[dict[str, Path], ...] = {}, dict.fromkeys(study.file.before, out)
-    changed = {name for name in spent.keys() & spends.keys() if spent[name] != spends[name]} | {
+    changed = {name for name in spent.keys() & spends.keys() if spent[name] != spends[name]}
+    changed |= {name for name in began.keys() & starts.keys() if began[name] != starts[name]}
+    changed |= {
         name
         for name in known.keys() & trainings.keys()
         if not any(_is(known[name], trainings[name].experiment(study, seeds[name], runs)) for runs in fillings)
@@ -80,7 +84,7 @@ def claim(study: Study, out: Path) -> None:
     if not first_process():
         return
     out.mkdir(parents=True, exist_ok=True)
-    kept = {"rows": {**known, **texts}, "spends": {**spent, **spends}}
+    kept = {"rows": {**known, **texts}, "spends": {**spent, **spends}, "starts": {**began, **starts}}
     write_json(note, {"study": study.name, "size": study.size, "seeded": study.file.seeded, **kept})
 
 
@@ -108,6 +112,14 @@ def _spends(study: Study, training: _Training) -> list[str]:
     if training.before is not None:
         return []
     return [_name(row, training.cell) for row in study.file.rows[training.cell.row].spends]
+
+
+def _starts(study: Study, training: _Training) -> dict[str, str]:
+    """Where the trainings that a row builds on are kept: once, or for every seed or column."""
+    if training.before is not None:
+        return {}
+    cell = training.cell._replace(seed=0)  # whichever
+    return {name: study.before_folder(name, cell).as_posix() for name in study.needs(cell)}
 
 
 def _rests_on(name: str, study: Study, trainings: Mapping[str, _Training], texts: Mapping[str, str]) -> set[str]:

@@ -63,14 +63,17 @@ def comparison(study: Study, cells: Sequence[Cell], test: str, out: Path) -> Ima
     titles = [study.file.rows[cell.row].title or cell.row for cell in cells]
     strips = []
     for index in ranked(cells, test, out):
-        batch = modality.collate([mapped(table.read(index), study)])
+        sample = mapped(table.read(index), study)
+        batch = modality.collate([sample])
         assert isinstance(batch, Batch) and batch.label is not None
         panels = [
             (table.rows[index].name, modality.picture(batch.image[0])),
             ("label", label_picture(batch.label[0].numpy(), classes)),
         ]
-        for title, (own, trainer, _, _) in zip(titles, opened):
-            predicted = _predicted(trainer, batch, own.fit.tile_for(trainer))
+        for title, (own, trainer, its, _) in zip(titles, opened):
+            seen = its.collate([sample])  # as this row was trained to see it
+            assert isinstance(seen, Batch)
+            predicted = _predicted(trainer, seen, own.fit.tile_for(trainer))
             panels.append((_titled(title, batch, predicted), label_picture(predicted, classes)))
         strips.append(panel_row(panels, pixel_nm=float(batch.pixel_nm[0, 1])))
     return stack(strips, classes)
@@ -81,7 +84,13 @@ def ranked(cells: Sequence[Cell], test: str, out: Path) -> list[int]:
 
     Images without a labelled pixel have no place in it.
     """
-    gains = _each(out / cells[-1].folder, test) - _each(out / cells[0].folder, test)
+    last, begun = (_each(out / cell.folder, test) for cell in (cells[-1], cells[0]))
+    if len(last) != len(begun):
+        raise ConfigError(
+            f"pictures of {test!r}: {cells[0].row} has {len(begun)} images there and {cells[-1].row} {len(last)}; "
+            "pictures compare rows on one test set"
+        )
+    gains = last - begun
     order = [int(place) for place in np.argsort(gains, kind="stable") if np.isfinite(gains[place])]
     if not order:
         raise ConfigError(f"pictures of {test!r}: none of its images has a labelled pixel")

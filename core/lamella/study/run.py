@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from lamella.engine.experiment import Experiment
@@ -67,13 +68,14 @@ def run_study(
                 new += 1
                 try:
                     result_of(study, cell, out, tell=tell)
-                except LamellaError as error:
+                except (LamellaError, torch.OutOfMemoryError) as error:
+                    reason = str(error).partition("\n")[0]
                     if together():
-                        raise FailedRuns(f"{what}: {error}") from error
+                        raise FailedRuns(f"{what}: {reason}") from error
                     unfinished = [base for base in bases if not (base / "results.json").is_file()]
                     lost |= {out / cell.folder, *unfinished[:1]}
-                    failed.append(f"{what}: {error}")
-                    tell(f"{what}: failed: {error}")
+                    failed.append(f"{what}: {reason}")
+                    tell(f"{what}: failed: {reason}")
     if failed:
         more = f" ({len(failed)} trainings failed, this was the first)" if len(failed) > 1 else ""
         raise FailedRuns(f"{failed[0]}{more}; the others went on")

@@ -120,27 +120,25 @@ def _groups(
     groups of all of them, once all are done, in the study's first column; any other row has those of ``column``.
     """
     first = next(iter(study.file.columns))
+    of_row = [c for c in study.cells() if c.row == row and (c not in results or test in results[c]["sets"])]
+    columns = {cell.column for cell in of_row}
+    sets = {str(study.file.columns[name].set.get("data", {}).get(test)) for name in columns}
+    apart = len(sets) == len(columns) > 1
     found: dict[int, Groups] = {}
     for seed in study.file.seeds:
-        planned = [
-            cell
-            for cell in study.cells()
-            if (cell.row, cell.seed) == (row, seed) and (cell not in results or test in results[cell]["sets"])
-        ]
+        planned = [cell for cell in of_row if cell.seed == seed]
         parts = {
             cell: read_groups(_counts_file(out, cell, test), asked, study.file.groups)
             for cell in planned
             if cell in results
         }
-        sets = {str(study.file.columns[cell.column].set.get("data", {}).get(test)) for cell in planned}
-        apart = len(sets) == len(planned) > 1
         whole, own = joined_groups(list(parts.values())) if apart and parts else None, Cell(row, column, seed)
-        if parts and (len(parts) == len(planned) or not apart):
+        if parts and len(parts) == len(columns):
             files = [_counts_file(out, cell, test) for cell in parts]
             check_groups(set().union(*(group_names(path, asked.column) for path in files)), asked, test)
-        if whole is None and own in parts:
+        if whole is None and own in parts and parts[own].units:
             found[seed] = parts[own]
-        elif whole is not None and len(parts) == len(planned) and column == first:
+        elif whole is not None and len(parts) == len(columns) and column == first:
             found[seed] = whole
     return found
 
@@ -205,6 +203,8 @@ def _cost(study: Study, results: Results, out: Path, row: str, column: str) -> l
     totals = []
     for cell in cells:
         befores = [out / study.before_folder(name, cell) / "results.json" for name in study.needs(cell)]
+        if not all(path.is_file() for path in befores):
+            return []  # somebody tidied up: what it cost is not known any more
         parts = [results[cell], *(json.loads(path.read_text(encoding="utf-8")) for path in befores)]
         totals.append([sum(part[key] or 0 for part in parts) for key in ("steps", "flops", "seconds")])
     steps, flops, seconds = (sum(column) / len(totals) for column in zip(*totals))
