@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from killed_runs import SETTINGS, same, weights
 from lamella.engine.checkpoint import Checkpoints
 from lamella.engine.experiment import read_experiment
@@ -128,3 +129,26 @@ def test_what_a_run_cost_is_known_after_it_was_cut_off(tiny_file, tiny_registry,
     again = fit(experiment, tmp_path / "run", resume=True)
     assert again["flops"] == first["flops"] > 0
     assert again["seconds"] == first["seconds"] > 0
+
+
+def test_a_run_that_was_cut_off_while_it_counted_counts_on(tiny_file, tiny_registry, tmp_path, monkeypatch):
+    """The first of four steps costs more than the others, as one that tries perturbation sets does."""
+    from lamella.engine import fit as module
+
+    experiment = read_experiment(tiny_file, [*SETTINGS, "fit.count_flops=4"], registry=tiny_registry)
+    honest, stop = module.update, []
+
+    def dear(session, batches, number):
+        if number == 0:
+            _ = torch.ones(300, 300) @ torch.ones(300, 300)
+        if number in stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        return honest(session, batches, number)
+
+    monkeypatch.setattr(module, "update", dear)
+    whole = fit(experiment, tmp_path / "whole")["flops"]
+    stop.append(1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(experiment, tmp_path / "cut")
+    stop.clear()
+    assert fit(experiment, tmp_path / "cut", resume=True)["flops"] == pytest.approx(whole)

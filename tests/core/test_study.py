@@ -418,6 +418,14 @@ def test_what_comes_before_builds_on_what_comes_before_it(read, tmp_path, monkey
         read(BEFORE + chain.replace("fit.steps = 2", 'data.test.source = "{start}"'))
 
 
+def test_a_training_before_that_a_column_names_is_refused(read):
+    start = "\n[before.start]\nset = { fit.steps = 2 }\n"
+    column = STUDY.replace("[columns.four]\n", '[columns.four]\nset.data.test.source = "{start}"\n').replace(
+        "set = { data.labelled.subset = 4 }\n", "")  # fmt: skip
+    with pytest.raises(ConfigError, match=r"\{start\} stands in a column or a size, where the row 'plain'"):
+        read(column + start)
+
+
 def test_a_training_before_can_be_like_another_and_say_what_a_size_changes(read):
     more = """
 [before.first]

@@ -63,7 +63,8 @@ def _loop(session: Session, progress: Progress) -> None:
     before, begun = session.seconds, time.monotonic()
     config = session.experiment.fit
     checkpoint_every = config.checkpoint_every or max(config.steps // 10, 1)
-    meters, flops = Meters(session.accelerator.device), Flops(config.count_flops if session.flops is None else 0)
+    flops = Flops(config.count_flops, min(session.start, config.count_flops), session.flops)
+    meters = Meters(session.accelerator.device)
     session.trainer.train()
     with _interrupt() as interrupted:
         for number, batches in training_batches(session):

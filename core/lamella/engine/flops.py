@@ -13,6 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 class Flops:
     """Counts the operations of the first ``steps`` steps of a run, forward, probes and backward alike.
 
+    A run that goes on says how many of them were ``counted`` before, and with what mean.
+
     Matrix products, convolutions and attention count, as in `torch.utils.flop_counter`; pointwise work does not.
 
     >>> import torch
@@ -24,8 +26,8 @@ class Flops:
     128.0
     """
 
-    def __init__(self, steps: int):
-        self.steps, self._counted, self._total = steps, 0, 0
+    def __init__(self, steps: int, counted: int = 0, mean: float | None = None):
+        self.steps, self._counted, self._total = steps, counted if mean is not None else 0, (mean or 0.0) * counted
 
     def step(self) -> _Counted:
         """A context for one step; after the first ``steps`` it does nothing."""

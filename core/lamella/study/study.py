@@ -169,12 +169,23 @@ def read_study(path: Path, size: str | None = None, *, registry: Registry | None
         if cell.seed == first:
             places = {name: path.parent for name in study.needs(cell)}
             experiment = study.experiment(cell, places)
+            _check_filled(study, cell, experiment)
             measured |= {"validation", *experiment.tests()} & experiment.file.data.keys()
             experiments += [experiment, *(study.experiment_before(name, cell, places) for name in places)]
     if cells:
         _check_sets(study, measured)
         _check_changed(study, [experiment.file.model_dump() for experiment in experiments])
     return study
+
+
+def _check_filled(study: Study, cell: Cell, experiment: Experiment) -> None:
+    """Raise `ConfigError` where a column or a size names a training before: what a row builds on its own set says."""
+    for name in study.file.before:
+        if "{" + name + "}" in experiment.resolved():
+            raise ConfigError(
+                f"{study.name}: {{{name}}} stands in a column or a size, where the row {cell.row!r} does not look for "
+                "what it builds on; write it into the set of the rows or of the study"
+            )
 
 
 def _check_sets(study: Study, measured: Collection[str]) -> None:
