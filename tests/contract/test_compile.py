@@ -32,12 +32,15 @@ def traced(monkeypatch):
 
 
 def learnt(name, folder, steps=3, **fit):
-    """Losses of three steps, the weights after them, and the operations of the first."""
+    """Losses of three steps, the weights after them, and the operations of the first.
+
+    Steps are as long as gradients: AdamW makes whole steps of what rounding leaves of gradients that are nothing.
+    """
     tables = {
         "modality": "tem",
         "data": {"labelled": {"source": TEM}, "unlabelled": {"source": {**TEM, "seed": 1}}},
         "trainer": {"name": name, **TRAINERS[name]},
-        "fit": {"steps": steps, "batch_size": 2, **fit},
+        "fit": {"steps": steps, "batch_size": 2, "optimizer": {"name": "sgd", "lr": 0.1}, **fit},
     }
     if name == "sesami":
         del tables["data"]["unlabelled"]
