@@ -180,8 +180,9 @@ def read_study(path: Path, size: str | None = None, *, registry: Registry | None
 
 def _check_filled(study: Study, cell: Cell, experiment: Experiment) -> None:
     """Raise `ConfigError` where a column or a size names a training before: what a row builds on its own set says."""
+    text = experiment.resolved() if study.file.before else ""
     for name in study.file.before:
-        if "{" + name + "}" in experiment.resolved():
+        if "{" + name + "}" in text:
             raise ConfigError(
                 f"{study.name}: {{{name}}} stands in a column or a size, where the row {cell.row!r} does not look for "
                 "what it builds on; write it into the set of the rows or of the study"

@@ -80,11 +80,12 @@ def read_coco(folder: AnnotationFolder, path: Path, tell: Callable[[str], None])
 
     def regions() -> Iterator[Region]:
         images = {image["id"]: image for image in data["images"]}
+        names = {number: image_name(folder, image["file_name"]) for number, image in images.items()}
         categories = {category["id"]: category["name"] for category in data["categories"]}
         for row in data["annotations"]:
             image = images[row["image_id"]]
             mask = partial(_coco_mask, row.get("segmentation") or [], image)
-            yield image_name(folder, image["file_name"]), categories[row["category_id"]], mask
+            yield names[row["image_id"]], categories[row["category_id"]], mask
 
     return paint(folder, regions(), path, "a COCO file with images, categories and annotations", tell)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 from lamella import IGNORE
@@ -108,8 +107,7 @@ def read_label_studio(folder: AnnotationFolder, path: Path, tell: Callable[[str]
 
     def regions() -> Iterator[Region]:
         for task in tasks:
-            _, local, given = task["data"]["image"].rpartition("?d=")
-            name = image_name(folder, unquote(given) if local else given)
+            name = image_name(folder, task["data"]["image"].rpartition("?d=")[2])
             for one in task.get("annotations") or []:
                 if not one.get("was_cancelled"):
                     for category, shape in _shapes(one["result"], others):
