@@ -131,6 +131,25 @@ def test_what_a_run_cost_is_known_after_it_was_cut_off(tiny_file, tiny_registry,
     assert again["seconds"] == first["seconds"] > 0
 
 
+def test_what_a_step_costs_is_the_mean_of_a_whole_period(tiny_file, tiny_registry, tmp_path, monkeypatch):
+    """One step of seven is dear, as where sets are tried every seventh: of the first four it is one of four."""
+    import tiny_plugin
+    from lamella.engine import fit as module
+
+    monkeypatch.setattr(tiny_plugin.Plain, "period", 7)
+    experiment = read_experiment(tiny_file, [*SETTINGS, "fit.count_flops=4"], registry=tiny_registry)
+    cheap, honest = fit(experiment, tmp_path / "cheap"), module.update
+
+    def update(session, batches, number):
+        if number % 7 == 0:
+            _ = torch.ones(300, 300) @ torch.ones(300, 300)
+        return honest(session, batches, number)
+
+    monkeypatch.setattr(module, "update", update)
+    more = fit(experiment, tmp_path / "dear")["flops"] - cheap["flops"]
+    assert more / experiment.fit.steps == pytest.approx(2 * 300**3 / 7)
+
+
 def test_a_run_that_was_cut_off_while_it_counted_counts_on(tiny_file, tiny_registry, tmp_path, monkeypatch):
     """The first of four steps costs more than the others, as one that tries perturbation sets does."""
     from lamella.engine import fit as module

@@ -23,11 +23,6 @@ class Drawing(Protocol):
         """The parameters of every image, (B, …) each."""
 
 
-def in_float32(image: Tensor) -> torch.autocast:
-    """A context without autocast: noise is float32 arithmetic, also inside a training step in bfloat16."""
-    return torch.autocast(image.device.type, enabled=False)
-
-
 def gate(streams: Streams, p: float) -> Tensor:
     """(B,) bool: which images are perturbed; keyed, like everything else."""
     return streams.child("gate").uniform(0.0, 1.0) < p

@@ -8,7 +8,7 @@ from kornia.constants import Resample
 from torch import Tensor, nn
 
 from lamella.contracts.batch import IGNORE, Batch
-from lamella.contracts.keyed import in_float32
+from lamella.contracts.precision import in_float32
 from lamella.contracts.streams import Streams
 from lamella.errors import ContractError
 

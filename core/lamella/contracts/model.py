@@ -149,6 +149,8 @@ class Trainer(nn.Module):
     """Whether it learns without classes: ``predict`` gives embeddings (B, …, D) instead of probabilities."""
     takes_views: ClassVar[bool] = False
     """Whether its batches may be of several views of each object: a `Batch` by the name of the view."""
+    period: int = 1
+    """After so many steps its work repeats: what a step costs is counted over whole periods."""
 
     sees: Literal["tiles", "trained", "whole"] = "tiles"
     """How much of a large image ``predict`` is shown: ``tiles`` of any size; as much as was ``trained`` on, whole

@@ -13,8 +13,9 @@ from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 
 from lamella.contracts.batch import Batch
-from lamella.contracts.keyed import check_probability, gated, in_float32, plain_parameters, recalled
+from lamella.contracts.keyed import check_probability, gated, plain_parameters, recalled
 from lamella.contracts.parameters import About, per_image
+from lamella.contracts.precision import in_float32
 from lamella.contracts.streams import Streams
 
 

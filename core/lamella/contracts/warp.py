@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lamella.contracts.batch import IGNORE, Batch
 from lamella.contracts.flow import invert, sample_bilinear, sample_nearest
-from lamella.contracts.keyed import check_probability, gated, in_float32, plain_parameters, recalled
+from lamella.contracts.keyed import check_probability, gated, plain_parameters, recalled
 from lamella.contracts.parameters import About, per_image
+from lamella.contracts.precision import in_float32
 from lamella.contracts.streams import Streams
 
 

@@ -41,8 +41,15 @@ class Ema:
     def in_use(self) -> Iterator[None]:
         """The module with the averaged weights in it, for as long as the context lasts."""
         kept = {name: value.detach().clone() for name, value in self._module.state_dict().items()}
-        self._module.load_state_dict(self.weights)
+        self._write(self.weights)
         try:
             yield
         finally:
-            self._module.load_state_dict(kept)
+            self._write(kept)
+
+    @torch.no_grad()
+    def _write(self, weights: Mapping[str, Tensor]) -> None:
+        """Put weights into the module. What is frozen is not written to, so what was computed with it stays known."""
+        for name, value in self._module.state_dict().items():
+            if not torch.equal(value, weights[name]):
+                value.copy_(weights[name])

@@ -81,7 +81,7 @@ class FitConfig(BaseModel):
     ] = None
     cache: Annotated[bool, Field(description="decode a training set once into a memory-mapped file")] = True
     workers: Annotated[int, Field(ge=0, description="loader processes")] = 0
-    count_flops: Annotated[int, Field(ge=0, description="steps whose floating-point operations are counted")] = 0
+    count_flops: Annotated[int, Field(ge=0, description="steps whose operations are counted, in whole periods")] = 0
 
     def tile_for(self, trainer: Trainer) -> int:
         """The side in pixels above which evaluation tiles an image for a trainer."""

@@ -63,7 +63,9 @@ def _loop(session: Session, progress: Progress) -> None:
     before, begun = session.seconds, time.monotonic()
     config = session.experiment.fit
     checkpoint_every = config.checkpoint_every or max(config.steps // 10, 1)
-    flops = Flops(config.count_flops, min(session.start, config.count_flops), session.flops)
+    period = session.trainer.period
+    counting = -(-config.count_flops // period) * period
+    flops = Flops(counting, min(session.start, counting), session.flops)
     meters = Meters(session.accelerator.device)
     session.trainer.train()
     with _interrupt() as interrupted:

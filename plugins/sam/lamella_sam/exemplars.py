@@ -1,6 +1,7 @@
 """Classes from exemplars: a linear discriminant on image embeddings, gathered while labelled images pass by."""
 
 import torch
+from lamella.contracts.precision import in_float32
 from lamella.errors import RunError
 from torch import Tensor, nn
 
@@ -11,6 +12,8 @@ class Exemplars(nn.Module):
     Nothing is learned by gradient: labelled images are counted in, in any order, and the classifier is exact for
     what was counted, on all processes together. With ``decay`` below 1 older images fade, once in a step, for
     embeddings that change in training.
+
+    Covariances are differences of products, of which bfloat16 leaves little: all of it is float32 arithmetic.
 
     Source: linear discriminant analysis (Fisher 1936) with shrinkage of the covariance towards its mean variance.
     """
@@ -39,7 +42,7 @@ class Exemplars(nn.Module):
         cells = embedding.float().movedim(1, -1).flatten(0, 2)  # (N, C)
         weight = share.float().movedim(1, -1).flatten(0, 2)  # (N, K)
         decay, self._step = 1.0 if step == self._step else self.decay, step
-        with _in_float32(cells):
+        with in_float32(cells):
             self.counts.mul_(decay).add_(_of_all(weight.sum(0)))
             self.sums.mul_(decay).add_(_of_all(weight.T @ cells))
             self.products.mul_(decay).add_(_of_all((cells * weight.sum(1, keepdim=True)).T @ cells))
@@ -53,7 +56,7 @@ class Exemplars(nn.Module):
         total = self.counts.sum()
         if not bool(total > 0):
             raise RunError("no exemplar was given: classes are not known until labelled images have been shown")
-        with _in_float32(embedding):
+        with in_float32(embedding):
             weight, bias = self._discriminant(total)
             return torch.einsum("kc,bchw->bkhw", weight, embedding.float()) + bias.view(1, -1, 1, 1)
 
@@ -67,11 +70,6 @@ class Exemplars(nn.Module):
         prior = (self.counts / total).clamp(min=1e-6).log()
         bias = prior - 0.5 * (weight * means).sum(1)
         return weight, torch.where(self.counts > 0, bias, -torch.inf)
-
-
-def _in_float32(x: Tensor) -> torch.autocast:
-    """A context without autocast: a covariance is a difference of products, of which bfloat16 leaves little."""
-    return torch.autocast(x.device.type, enabled=False)
 
 
 def _of_all(part: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from lamella.contracts.precision import in_float32
 from torch import Tensor
 
 from lamella_sem.gather import gathered
@@ -117,7 +118,7 @@ class _RowsLogSumExp(torch.autograd.Function):
         scale: float,
         tile: int,
     ) -> Tensor:
-        with torch.autocast(rows.device.type, enabled=False):
+        with in_float32(rows):
             wide, flat = _wide(rows), _wide(columns).flatten(0, 1)  # (R, D), (2M, D)
             out = wide.new_empty(len(rows), 2)
             for start in range(0, len(rows), tile):
@@ -131,7 +132,7 @@ class _RowsLogSumExp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, columns, row_groups, column_groups, column_there, positive, lse = ctx.saved_tensors
-        with torch.autocast(rows.device.type, enabled=False):
+        with in_float32(rows):
             wide, flat = _wide(rows), _wide(columns).flatten(0, 1)
             for_rows, for_columns = torch.empty_like(wide), torch.zeros_like(flat)
             for start in range(0, len(rows), ctx.tile):

@@ -5,6 +5,7 @@ too (`tests/plugins/tem/test_deeplab_layers.py`).
 """
 
 import torch
+from lamella.contracts.precision import in_float32
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
@@ -57,7 +58,7 @@ class Upsample(nn.Upsample):
             return super().forward(image)
         scale, exact = int(self.scale_factor), torch.promote_types(image.dtype, torch.float32)
         rows, columns = (between(size, scale * size, exact) for size in (height, width))
-        with torch.autocast("cpu", enabled=False):
+        with in_float32(image):
             return (rows @ (image.to(exact) @ columns.T)).to(image.dtype)
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from lamella import Batch, Step
+from lamella.engine.ema import Ema
 from lamella.errors import ConfigError
 from lamella.testing import trainer_contract
 from lamella_sam.nano.network import sam_nano
@@ -90,6 +91,21 @@ def test_a_changed_image_or_weight_is_never_answered_from_before():
     cache, encoder.cache = encoder.cache, None
     wanted, encoder.cache = encoder.prefix(image), cache
     assert not torch.allclose(first, wanted) and torch.equal(encoder.prefix(image), wanted)
+
+
+def test_weights_averaged_for_a_look_leave_what_is_kept_alone(monkeypatch):
+    trainer, passes, batch = build(), [], {"labelled": labelled()}
+    encoder, averaged = trainer.backbone.image_encoder, Ema(trainer, 0.9)
+    plain = encoder.start
+    monkeypatch.setattr(encoder, "start", lambda x: passes.append(len(x)) or plain(x))
+    trainer(batch, STEP)
+    adapter = next(p for p in trainer.parameters() if p.requires_grad)
+    learned = adapter.data.add_(1.0).clone()
+    with averaged.in_use():
+        assert not torch.equal(adapter, learned)
+    assert torch.equal(adapter, learned)
+    trainer(batch, STEP)
+    assert passes == [4]
 
 
 def test_pixels_that_change_places_are_another_image():

@@ -28,6 +28,7 @@ def paint(
     gone. One that was changed by hand stays below, which is told.
     """
     masks: dict[str, np.ndarray] = {}
+    by_hand: dict[str, bool] = {}
     accepted = {entry.name for entry in folder.of("accepted", "locked")}
     images, classes, kept, painted, empty = set(), set(), set(), set(), 0
     try:
@@ -39,7 +40,10 @@ def paint(
             elif category not in folder.classes:
                 classes.add(str(category))
             else:
-                label = masks[name] if name in masks else masks.setdefault(name, _ground(folder, name))
+                if name not in masks:
+                    by_hand[name] = _changed_by_hand(folder, name)
+                    masks[name] = folder.begun(name) if by_hand[name] else _blank(folder, name)
+                label = masks[name]
                 covered = _covered(mask, label, f"{path}: {name}")
                 label[covered] = folder.classes.index(category)
                 if covered.any():
@@ -50,8 +54,8 @@ def paint(
         raise DataError(f"{path}: not {kind} ({error})") from error
     if kept:
         tell(f"{path}: the masks of {', '.join(sorted(kept))} were accepted and stay as they are")
-    if by_hand := sorted(name for name in painted if _changed_by_hand(folder, name)):
-        tell(f"{path}: the masks of {', '.join(by_hand)} were changed by hand; what is imported lies on top of them")
+    if below := sorted(name for name in painted if by_hand[name]):
+        tell(f"{path}: the masks of {', '.join(below)} were changed by hand; what is imported lies on top of them")
     for unknown, what in ((images, "images"), (classes, "classes")):
         if unknown:
             tell(f"{path}: {folder.path} does not have the {what} {', '.join(sorted(unknown))}; they are left out")
@@ -71,10 +75,8 @@ def _covered(mask: Callable[[tuple[int, int]], np.ndarray], label: np.ndarray, w
         raise DataError(f"{where}: {error}") from error
 
 
-def _ground(folder: AnnotationFolder, name: str) -> np.ndarray:
-    """The mask that regions are painted into."""
-    if _changed_by_hand(folder, name):
-        return folder.begun(name)
+def _blank(folder: AnnotationFolder, name: str) -> np.ndarray:
+    """A mask in which no pixel is known yet."""
     return np.full(folder.size(name), IGNORE, np.uint8)
 
 
