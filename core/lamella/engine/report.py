@@ -23,9 +23,11 @@ from lamella.engine.whole import write_text
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 1120px; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 1.6em; margin-bottom: .1em } h2 { font-size: 1.2em; margin-top: 2em }
-table { border-collapse: collapse; margin: .6em 0 } th, td { padding: .25em .9em; text-align: right }
+table { border-collapse: collapse; margin: .6em 0; display: block; overflow-x: auto }
+th, td { padding: .25em .9em; text-align: right }
 th { border-bottom: 1px solid #9aa4b2; font-weight: 600 } td:first-child, th:first-child { text-align: left }
-tr:nth-child(even) td { background: #f4f6f8 } .quiet { color: #66707d } img { max-width: 100% }
+tr:nth-child(even) td { background: #f4f6f8 } .quiet { color: #66707d }
+td .quiet { white-space: nowrap } img { max-width: 100% }
 pre { background: #f4f6f8; padding: 1em; overflow-x: auto; font-size: 12px }
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ _CHOICE = (
     "the greatest gain, the one at nine tenths, the middle one, and the greatest loss."
 )
 
+_COLUMNS = "th.over { text-align: center; border: 0 } "
+_WIDE = "body { max-width: 1400px } th, td { padding: .25em .5em } td:first-child { min-width: 9em }"
 _UNBROKEN = 5
-"""Figures side by side up to which none is broken over lines: more of them would not fit a screen."""
+"""Figures side by side up to which an interval stands on the line of its figure: more would not fit a screen."""
 
 
 def write_study(study: Study, table: Table, out: Path, sheet: Image.Image | None = None) -> Path:
@@ -45,7 +48,7 @@ def write_study(study: Study, table: Table, out: Path, sheet: Image.Image | None
     if study.file.note:
         parts.append(f"<p>{escape(study.file.note)}</p>")
     few = max(len(study.file.columns), 1) * len(study.file.figures) <= _UNBROKEN
-    style = STYLE + ("td + td { white-space: nowrap }" if few else "")
+    style = STYLE + _COLUMNS + ("td + td { white-space: nowrap }" if few else _WIDE)
     page = (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         f"<title>{escape(study.file.title)}</title><style>{style}</style>"
@@ -109,15 +112,23 @@ def _figures(study: Study, table: Table, test: str) -> str:
     shown = _shown(study, table, test)
     if not shown:
         return ""
-    head = "".join(f"<th>{escape(f'{_column(study, c)} {t}'.strip())}</th>" for c, t in shown)
     body = ""
     for row in study.file.rows:
         cells = [_find(table, row, column, test, title) for column, title in shown]
         if any(cells):
             body += f"<tr><td>{escape(_row(study, row))}</td>{''.join(map(_html_cell, cells))}</tr>"
-    return (
-        f"<h2>{escape(test)}</h2><table><tr><th>method</th>{head}</tr>{body}</table>{_differences(study, table, test)}"
-    )
+    head = _head(study, shown, "method")
+    return f"<h2>{escape(test)}</h2><table>{head}{body}</table>{_differences(study, table, test)}"
+
+
+def _head(study: Study, shown: Sequence[tuple[str, str]], first: str) -> str:
+    """The titles of the figures, below those of the columns where these have any."""
+    titles = "".join(f"<th>{escape(title)}</th>" for _, title in shown)
+    over = ""
+    for name, group in groupby(column for column, _ in shown):
+        over += f"<th class='over' colspan='{len(list(group))}'>{escape(_column(study, name))}</th>"
+    columns = f"<tr><th class='over'></th>{over}</tr>" if any(_column(study, name) for name, _ in shown) else ""
+    return f"{columns}<tr><th>{first}</th>{titles}</tr>"
 
 
 def _html_cell(entry: Entry | None) -> str:
@@ -139,9 +150,8 @@ def _differences(study: Study, table: Table, test: str) -> str:
             body += f"<tr><td>{escape(_row(study, row))}</td>{''.join(map(_difference, cells))}</tr>"
     if not body or reference is None:
         return ""
-    head = "".join(f"<th>{escape(f'{_column(study, c)} {t}'.strip())}</th>" for c, t in shown)
     title = f"{escape(_row(study, reference))} minus each, paired by seed and group"
-    return f"<p class='quiet'>{title}</p><table><tr><th>against</th>{head}</tr>{body}</table>"
+    return f"<p class='quiet'>{title}</p><table>{_head(study, shown, 'against')}{body}</table>"
 
 
 def _difference(entry: Entry | None) -> str:
@@ -162,13 +172,15 @@ def resolved_sign(apart: Entry) -> int:
 
 
 def _cost(study: Study, table: Table) -> str:
-    body = "".join(
-        f"<tr><td>{escape(_row(study, c['row']))}</td><td>{escape(_column(study, c['column']))}</td>"
-        f"<td>{c['steps']:.0f}</td><td>{c['flops'] / 1e12:.2f}</td><td>{c['seconds']:.0f}</td><td>{c['runs']}</td></tr>"
-        for c in table["cost"]
-    )
-    head = "<tr><th>method</th><th>column</th><th>steps</th><th>TFLOP</th><th>seconds</th><th>runs</th></tr>"
-    return f"<h2>Cost of a run</h2><table>{head}{body}</table>" if body else ""
+    columns = any(_column(study, column) for column in study.file.columns)
+    head = ["method", *(["column"] if columns else []), "steps", "TFLOP", "seconds", "runs"]
+    body = ""
+    for c in table["cost"]:
+        where = [_row(study, c["row"]), *([_column(study, c["column"])] if columns else [])]
+        spent = [f"{c['steps']:.0f}", f"{c['flops'] / 1e12:.2f}", f"{c['seconds']:.0f}", str(c["runs"])]
+        body += f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in [*where, *spent])}</tr>"
+    titles = "".join(f"<th>{title}</th>" for title in head)
+    return f"<h2>Cost of a run</h2><table><tr>{titles}</tr>{body}</table>" if body else ""
 
 
 def _curve(study: Study, table: Table) -> str:
