@@ -1,6 +1,6 @@
 """Do cheap trials of the perturbation sets choose the set that whole ones do?
 
-    python examples/paper/cheap_probes.py runs/table3-doubted/seed-*/all/weak-to-strong
+    python examples/paper/cheap_probes.py runs/table3-doubted-small/seed-*/all/weak-to-strong
 
 Asks trained weak-to-strong runs, on batches of their unlabelled images in training mode: in how many the set of highest
 loss is that of a trial of all images at full size. Chance is one over the number of sets.

@@ -1,6 +1,6 @@
 """Which defects are found, and how many are invented: objects by size, and false objects per image.
 
-    python examples/paper/defect_sizes.py runs/table3-anchored --rows supervised pasted pasted-then-anchored
+    python examples/paper/defect_sizes.py runs/table3-anchored-small --rows supervised pasted pasted-then-anchored
 
 An IoU of a class counts pixels, and most pixels are in its few large objects. Objects are connected pixels of the class
 in the label; one is found where the network takes at least half of it for the class. A false object is a connected

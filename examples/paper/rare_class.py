@@ -1,6 +1,6 @@
 """Why a rare class is lost: is it ranked badly, or only never the likeliest class?
 
-    python examples/paper/rare_class.py runs/table3-doubted --rows supervised weak-to-strong
+    python examples/paper/rare_class.py runs/table3-doubted-small --rows supervised weak-to-strong
 
 A pixel is predicted as the class where its log odds against the likeliest other class exceed 0. A network that is
 never sure of the class loses it there and may still rank its pixels well. For every row, mean over the seeds: IoU at 0;
