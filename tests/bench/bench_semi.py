@@ -67,8 +67,9 @@ def published(net, found, mixed, box):
     for strong in (s1, s2):
         strong[box.unsqueeze(1).expand(strong.shape) == 1] = mixed[box.unsqueeze(1).expand(mixed.shape) == 1]
     features = net.encode(torch.cat((x, u)))
-    pred_x, pred_w = net.decode(features, (SIZE, SIZE)).split([IMAGES, IMAGES])
-    pred_fp = net.decode(features, (SIZE, SIZE))[IMAGES:]
+    preds, preds_fp = net.decode([torch.cat((f, f)) for f in features], (SIZE, SIZE)).chunk(2)
+    pred_x, pred_w = preds.split([IMAGES, IMAGES])
+    pred_fp = preds_fp[IMAGES:]
     pred_s1, pred_s2 = model(torch.cat((s1, s2))).chunk(2)
     pred_w = pred_w.detach()
     conf, mask = pred_w.softmax(1).max(1)[0], pred_w.argmax(1)

@@ -60,7 +60,8 @@ def unimatch(
     Its loss is (x + ¼s₁ + ¼s₂ + ½fp)/2: weak-to-strong with the mean of two equal sets and λ = ½. Hue and grey
     have no meaning on one channel, so its colour jitter is brightness and contrast: give ``strong`` the set
     ``natural``. Avoided traps of its code: CutMix draws its partner from the batch, not from a second iterator
-    over the same sampler; the divisor is guarded; no checkpoint is chosen on a validation set.
+    over the same sampler, so the pseudo-label of what is pasted is of the same pass in train mode, where its code
+    asks the network in eval mode; the divisor is guarded; no checkpoint is chosen on a validation set.
 
     Source: Yang et al., "Revisiting weak-to-strong consistency", CVPR 2023.
     """

@@ -1,6 +1,5 @@
 """CutMix: a rectangle of one image, with its label and its trust, pasted into another."""
 
-import math
 import warnings
 
 import torch
@@ -11,10 +10,11 @@ from torch import Tensor
 def cutmix(batch: Batch, streams: Streams, *, p: float = 0.5) -> Batch:
     """Paste into each image, with probability ``p``, a rectangle of its neighbour in the batch.
 
-    Image, label, trust and instances move together. The rectangle covers 2–40 % of the image at an aspect of
-    0.3–1/0.3, both log-uniform. The neighbour is the image before; a batch of one image is left alone.
+    Image, label, trust and instances move together. The rectangle covers 2–40 % of the image, its height is 0.3–1/0.3
+    of its width, both uniform. The neighbour is the image before; a batch of one image is left alone.
 
-    Source: Yun et al., CutMix, ICCV 2019; ranges as in UniMatch (Yang et al., CVPR 2023).
+    Source: Yun et al., CutMix, ICCV 2019; rectangles as in UniMatch (Yang et al., CVPR 2023), but for those that do not
+    fit: it draws them again, here their aspect is drawn from those that do.
 
     >>> image = torch.stack([torch.zeros(1, 16, 16), torch.ones(1, 16, 16)])
     >>> mixed = cutmix(Batch.of(image), Streams(torch.arange(2)), p=1.0)
@@ -49,8 +49,10 @@ def warn_if_alone(batch: Batch, step: Step) -> None:
 
 def rectangles(height: int, width: int, streams: Streams) -> Tensor:
     """(B, H, W) bool: a rectangle of 2–40 % of each image, inside it."""
-    area = streams.uniform(math.log(0.02), math.log(0.4)).exp() * height * width
-    aspect = streams.uniform(math.log(0.3), -math.log(0.3)).exp()
+    share = streams.uniform(0.02, 0.4)
+    area, least = share * height * width, (share * height / width).clamp(min=0.3)
+    most = (height / (share * width)).clamp(max=1 / 0.3)
+    aspect = torch.lerp(least, most, streams.uniform(0.0, 1.0))
     tall = (area * aspect).sqrt().clamp(1, height).round()
     wide = (area / aspect).sqrt().clamp(1, width).round()
     top = (streams.uniform(0.0, 1.0) * (height - tall + 1)).floor()

@@ -38,7 +38,7 @@ def first_pass(
 ) -> FirstPass:
     """Labelled images (B, C, H, W) and weak views (B_u, C, H_u, W_u) through the network.
 
-    With ``statistics = "all"`` those of one size pass together, as in UniMatch's code.
+    With ``statistics = "all"`` those of one size pass together, dropped features too, as in UniMatch's code.
 
     Args:
         drop: share of the channels that the feature perturbation drops; None leaves it out.
@@ -60,13 +60,22 @@ def first_pass(
 def _joint_pass(
     network: SegmentationBackbone, image: Tensor, weak: Tensor, drop: float | None, *, tied: bool
 ) -> FirstPass:
-    """Where nothing ties images to each other, pseudo-labels have no part in the pass with a gradient."""
+    """Labelled images and weak views at once; tied by batch norm, with and without dropped features too.
+
+    The labelled ones' dropped features are decoded for their part in the statistics alone, as in UniMatch's code. Where
+    nothing ties images to each other, they are left out, and pseudo-labels have no part in the pass with a gradient.
+    """
     count, size = len(image), _size(weak)
     both = network.encode(torch.cat([image, weak]))
     ours, theirs = [feature[:count] for feature in both], [feature[count:] for feature in both]
-    if tied:
+    if tied and drop is None:
         logits, of_weak = network.decode(both, size).tensor_split([count])
-        perturbed = None if drop is None else network.decode(drop_channels(theirs, drop, weak.shape[1]), size)
+        perturbed = None
+    elif tied:
+        assert drop is not None
+        all_maps = [torch.cat(maps) for maps in zip(both, drop_channels(both, drop, weak.shape[1]))]
+        first, last = len(both[0]), len(both[0]) + count
+        logits, of_weak, _, perturbed = network.decode(all_maps, size).tensor_split([count, first, last])
     else:
         assert drop is not None
         with torch.no_grad():

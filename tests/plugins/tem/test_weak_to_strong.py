@@ -104,6 +104,19 @@ def test_the_running_statistics_follow_the_views_that_are_asked_for(statistics):
     assert one.student.backbone.first[1].track_running_stats
 
 
+def test_plain_and_dropped_features_are_decoded_at_once_as_in_unimatch(monkeypatch):
+    """With statistics of all views: labelled and weak, as they are and dropped; then both strong views."""
+    one, data, seen = trainer(statistics="all", select="mean", drop=0.5), batches(images=2, size=6), []
+    net = one.student.backbone
+    plain = net.decode
+    monkeypatch.setattr(net, "decode", lambda maps, size: seen.append(maps) or plain(maps, size))
+    one(data, Step(0, 10, 0))
+    assert [len(maps[-1]) for maps in seen] == [8, 2 * len(one.choice.sets)]
+    kept, dropped = seen[0][-1].chunk(2)
+    zero = (dropped == 0).flatten(2).all(2)
+    assert zero.any() and torch.allclose(dropped[~zero], kept[~zero] / (1 - one.drop))
+
+
 @pytest.mark.parametrize("tau", [0.0, 1.0])
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize("select", ["max-loss", "mean", "random"])
