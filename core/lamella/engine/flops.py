@@ -15,7 +15,9 @@ class Flops:
 
     A run that goes on says how many of them were ``counted`` before, and with what mean.
 
-    Matrix products, convolutions and attention count, as in `torch.utils.flop_counter`; pointwise work does not.
+    Matrix products, convolutions and attention count, as in `torch.utils.flop_counter`; pointwise work and
+    interpolation do not. What a network computes otherwise on a CPU counts as it does there: compare runs of one
+    kind of device.
 
     >>> import torch
     >>> flops = Flops(2)

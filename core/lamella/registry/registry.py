@@ -42,19 +42,27 @@ class Plan:
             if name not in left_out
         }
         values |= {name: None for name, required in left_out.items() if required}
-        for parameter in parameters:
-            if parameter.from_data and parameter.name not in values:
-                if data is None or parameter.name not in data:
-                    if not parameter.required:
-                        continue
-                    raise RegistryError(
-                        f"{self.component.kind} {self.component.name!r}: {parameter.name!r} is filled from the "
-                        "dataset; give it when you build by hand"
-                    )
-                values[parameter.name] = data[parameter.name]
+        values |= self._from_data(values, {} if data is None else data)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(seed, path))
             return self.component.make(values)
+
+    def _from_data(self, values: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters that a dataset fills; raises `RegistryError` where one is missing or contradicts it."""
+        found, what = {}, f"{self.component.kind} {self.component.name!r}"
+        for parameter in self.component.parameters():
+            name = parameter.name
+            if not parameter.from_data:
+                continue
+            if name in data:
+                found[name] = data[name]
+            elif parameter.required and name not in values:
+                raise RegistryError(f"{what}: {name!r} is filled from the dataset; give it when you build by hand")
+            if name in data and values.get(name, data[name]) != data[name]:
+                raise RegistryError(
+                    f"{what}: {name} = {values[name]!r}, where the data have {data[name]!r}; leave it out, they fill it"
+                )
+        return found
 
     def needs(self) -> set[str]:
         """The parameters that a dataset has to fill, here and in what it is built from."""

@@ -2,6 +2,7 @@
 
 import torch
 from lamella.contracts.precision import in_float32
+from lamella.contracts.processes import summed
 from lamella.errors import RunError
 from torch import Tensor, nn
 
@@ -43,9 +44,9 @@ class Exemplars(nn.Module):
         weight = share.float().movedim(1, -1).flatten(0, 2)  # (N, K)
         decay, self._step = 1.0 if step == self._step else self.decay, step
         with in_float32(cells):
-            self.counts.mul_(decay).add_(_of_all(weight.sum(0)))
-            self.sums.mul_(decay).add_(_of_all(weight.T @ cells))
-            self.products.mul_(decay).add_(_of_all((cells * weight.sum(1, keepdim=True)).T @ cells))
+            self.counts.mul_(decay).add_(summed(weight.sum(0)))
+            self.sums.mul_(decay).add_(summed(weight.T @ cells))
+            self.products.mul_(decay).add_(summed((cells * weight.sum(1, keepdim=True)).T @ cells))
 
     def logits(self, embedding: Tensor) -> Tensor:
         """Log posterior odds (B, K, g, g) up to a constant; −∞ for classes that had no exemplar.
@@ -70,10 +71,3 @@ class Exemplars(nn.Module):
         prior = (self.counts / total).clamp(min=1e-6).log()
         bias = prior - 0.5 * (weight * means).sum(1)
         return weight, torch.where(self.counts > 0, bias, -torch.inf)
-
-
-def _of_all(part: Tensor) -> Tensor:
-    """The sum over all processes, in place."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(part)
-    return part

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import torch
 from lamella import IGNORE, Batch, Chain, ClassificationMetrics, FromData, Mean, PatchEncoder, Step, Trainer
 from lamella.contracts.model import Metric
+from lamella.contracts.processes import summed
 from lamella.errors import ConfigError
 from pydantic import Field
 from torch import Tensor, nn
@@ -109,9 +110,7 @@ class Classify(Trainer):
         if "classes" in step.counts:
             counts = step.counts["classes"]
         else:
-            counts = self._of_classes(label, weight)
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.all_reduce(counts)
+            counts = summed(self._of_classes(label, weight))
         self._counted = counts
         share = self.seen + counts + 1.0
         return share.sum() / (share * len(share))

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from lamella import Chain, FromData, Loss, NeedsStart, SegmentationBackbone
+from lamella.errors import ConfigError
 from pydantic import Field
 
 from lamella_tem.weak_to_strong import WeakToStrong
@@ -14,7 +15,7 @@ def anchored(
     sets: Annotated[list[Chain], Field(min_length=1, description="strong perturbation sets: `sample` and `post`")],
     weak: Annotated[Chain | None, Field(description="perturbation set of the weak view, and of labels")] = None,
     paste: Annotated[
-        list[str] | None, Field(description="rare classes: pasted into every image, and learned from labels alone")
+        list[str] | None, Field(description="rare classes: pasted into half of the images, learned from labels alone")
     ] = None,
     tau: Annotated[float, Field(ge=0, le=1, description="threshold τ of the pseudo-label")] = 0.95,
     teacher_share: Annotated[
@@ -30,7 +31,15 @@ def anchored(
     is suspected none is trusted. It is `weak-to-strong` with these settings, and features are not perturbed (λ = 1).
 
     Source: ours; how it was found is in examples/paper/PROTOCOL.md, "Anchored", what it brings in docs/results.md.
+
+    Raises:
+        ConfigError: a start that does not know every class of the data.
     """
+    if unknown := getattr(backbone, "unknown_to_start", []):
+        raise ConfigError(
+            f"anchored: the start of the backbone does not know {', '.join(unknown)}, and stays the teacher: it would "
+            "tell them by chance; begin with a training on labels of these classes, called the same there"
+        )
     return WeakToStrong(
         backbone=backbone, sets=sets, weak=weak, probe_scale=0.5, tau=tau, class_tau=True, lam=1.0, ema=1.0, anchor=0.5,
         dice=True, paste=paste, doubt=16.0 if paste else 0.0, cap=0.0 if paste else None, teacher_share=teacher_share,

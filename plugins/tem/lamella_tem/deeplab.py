@@ -84,6 +84,8 @@ class DeepLabV3Plus(nn.Module):
         if norm == "group":
             _to_group_norm(self.net)
         self.norm, self.stride = norm, 16
+        self.unknown_to_start: list[str] = []
+        """Classes that the start does not know: their part of the head is random."""
         if start is not None:
             self._begin_with(start, list(class_names))
 
@@ -94,6 +96,7 @@ class DeepLabV3Plus(nn.Module):
             found, theirs = shipped.read_start(start) if start in shipped.names() else _of_run(Path(start))
         except LamellaError as error:
             raise ContractError(f"{where}: {error}") from error
+        self.unknown_to_start = [name for name in names if name not in theirs]
         wanted = self.state_dict()
         for name in found.keys() & wanted.keys():
             if name.startswith("net.segmentation_head."):

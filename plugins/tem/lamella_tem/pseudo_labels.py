@@ -2,11 +2,12 @@
 
 import torch
 from lamella import IGNORE, Batch
+from lamella.contracts.processes import summed
 from lamella.errors import ConfigError
 from torch import Tensor, nn
 
 from lamella_tem.consistency import pseudo_label
-from lamella_tem.rare import capped, doubted, ranked, share_of, suspected, without
+from lamella_tem.rare import capped, doubted, pixels_of, ranked, suspected, without
 
 
 class PseudoLabels(nn.Module):
@@ -65,10 +66,11 @@ class PseudoLabels(nn.Module):
         return doubted(target, self.rare, suspected(place, self.doubt * expected)) if self.doubt else target
 
     def _share(self, labelled: Batch, parts: int) -> Tensor:
-        """() the share of rare classes in the labels of late; of the first steps the plain mean."""
+        """() the share of rare classes in the labels of late, of all processes; of the first steps the plain mean."""
         assert labelled.label is not None
         rate = 0.02 / parts
-        self.prior.lerp_(share_of(labelled.label, self.rare), rate)
+        rare_pixels, pixels = summed(pixels_of(labelled.label, self.rare))
+        self.prior.lerp_(rare_pixels / pixels.clamp(min=1), rate)
         self.seen.lerp_(torch.ones_like(self.seen), rate)
         return self.prior / self.seen
 

@@ -7,7 +7,13 @@ from torch import Tensor
 
 def share_of(label: Tensor, rare: Tensor) -> Tensor:
     """() the share of rare classes in the labelled pixels of maps (B, H, W); 0 where no pixel has a label."""
-    return torch.isin(label, rare).sum() / (label != IGNORE).sum().clamp(min=1)
+    rare_pixels, pixels = pixels_of(label, rare)
+    return rare_pixels / pixels.clamp(min=1)
+
+
+def pixels_of(label: Tensor, rare: Tensor) -> Tensor:
+    """(2,) the pixels of rare classes and all labelled ones of maps (B, H, W)."""
+    return torch.stack([torch.isin(label, rare).sum(), (label != IGNORE).sum()])
 
 
 def ranked(p: Tensor, rare: Tensor, known: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from lamella import IGNORE, Batch, Chain, Mean, Step
+from lamella.contracts.processes import summed
 from lamella.errors import ConfigError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -109,9 +110,7 @@ class SetChoice(nn.Module):
         else:
             tried = torch.stack(self.probe(views, student))  # (2, K, B)
             if self.per == "batch":
-                tried = tried.sum(2, keepdim=True)
-                if torch.distributed.is_available() and torch.distributed.is_initialized():
-                    torch.distributed.all_reduce(tried)
+                tried = summed(tried.sum(2, keepdim=True))
             chosen = hardest(Mean(*tried).value(), self.top_k)
             self._note(chosen)
         return chosen.expand(-1, len(views[0].key))

@@ -26,6 +26,9 @@ from lamella_tem.losses import cross_entropy, dice
 from lamella_tem.object_recall import ObjectRecall
 from lamella_tem.paste import neighbours, paste_objects, rare_classes
 
+RESERVED = {"loss", "unlabelled", "feature", "images"}
+"""Names under which trainers log and count what is no loss of labelled images."""
+
 
 class Supervised(Trainer):
     """Learns from labelled images: a weighted sum of losses, by default cross-entropy + Dice.
@@ -57,6 +60,8 @@ class Supervised(Trainer):
         self.losses: dict[str, Loss] = {"ce": cross_entropy, "dice": dice} if losses is None else losses
         if not self.losses:
             raise ConfigError("supervised: losses = {} leaves nothing to learn from; name one, or leave losses out")
+        if taken := RESERVED & self.losses.keys():
+            raise ConfigError(f"supervised: no loss can be called {sorted(taken)[0]!r}, the training has it")
         self.loss_modules = nn.ModuleList(loss for loss in self.losses.values() if isinstance(loss, nn.Module))
         self.weights = weights or {name: 1 / len(self.losses) for name in self.losses}
         if set(self.weights) != set(self.losses):

@@ -76,7 +76,7 @@ class WeakToStrong(Trainer):
         mix: Annotated[float, Field(ge=0, le=1, description="probability of CutMix on top of a strong view")] = 0.0,
         mix_labelled: Annotated[float, Field(ge=0, le=1, description="probability of CutMix of labelled images")] = 0.0,
         paste: Annotated[
-            list[str] | None, Field(description="rare classes whose labelled objects are pasted into every image")
+            list[str] | None, Field(description="rare classes: labelled objects are pasted into half of the images")
         ] = None,
         doubt: Annotated[
             float, Field(ge=0, description="pixels in doubt, in multiples of the share of the classes of `paste`")

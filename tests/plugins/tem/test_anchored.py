@@ -8,7 +8,7 @@ import torch
 from lamella import Batch, Chain, Step
 from lamella.engine.experiment import check_experiment
 from lamella.engine.fit import fit
-from lamella.errors import RegistryError
+from lamella.errors import ConfigError, RegistryError
 from lamella.registry.registry import current
 from lamella_tem.anchored import anchored
 from tem_small_trainer import NAMES, Net, batches
@@ -39,6 +39,14 @@ def start(tmp_path_factory):
     }
     fit(check_experiment(tables, name="start", folder=folder, registry=current()), folder / "run")
     return folder / "run"
+
+
+def test_a_start_that_does_not_know_every_class_cannot_stay_the_teacher(start):
+    """Their part of its head is random, and would be so to the end."""
+    spec = {"name": "anchored", "sets": ["sample"], "backbone": {**NET, "start": str(start)}}
+    data = {"channels": 1, "classes": 3, "class_names": ["Silicon", "oxide", "defect"]}
+    with pytest.raises(ConfigError, match="does not know Silicon, and stays the teacher"):
+        current().plan("trainer", spec, "test").build(data=data)
 
 
 def given():

@@ -69,7 +69,8 @@ def test_rectangles_have_the_areas_and_aspects_they_should():
 def test_rectangles_of_oblong_images_lie_inside_too():
     inside = rectangles(12, 240, Streams(torch.arange(500)))
     assert torch.equal(inside.sum((1, 2)), inside.any(2).sum(1) * inside.any(1).sum(1))
-    assert 0.015 < inside.float().mean((1, 2)).min() and inside.float().mean((1, 2)).max() < 0.45
+    area = inside.float().mean((1, 2))
+    assert area.min() > 0.015 and area.max() < 0.45
 
 
 def test_cutmix_leaves_images_out_by_its_probability():
@@ -104,6 +105,20 @@ def test_unimatch_has_its_published_weights():
     target = pseudo_label(weak, p_w, 0.0)
     first, second = (one.choice.view(number, target, step) for number in range(2))
     assert not torch.equal(first.image, second.image)  # drawn independently
+
+
+@pytest.mark.parametrize("factory", [unimatch, cutmix_consistency])
+def test_baselines_take_their_threshold_and_their_losses(factory):
+    def doubled(logits, label, weight, /):
+        return 2 * nn.functional.cross_entropy(logits, label)
+
+    options = {"strong": Chain([])} if factory is unimatch else {}
+    sure, unsure = (made(factory, tau=tau, losses={"ce": doubled}, **options) for tau in (0.0, 1.0))
+    data, step = batches(), Step(0, 9, 0)
+    assert sure(data, step)["confident"] == 1 and unsure(data, step)["confident"] == 0
+    batch, label, _ = sure.student.mixed(data["labelled"], step)
+    expected = 2 * nn.functional.cross_entropy(sure.student.logits(batch.image), label)
+    assert sure(data, step)["supervised"].item() == pytest.approx(expected.item())
 
 
 def test_cutmix_consistency_perturbs_by_cutmix_alone():

@@ -53,6 +53,12 @@ def test_the_loss_is_the_mean_of_cross_entropy_and_dice(backbone, batch):
     assert losses["loss"].item() == pytest.approx(sum(expected.values()).item() / 2)
 
 
+@pytest.mark.parametrize("name", ["loss", "images", "unlabelled", "feature"])
+def test_a_loss_is_not_called_what_the_training_calls_its_own(backbone, name):
+    with pytest.raises(ConfigError, match=f"no loss can be called '{name}'"):
+        Supervised(backbone=backbone, losses={"ce": cross_entropy, name: dice}, class_names=NAMES)
+
+
 def test_losses_and_weights_are_those_of_the_experiment(backbone, batch):
     plan = current().plan(
         "trainer",

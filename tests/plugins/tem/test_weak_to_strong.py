@@ -249,6 +249,18 @@ def test_the_ramp_sets_the_unsupervised_loss_in():
     one = trainer(ramp=10)
     assert one._ramped(Step(0, 99, 0)) == pytest.approx(math.exp(-5))
     assert [one._ramped(Step(n, 99, 0)) for n in (10, 50)] == [1.0, 1.0]
+    losses = one(batches(), Step(0, 99, 0))
+    unsupervised = one.lam * losses["strong"] + (1 - one.lam) * losses["feature"]
+    assert unsupervised > 0.1
+    expected = 0.5 * (losses["supervised"] + math.exp(-5) * unsupervised)
+    assert losses["loss"].item() == pytest.approx(expected.item())
+
+
+def test_what_the_parts_of_a_step_log_adds_up_to_shares():
+    one = trainer(0.1, 0.3, paste=["c"], tau=0.0)
+    logged = one(batches(), Step(0, 10, 0, parts=2))
+    assert logged["confident"] == pytest.approx(0.5) and logged["engaged/set 1"] + logged["engaged/set 2"] == 0.5
+    assert logged["rare/labelled"] == pytest.approx(one(batches(), Step(0, 10, 0))["rare/labelled"].item() / 2)
 
 
 def test_a_checkpoint_written_before_its_parts_had_modules_loads():
