@@ -1,8 +1,8 @@
 """Which perturbation sets a step engages: the hardest, tried without gradient; some by chance; or all of them."""
 
 import random
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from lamella import IGNORE, Batch, Chain, Mean, Step
@@ -49,7 +49,7 @@ class SetChoice(nn.Module):
             raise ConfigError("weak-to-strong: probe_images is for per = 'batch'; a set for each image has to try each")
         if probe_every > 1 and per == "image":
             raise ConfigError("weak-to-strong: probe_every = 1 is needed with per = 'image': images differ every step")
-        self.sets = nn.ModuleList(sets)
+        self.sets, self.titles = nn.ModuleList(sets), titles_of(sets)
         self.select, self.per, self.top_k, self.mix = select, per, top_k, mix
         self.probe_every, self.probe_scale, self.probe_images = probe_every, probe_scale, probe_images
         self.register_buffer("engaged", torch.full((len(sets),), top_k / len(sets)))
@@ -152,4 +152,17 @@ class SetChoice(nn.Module):
         """What a log says of the sets engaged last; nothing where all are."""
         if self.select in ("all", "mean"):
             return {}
-        return {f"engaged/set {k + 1}": share.clone() for k, share in enumerate(self.engaged)}
+        return {f"engaged/{title}": share.clone() for title, share in zip(self.titles, self.engaged)}
+
+
+def titles_of(sets: Iterable[Iterable[Any]]) -> list[str]:
+    """What a log calls each set: by the families of its perturbations where these tell them apart, else by its place.
+
+    >>> from types import SimpleNamespace as Noise
+    >>> titles_of([[Noise(family="machine")], [Noise(family="sample"), Noise(family="post")]])
+    ['machine', 'post+sample']
+    >>> titles_of([[Noise(family="machine")], [Noise(family="machine")]])
+    ['set 1', 'set 2']
+    """
+    named = ["+".join(sorted({str(getattr(each, "family", "")) for each in one})) for one in sets]
+    return named if all(named) and len({*named}) == len(named) else [f"set {k + 1}" for k in range(len(named))]

@@ -125,7 +125,8 @@ class WeakToStrong(Trainer):
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """``supervised``, ``strong``, ``feature``, the share of ``confident`` pixels, and ``loss``.
 
-        Where sets are chosen, also ``engaged/set K``: the share of the images that the K-th was engaged for. With
+        Where sets are chosen, also ``engaged/SET``: the share of the images that each was engaged for, called by its
+        family where no other has that, else ``set K``. With
         ``paste`` also ``rare/labelled`` and ``rare/predicted``: the shares of pixels that labels, and that the
         network on weak views, take for those classes.
         """
