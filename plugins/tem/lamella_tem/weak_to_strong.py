@@ -126,9 +126,8 @@ class WeakToStrong(Trainer):
         """``supervised``, ``strong``, ``feature``, the share of ``confident`` pixels, and ``loss``.
 
         Where sets are chosen, also ``engaged/SET``: the share of the images that each was engaged for, called by its
-        family where no other has that, else ``set K``. With
-        ``paste`` also ``rare/labelled`` and ``rare/predicted``: the shares of pixels that labels, and that the
-        network on weak views, take for those classes.
+        family where no other has that, else ``set K``. With ``paste`` also ``rare/labelled`` and ``rare/predicted``:
+        the shares of pixels that labels, and that the network on weak views, take for those classes.
         """
         labelled = self.student.augmented(batches, step)
         weak = self._weakened(batches["unlabelled"], step)
