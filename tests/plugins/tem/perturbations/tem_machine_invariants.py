@@ -306,11 +306,26 @@ def an_image_without_noise_gets_none(cls, case):
     close(rendered(cls(), clean, case.seed)[0], clean, 1e-3, "an image without noise")
 
 
+@invariant("own-noise")
+def the_border_does_not_dilute_the_noise(cls, case):
+    noise = 0.05 * torch.randn(100, 1, 64, 64, generator=torch.Generator().manual_seed(case.seed))
+    shown, _ = rendered(cls(), 0.5 + noise, case.seed)
+    off = (shown - 0.5 - noise).var() / noise.var()
+    assert 0.97 < off < 1.05, f"on 64 × 64 pixels it adds {off:.2f} times the variance that is there"
+
+
 @caught_by(noise_comes_again_as_strong_at_every_grey_level)
 class Even(OwnNoise):
     def render(self, image, drawn, streams, about):
         added = super().render(image, drawn, streams, about) - image
         return image + added.std() * torch.randn_like(image)
+
+
+@caught_by(the_border_does_not_dilute_the_noise)
+class Diluted(OwnNoise):
+    def draw(self, streams, about):
+        drawn = super().draw(streams, about)
+        return drawn | {"factor": 0.96 * drawn["factor"]}
 
 
 @caught_by(an_image_without_noise_gets_none)
