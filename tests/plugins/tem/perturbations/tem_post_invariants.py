@@ -23,6 +23,19 @@ def stretching_fills_the_display(cls, case):
     assert (shown.amin((1, 2, 3)) == 0).all() and (shown.amax((1, 2, 3)) == 1).all(), "black or white is missing"
 
 
+@invariant("display-stretch")
+def stretching_cuts_off_what_it_says(cls, case):
+    whole = cls(percentile=(2.0, 2.0), amount=(1.0, 1.0), gamma=(1.0, 1.0))
+    noise = 0.02 * torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(case.seed))
+    place = torch.arange(256)
+    for line in (place.view(-1, 1), place, place.view(-1, 1) + place):
+        for pitch in (4, 8):
+            stripes = torch.where(line % pitch < pitch // 2, 0.3, 0.7)
+            shown, _ = rendered(whole, stripes + noise, case.seed)
+            ends = ((shown == 0).float().mean().item(), (shown == 1).float().mean().item())
+            assert max(ends) < 0.035, f"at a pitch of {pitch} px {100 * max(ends):.0f} % are black or white, not 2"
+
+
 @caught_by(stretching_keeps_the_order)
 class Solarised(DisplayStretch):
     def render(self, image, drawn, streams, about):
@@ -35,6 +48,13 @@ class Timid(DisplayStretch):
     def draw(self, streams, about):
         drawn = super().draw(streams, about)
         return drawn | {"amount": 0.5 * drawn["amount"]}
+
+
+@caught_by(stretching_cuts_off_what_it_says)
+class Harsh(DisplayStretch):
+    def draw(self, streams, about):
+        drawn = super().draw(streams, about)
+        return drawn | {"percentile": 2 * drawn["percentile"]}
 
 
 SOLID = {"opacity": (1.0, 1.0), "dark": 0.0}
