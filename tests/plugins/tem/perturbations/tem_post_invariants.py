@@ -86,7 +86,7 @@ def bars_leave_the_rest_exact(cls, case):
 @invariant("scale-bar")
 def bars_are_round_lengths_drawn_to_scale(cls, case):
     case = case.at_least(48, 60)
-    for pixel in (0.07, 0.9, 13.0):
+    for pixel in (0.005, 0.07, 0.9, 13.0, 1000.0):
         image = case.flat(0.4, count=4)
         there, drawn = _layout(cls, case, image, (2 * pixel, pixel))
         shown, _ = rendered(cls(**SOLID), image, case.seed, pixel_nm=(2 * pixel, pixel))
@@ -100,6 +100,17 @@ def bars_are_round_lengths_drawn_to_scale(cls, case):
             row = shown[i, 0, int(there.top[i]) + there.thick - 1, int(there.left[i]) :]
             inked = int((row == 1.0).to(torch.int64).cumprod(0).sum())  # up to the first gap
             assert inked == round(length / pixel), f"{length} nm at {pixel} nm/px took {inked} px"
+
+
+@invariant("scale-bar")
+def texts_are_written_whole_or_not_at_all(cls, case):
+    for height, width in ((48, 96), (56, 56), (62, 130), (64, 64), (512, 64), (case.height, case.width)):
+        image = torch.full((16, 1, height, width), 0.4)
+        there, _ = _layout(cls, case, image, (torch.nan, torch.nan))
+        ink, paper = (mask.unsqueeze(1) for mask in scale_bar.masks(there, 0, about(image)))
+        written = torch.where(ink, 1.0, torch.where(paper, 0.0, image))
+        assert rendered(cls(**SOLID), image, case.seed)[0].equal(written), f"{height} × {width}: rows are missing"
+        assert (there.text_left + there.text_width <= width).all(), f"{height} × {width}: a text is cut"
 
 
 @invariant("scale-bar")
@@ -120,6 +131,13 @@ class Dimmed(ScaleBar):
 class WrongAxis(ScaleBar):
     def draw(self, streams, about):
         return super().draw(streams, about._replace(pixel_nm=about.pixel_nm.flip(1)))
+
+
+@caught_by(texts_are_written_whole_or_not_at_all)
+class Halved(ScaleBar):
+    def render(self, image, drawn, streams, about):
+        written, upper = super().render(image, drawn, streams, about), about.height - about.height // 5
+        return torch.cat([image[:, :, :upper], written[:, :, upper:]], 2)
 
 
 @caught_by(writing_twice_is_writing_once)

@@ -6,8 +6,9 @@ from typing import Any, Literal, get_origin, get_type_hints
 import lamella
 import pytest
 import torch
-from lamella import Batch, Streams
+from lamella import About, Batch, Streams
 from lamella.errors import RegistryError
+from lamella_tem.perturbations.scale_bar import ScaleBar, arrange
 from lamella_tem.sets import GAUGE, GENERIC, NAMES
 from tem_trial import component
 
@@ -79,3 +80,15 @@ def test_a_range_up_to_infinity_is_refused_by_name(name, parameter):
 def test_a_detector_beyond_what_a_stream_takes_is_refused_by_name(name):
     with pytest.raises(RegistryError, match=f"'{name}': detector = .* must lie within 0 and 1e"):
         lamella.build("perturbation", name, detector=2**63)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["drawn", "known"])
+def test_bars_keep_their_rule_at_both_ends_of_the_pixel_size(known):
+    ends = _bounds(get_type_hints(ScaleBar.__init__, include_extras=True)["pixel"])
+    for pixel in (*ends, *((1e-4, 1e5) if known else ())):
+        for width in (8, 60, 2048, 8192):
+            size = pixel if known else math.nan
+            about = About(64, width, torch.full((8, 2), size), {})
+            drawn = ScaleBar(**({} if known else {"pixel": (pixel, pixel)})).draw(Streams(torch.arange(8)), about)
+            share = arrange(drawn, about).length_nm / (width * drawn["pixel"])
+            assert share.min() > 0.09 and share.max() < 0.2501, f"{share.tolist()} of {width} px of {pixel} nm"
