@@ -117,6 +117,11 @@ def test_labels_from_outside_are_ignored_with_weight_0(degrees):
         torch.testing.assert_close(result.image, batch.image.rot90(1, (2, 3)), atol=1e-4, rtol=0)
 
 
+def test_an_empty_batch_stays_one():
+    turn, batch = lamella.kornia("kornia.augmentation:RandomRotation", degrees=9.0), Batch.of(torch.zeros(0, 1, 8, 8))
+    assert turn().perturb(batch, Streams(batch.key)).image.shape == (0, 1, 8, 8)
+
+
 @pytest.mark.parametrize("name", ["RandomAffine", "RandomShear", "RandomTranslate"])
 @pytest.mark.parametrize("padding", ["border", "reflection"])
 def test_what_padding_invents_is_ignored_as_zeros_are(name, padding):

@@ -55,7 +55,7 @@ class KorniaPerturbation(nn.Module):
 
     def perturb(self, batch: Batch, streams: Streams) -> Batch:
         """The batch perturbed image by image; label, trust and instances follow geometry."""
-        if self.p == 0.0:
+        if self.p == 0.0 or len(streams) == 0:
             return batch
         parts = []
         devices = [batch.image.device] if batch.image.device.type == "cuda" else []

@@ -54,6 +54,13 @@ def test_survives_the_ends_of_its_parameters(name, end):
                 assert image.amin() >= 0 and image.amax() <= 1
 
 
+@pytest.mark.parametrize("p", [0.5, 1.0])
+@pytest.mark.parametrize("name", (*NAMES, *GAUGE, *GENERIC))
+def test_an_empty_batch_stays_one(name, p):
+    batch = Batch.of(torch.zeros(0, 1, 16, 16))
+    assert component(name)(p=p).perturb(batch, Streams(batch.key)).image.shape == batch.image.shape
+
+
 @pytest.mark.parametrize("name", (*NAMES, *GAUGE, *GENERIC))
 def test_every_number_is_bounded_and_told_of(name):
     hints = get_type_hints(component(name).__init__, include_extras=True)
