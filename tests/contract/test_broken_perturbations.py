@@ -29,6 +29,13 @@ class Grain(Perturbation):
         return image + per_image(drawn["strength"], image) * streams.normal(*image.shape[1:])
 
 
+class ClipsRight(Grain):
+    """A correct one: it draws from its streams in its own pass too."""
+
+    def clipped(self, image, drawn, streams, about):
+        return self.render(image, drawn, streams, about).clamp(0.0, 1.0)
+
+
 class ClipsOtherwise(Grain):
     def clipped(self, image, drawn, streams, about):
         return super().clipped(image, drawn, streams, about).clamp(0.0, 0.9)
@@ -406,7 +413,7 @@ BROKEN = {
     NotFinite: "give finite values",
     DividesByRange: "finite values|zero strength",
     OutOfRange: r"stay within \[0, 1\]",
-    ClipsOtherwise: r"have clipped\(\) give what render\(\) gives",
+    ClipsOtherwise: r"have clipped\(\) give what render\(\) gives, clipped to .0, 1.: .*: 0.9 instead of",
     OtherType: "keep the image's dtype",
     OtherShape: "keep the image's shape",
     IgnoresGate: "change nothing at p = 0",
@@ -444,6 +451,7 @@ BROKEN = {
 
 test_correct_noise = perturbation_contract(Grain)
 test_correct_noise_in_colour = perturbation_contract(Grain, channels=(1, 3))
+test_correct_clipping = perturbation_contract(ClipsRight)
 test_correct_slope = perturbation_contract(Slope)
 test_correct_warp = perturbation_contract(Sway)
 test_correct_mirror = perturbation_contract(Mirror)

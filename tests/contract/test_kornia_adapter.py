@@ -117,6 +117,27 @@ def test_labels_from_outside_are_ignored_with_weight_0(degrees):
         torch.testing.assert_close(result.image, batch.image.rot90(1, (2, 3)), atol=1e-4, rtol=0)
 
 
+def test_an_empty_batch_stays_one():
+    turn, batch = lamella.kornia("kornia.augmentation:RandomRotation", degrees=9.0), Batch.of(torch.zeros(0, 1, 8, 8))
+    assert turn().perturb(batch, Streams(batch.key)).image.shape == (0, 1, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["RandomAffine", "RandomShear", "RandomTranslate"])
+@pytest.mark.parametrize("padding", ["border", "reflection"])
+def test_what_padding_invents_is_ignored_as_zeros_are(name, padding):
+    how = {"RandomAffine": {"degrees": 0.0, "translate": (0.3, 0.3)}, "RandomShear": {"shear": (30.0, 30.0)}}
+    how = how.get(name, {"translate_x": (0.2, 0.2), "translate_y": (0.3, 0.3)})
+    padded, plain = (
+        lamella.kornia(f"kornia.augmentation:{name}", padding_mode=mode, p=1.0, **how)().perturb(
+            scene(), Streams(torch.arange(2))
+        )
+        for mode in (padding, "zeros")
+    )
+    assert plain.label.eq(IGNORE).any() and padded.label.equal(plain.label)
+    assert padded.weight.equal(plain.weight) and padded.instance.equal(plain.instance)
+    assert not padded.image.equal(plain.image)
+
+
 def test_shift_moves_everything_by_as_many_pixels():
     shift = lamella.kornia(
         "kornia.augmentation:RandomTranslate", translate_x=(0.25, 0.25), translate_y=(0.0, 0.0), p=1.0

@@ -1,5 +1,7 @@
 """Perturbations as Kornia modules, beside masks, boxes and keypoints, and in chains."""
 
+import math
+
 import pytest
 import torch
 from kornia.augmentation import AugmentationSequential
@@ -244,6 +246,14 @@ def test_range_takes_a_number_and_refuses_what_is_upside_down():
     assert adapter.validate_python(3) == (3.0, 3.0) and adapter.validate_python([1, 2]) == (1.0, 2.0)
     with pytest.raises(ValidationError, match="the lower end 2 is above the upper end 1"):
         adapter.validate_python((2, 1))
+
+
+@pytest.mark.parametrize("ends", [(10, math.inf), (-math.inf, 10), (-math.inf, math.inf)])
+def test_range_refuses_to_draw_up_to_infinity_but_takes_it_at_both_ends(ends):
+    adapter = TypeAdapter(Range)
+    assert adapter.validate_python(math.inf) == (math.inf, math.inf)
+    with pytest.raises(ValidationError, match="nothing can be drawn between an end and infinity"):
+        adapter.validate_python(ends)
 
 
 def test_within_bounds_ranges_and_numbers():

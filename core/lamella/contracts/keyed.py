@@ -39,7 +39,7 @@ def gated(
     Args:
         change: the images of a batch changed: every one, or those where its third argument, (B,) bool, is True.
     """
-    if p == 0.0:
+    if p == 0.0 or len(streams) == 0:
         return batch
     if p == 1.0:
         return change(batch, streams, None)

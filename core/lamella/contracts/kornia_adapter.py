@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 from kornia.augmentation import GeometricAugmentationBase2D, IntensityAugmentationBase2D
-from kornia.constants import Resample
+from kornia.constants import Resample, SamplePadding
 from torch import Tensor, nn
 
 from lamella.contracts.batch import IGNORE, Batch
@@ -55,7 +55,7 @@ class KorniaPerturbation(nn.Module):
 
     def perturb(self, batch: Batch, streams: Streams) -> Batch:
         """The batch perturbed image by image; label, trust and instances follow geometry."""
-        if self.p == 0.0:
+        if self.p == 0.0 or len(streams) == 0:
             return batch
         parts = []
         devices = [batch.image.device] if batch.image.device.type == "cuda" else []
@@ -94,8 +94,13 @@ class KorniaPerturbation(nn.Module):
         })
 
     def _mask(self, layers: Tensor) -> Tensor:
-        """(1, N, H, W) float64 masks moved as the last image was, nearest neighbour."""
-        nearest = {"resample": Resample.NEAREST, "align_corners": None}
+        """(1, N, H, W) float64 masks moved as the last image was, nearest neighbour; 0 from outside the image.
+
+        That holds where the class fills the image's outside with its border or its mirror image too.
+        """
+        nearest: dict[str, Any] = {"resample": Resample.NEAREST, "align_corners": None}
+        if "padding_mode" in self.augmentation.flags:
+            nearest["padding_mode"] = SamplePadding.ZEROS
         params = self.augmentation._params
         matrix = self.augmentation.transform_matrix
         return self.augmentation.transform_masks(

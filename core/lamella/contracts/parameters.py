@@ -1,5 +1,6 @@
 """What a perturbation may know of its images, and the ranges that it draws its parameters from."""
 
+import math
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -39,11 +40,17 @@ def _pair(value: Any) -> Any:
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
     if value[0] > value[1]:
         raise ValueError(f"the lower end {value[0]:g} is above the upper end {value[1]:g}")
+    if value[0] != value[1] and any(map(math.isinf, value)):
+        raise ValueError("nothing can be drawn between an end and infinity; both ends may be infinite")
     return value
 
 
 Range = Annotated[tuple[float, float], BeforeValidator(_pair), AfterValidator(_ordered)]
-"""An interval (low, high) to draw from; a single number stands for both ends."""
+"""An interval (low, high) to draw from; a single number stands for both ends.
+
+The latter, as all checking, is done where the registry builds (an experiment file, `lamella.build`); a class called
+directly takes a pair and gets what it is given.
+"""
 
 
 def within(low: float, high: float) -> AfterValidator:

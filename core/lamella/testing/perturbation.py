@@ -120,10 +120,9 @@ def clips_what_it_renders(subject: Subject, case: Case) -> None:
     built, batch = subject.build(), subject.batch(case)
     if not isinstance(built, Perturbation) or type(built).clipped is Perturbation.clipped:
         return
-    streams = streams_of(batch)
     about = About(batch.image.shape[-2], batch.image.shape[-1], batch.pixel_nm, batch.meta)
-    image, drawn = batch.image.to(torch.float32), built.draw(streams, about)
-    own, wanted = built.clipped(image, drawn, streams, about), built.render(image, drawn, streams, about)
+    image, drawn = batch.image.to(torch.float32), built.draw(streams_of(batch), about)
+    own, wanted = (each(image, drawn, streams_of(batch), about) for each in (built.clipped, built.render))
     if gap := difference(own, wanted.clamp(0.0, 1.0), tolerance=subject.tolerance):
         raise subject.broken("have clipped() give what render() gives, clipped to [0, 1]", gap, case)
 

@@ -57,6 +57,26 @@ class TemModality:
         self.intensity = state["intensity"]
         self._range = None if state["range"] is None else (state["range"][0], state["range"][1])
 
+    def ends(self, sample: Sample) -> tuple[float, float]:
+        """The grey values that become 0 and 1.
+
+        Raises:
+            ConfigError: ``data`` before `calibrate` or `restore`.
+            DataError: floating-point pixels under ``dtype``.
+        """
+        if self.intensity == "image":
+            return grey_ends(sample.image, sample.whole, sample.key)
+        if self.intensity == "data":
+            if self._range is None:
+                raise ConfigError("modality 'tem': intensity = 'data' has not seen the training images yet")
+            return self._range
+        if sample.image.dtype.kind == "f":
+            raise DataError(
+                f"{sample.name}: floating-point pixels have no range of their own; "
+                "set intensity = 'image' or 'data' in the modality"
+            )
+        return 0.0, float(np.iinfo(sample.image.dtype).max)
+
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Samples of one size as a batch."""
         return Batch.of(
@@ -87,23 +107,9 @@ class TemModality:
 
     def _image(self, sample: Sample) -> Tensor:
         pixels = grey(sample.image).astype(np.float32)
-        low, high = self._ends(sample)
+        low, high = self.ends(sample)
         span = high - low if high > low else 1.0
         return torch.from_numpy(np.clip((pixels - low) / span, 0.0, 1.0)).unsqueeze(0)
-
-    def _ends(self, sample: Sample) -> tuple[float, float]:
-        if self.intensity == "image":
-            return grey_ends(sample.image, sample.whole, sample.key)
-        if self.intensity == "data":
-            if self._range is None:
-                raise ConfigError("modality 'tem': intensity = 'data' has not seen the training images yet")
-            return self._range
-        if sample.image.dtype.kind == "f":
-            raise DataError(
-                f"{sample.name}: floating-point pixels have no range of their own; "
-                "set intensity = 'image' or 'data' in the modality"
-            )
-        return 0.0, float(np.iinfo(sample.image.dtype).max)
 
 
 def _stacked(maps: Sequence[np.ndarray | int | None]) -> Tensor | None:

@@ -1,7 +1,8 @@
 """``lamella noise``: the dose that your own images were taken with, and a perturbation set of that noise."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,9 +11,8 @@ from lamella.errors import DataError, LamellaError
 
 if TYPE_CHECKING:
     import numpy as np
-    from lamella.data.formats.files import Frame
-    from lamella.data.reading import Reading
 
+    from lamella_tem.modality import TemModality
     from lamella_tem.photon_transfer import PhotonTransfer
 
 
@@ -21,9 +21,12 @@ def noise(
     name: Annotated[str, typer.Option(help="what to call the perturbation set")] = "my-microscope",
     out: Annotated[Path, typer.Option("--out", help="file for the set; a figure goes beside it")] = Path("noise.toml"),
     intensity: Annotated[
-        Literal["image", "dtype"],
-        typer.Option(help="what maps grey values, as in the modality: each image's percentiles, or the file's range"),
-    ] = "image",
+        Literal["dtype", "image", "data"],
+        typer.Option(
+            help="what maps grey values, as in the modality of your experiment: the range of the file's type, each "
+            "image's percentiles, or those of all these images"
+        ),
+    ] = "dtype",
     data_bar: Annotated[Literal["find", "metadata", "keep"], typer.Option(help="data bars below images")] = "find",
 ) -> None:
     """Measure the dose of images from how their noise grows with brightness, and write a set of that noise."""
@@ -33,9 +36,11 @@ def noise(
     for path in (out, figure):
         if path.exists():
             raise LamellaError(f"{path} exists; choose another name with --out, or move it away")
+    files = _files(images)
+    modality = _modality(files, intensity, data_bar)
     found: dict[str, PhotonTransfer | str] = {}
-    for path in _files(images):
-        for file, one in _measured(path, intensity, data_bar):
+    for path in files:
+        for file, one in _measured(path, modality, data_bar):
             found[file] = one
             print(_line(file, one), flush=True)
     usable = {file: one for file, one in found.items() if not isinstance(one, str)}
@@ -61,8 +66,27 @@ def _files(images: Path) -> list[Path]:
     return files
 
 
-def _measured(path: Path, intensity: str, data_bar: Any) -> Iterator[tuple[str, "PhotonTransfer | str"]]:
+def _modality(files: Iterable[Path], intensity: Any, data_bar: Any) -> "TemModality":
+    """What maps grey values in training, with the ends of all images that can be read where it wants those."""
+    from lamella_tem.modality import TemModality
+
+    modality = TemModality(intensity=intensity)
+    if intensity == "data":
+        frames = (frame for path in files for _, frame in _frames(path, data_bar))
+        readable = (image for image in frames if not isinstance(image, str))
+        if (first := next(readable, None)) is not None:
+            modality.calibrate(chain([first], readable))
+    return modality
+
+
+def _measured(path: Path, modality: "TemModality", data_bar: Any) -> Iterator[tuple[str, "PhotonTransfer | str"]]:
     """The name of an image, or of each frame of a stack, and what its noise tells, or why it tells nothing."""
+    for name, image in _frames(path, data_bar):
+        yield name, image if isinstance(image, str) else _of_frame(name, image, modality)
+
+
+def _frames(path: Path, data_bar: Any) -> Iterator[tuple[str, "np.ndarray | str"]]:
+    """The name of an image, or of each frame of a stack, and its pixels, or why it cannot be read."""
     from lamella.data.reading import Reading, frame_name
 
     reading = Reading(data_bar=data_bar, stack="each")
@@ -72,16 +96,19 @@ def _measured(path: Path, intensity: str, data_bar: Any) -> Iterator[tuple[str, 
         yield path.name, str(error)
         return
     for frame in frames:
-        yield frame_name(path.name, frame), _of_frame(reading, path, frame, intensity)
+        try:
+            yield frame_name(path.name, frame), reading.micrograph(path, frame).image
+        except DataError as error:
+            yield frame_name(path.name, frame), str(error)
 
 
-def _of_frame(reading: "Reading", path: Path, frame: "Frame", intensity: str) -> "PhotonTransfer | str":
+def _of_frame(name: str, pixels: "np.ndarray", modality: "TemModality") -> "PhotonTransfer | str":
     from lamella_tem.photon_transfer import photon_transfer
 
     try:
-        one = photon_transfer(*_grey(reading.micrograph(path, frame).image, intensity))
+        one = photon_transfer(*_grey(name, pixels, modality))
     except DataError as error:
-        return str(error)
+        return str(error).removeprefix(f"{name}: ")
     if not one.independent:
         return (
             f"the noise of neighbouring pixels is not independent ({one.correlated:.1f}, where a camera's has 1): "
@@ -90,19 +117,16 @@ def _of_frame(reading: "Reading", path: Path, frame: "Frame", intensity: str) ->
     return one
 
 
-def _grey(pixels: "np.ndarray", intensity: str) -> tuple["np.ndarray", float]:
+def _grey(name: str, pixels: "np.ndarray", modality: "TemModality") -> tuple["np.ndarray", float]:
     """(H, W) in [0, 1], and the distance of two grey levels there."""
     import numpy as np
+    from lamella import Sample
     from lamella.data.grey import grey
 
-    values = grey(pixels).astype(np.float64)
+    low, high = modality.ends(Sample(pixels, None, None, 0, 0, (np.nan, np.nan), {}, name))
+    span = max(high - low, 1e-9)
     whole = pixels.dtype.kind in "iu"
-    if intensity == "dtype" and whole:
-        low, high = 0.0, float(np.iinfo(pixels.dtype).max)
-    else:
-        low, high = np.percentile(values, (0.1, 99.9))
-    span = max(float(high - low), 1e-9)
-    return np.clip((values - low) / span, 0.0, 1.0), 1 / span if whole else 0.0
+    return np.clip((grey(pixels).astype(np.float64) - low) / span, 0.0, 1.0), 1 / span if whole else 0.0
 
 
 def _line(file: str, one: "PhotonTransfer | str") -> str:

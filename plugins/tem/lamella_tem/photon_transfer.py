@@ -91,7 +91,10 @@ def photon_transfer(image: np.ndarray, step: float = 0.0) -> PhotonTransfer:
         )
     level, noise = _levels(mean, variance, flatness)
     if np.ptp(level) < SPREAD:
-        raise DataError("it has hardly more than one grey level, and a line needs two")
+        raise DataError(
+            "it has hardly more than one grey level, and a line needs two; where it has more, map its grey values "
+            "another way"
+        )
     a, c = _line(level, noise)
     random, doses = np.random.default_rng(0), []
     for _ in range(_RESAMPLES):

@@ -7,10 +7,11 @@ import lamella
 import numpy as np
 import pytest
 import torch
-from lamella import Batch, Streams
+from lamella import Batch, Sample, Streams
 from lamella.cli.main import main
 from lamella.errors import DataError
 from lamella.registry.registry import current
+from lamella_tem.modality import TemModality
 from lamella_tem.photon_transfer import MOST, photon_transfer
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -136,6 +137,50 @@ def test_the_set_that_is_written_makes_the_noise_that_was_measured(folder, capsy
     made = current().plan("chain", chain, "test").build()(Batch.of(pixels), Streams(torch.arange(6)))
     again = [photon_transfer(image.numpy()[0].astype(float)).dose for image in made.image]
     assert all(0.75 * low < dose < 1.33 * high for dose in again)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "white", "arguments"),
+    [(np.uint8, 128, []), (np.uint16, 3000, ["--intensity", "data"]), (np.float32, 3000, ["--intensity", "data"])],
+)
+def test_the_set_adds_the_noise_that_is_there_under_the_white_of_training(dtype, white, arguments, folder, capsys):
+    tifffile = pytest.importorskip("tifffile")
+    clean = [scene(seed=n) for n in range(2)]
+    noisy = [(white * counted(each, 400, 0.0, n)).round().astype(dtype) for n, each in enumerate(clean)]
+    for number, image in enumerate(noisy):
+        tifffile.imwrite(f"images/{number}.tif", image)
+    for path in folder.glob("*.png"):
+        path.unlink()
+    code, text = said(capsys, "images", *arguments)
+    assert code == 0 and "2 of 2 images tell their dose" in text
+    modality = TemModality(intensity=(arguments or ["dtype"])[-1])
+    modality.calibrate(noisy)
+
+    def seen(images):
+        return modality.collate([Sample(image, None, None, 0, n, (1, 1), {}, "") for n, image in enumerate(images)])
+
+    taken = seen(noisy)
+    there = taken.image - seen([(white * each).astype(dtype) for each in clean]).image
+    written = tomllib.loads(Path("noise.toml").read_text(encoding="utf-8"))["sets"]["my-microscope"]["chain"]
+    added = current().plan("chain", written, "test").build()(taken, Streams(torch.arange(2))).image - taken.image
+    assert (added.var() / there.var()).item() == pytest.approx(1, abs=0.2)
+
+
+def test_floats_have_no_range_of_their_own_here_either(folder, capsys):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite("images/float.tif", (1000 * counted(scene(), 400, 0.0)).astype(np.float32))
+    code, text = said(capsys, "images")
+    assert code == 0 and "2 of 4 images tell their dose" in text
+    assert "\nfloat.tif: floating-point pixels have no range of their own; set intensity = 'image' or 'data'" in text
+
+
+def test_ends_of_all_images_leave_out_what_cannot_be_read(folder, capsys):
+    Path("broken").mkdir()
+    (Path("broken") / "broken.tif").write_bytes(b"no image")
+    assert said(capsys, "broken", "--intensity", "data")[0] == 2
+    (folder / "broken.tif").write_bytes(b"no image")
+    code, text = said(capsys, "images", "--intensity", "data")
+    assert code == 0 and "broken.tif: " in text
 
 
 def test_every_frame_of_a_stack_tells_its_dose(folder, capsys):

@@ -5,7 +5,9 @@ from typing import Annotated
 from lamella import Range, within
 from pydantic import Field
 
-Detector = Annotated[int, Field(description="number of the detector whose fixed pattern is used")]
+Detector = Annotated[
+    int, within(0, 10**9), Field(description="number of the detector whose fixed pattern is used")
+]
 
 Dose = Annotated[Range, within(1e-3, float("inf")), Field(description="electrons per pixel at white, D (e⁻/px)")]
 FiniteDose = Annotated[Range, within(1e-3, 1e7), Field(description="electrons per pixel at white, D (e⁻/px)")]

@@ -12,7 +12,7 @@ from lamella_tem.perturbations.parameters import Chance
 
 LEVELS = 8
 """Grey levels, with as many pixels each, at which an image's noise is taken."""
-_FEWEST = 8
+_FEWEST = 32
 """Pixels of a level, at least; a smaller image has fewer levels."""
 _TO_SIGMA = 0.6744897501960817 * 6.0
 """Median of |N(0, 1)|, times the root of the sum of squares of the mask's outer product."""
@@ -24,7 +24,8 @@ class OwnNoise(Perturbation):
         y = x + f·σ(x̄)·N(0, 1)
 
     x̄ is the mean of 5 × 5 pixels. σ is taken from what the mask [1, −2, 1] ⊗ [1, −2, 1] leaves of the image: at
-    `LEVELS` grey levels the median of its size over the flatter half of the pixels, and a line between levels. With
+    `LEVELS` grey levels the median of its size over the flatter half of the pixels off the border, and a line between
+    levels. With
     f = 1 images differ from one another as repeated exposures of one specimen do, whatever gamma they are displayed
     with; each has √2 times the noise of the original. Noise that neighbouring pixels share (scan lines, smoothing,
     compression) is underestimated.
@@ -74,8 +75,16 @@ def noise_of(image: Tensor) -> Tensor:
     around = pad(mean, [1] * 4, mode="replicate")
     down, along = (around.diff(n=1, dim=dim) for dim in (2, 3))
     slope = (down[..., 1:, 1:-1] + down[..., :-1, 1:-1]).abs() + (along[..., 1:-1, 1:] + along[..., 1:-1, :-1]).abs()
-    grey, sigma = _levels(*(each.flatten(1) for each in (mean, left, slope)))
+    grey, sigma = _levels(*(_inside(each) for each in (mean, left, slope)))
     return _between(mean.flatten(1), grey, sigma).view_as(image).to(image.dtype)
+
+
+def _inside(values: Tensor) -> Tensor:
+    """(N, P) of (N, 1, H, W): without the border, where the mask sees repeated pixels and so less noise."""
+    for dim in (2, 3):
+        if (size := values.shape[dim]) > 2:
+            values = values.narrow(dim, 1, size - 2)
+    return values.flatten(1)
 
 
 def _levels(mean: Tensor, left: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +99,8 @@ def _levels(mean: Tensor, left: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
     flattest = by_level(slope).argsort(dim=2, stable=True)
     flattest = flattest[..., : (flattest.shape[2] + 1) // 2]
     grey, left = (by_level(values).gather(2, flattest) for values in (mean, left))
-    return grey.mean(2), left.median(2).values / _TO_SIGMA
+    middle = (left.median(2).values - (-left).median(2).values) / 2.0  # of an even number, the mean of both
+    return grey.mean(2), middle / _TO_SIGMA
 
 
 def _between(mean: Tensor, grey: Tensor, sigma: Tensor) -> Tensor:

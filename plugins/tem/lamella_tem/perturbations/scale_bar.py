@@ -15,6 +15,8 @@ STYLES = ("lower left", "lower right", "ruler", "strip")
 """Gatan: bar and text inside the image, lower left. Thermo: lower right. Hitachi: a ruler of ten parts.
 JEOL: a bottom strip with bar and text side by side."""
 _RULER, _STRIP = 2, 3
+_FINEST, _COARSEST = 5e-3, 1e3
+"""Pixel sizes (nm/px) between which the table of lengths has one for images 8 to 20,000 px wide."""
 
 
 class ScaleBar(Perturbation):
@@ -23,9 +25,9 @@ class ScaleBar(Perturbation):
         L = max{m·10^k : m ∈ {1, 2, 5}} ≤ 0.25·W·p (rulers: also 3),    bar = round(L/p) px
         y = x + α·mask·(ink − x)
 
-    with p the pixel size in nm, taken from the image where it is known and drawn where it is not; labels are
-    in nm below 1 µm. The mask is 0 or 1, so that writing twice at α = 1 is writing once. Bars are 0.02·H
-    high, text about twice that; images lower than 48 px get no text.
+    with p the pixel size in nm, taken from the image where it is known (and 0.005 to 1000) and drawn where it is
+    not; labels are in nm below 1 µm. The mask is 0 or 1, so that writing twice at α = 1 is writing once. Bars are
+    0.02·H high, text about twice that; images lower than 48 px get no text, nor do those too narrow for it.
 
     Source: proportions and places after Thermo/FEI's and Hitachi's software (0.02·H, twice that, lower right;
     ten ticks with the total labelled); places after Gatan and JEOL, pixel sizes, strips and opacity are
@@ -43,7 +45,7 @@ class ScaleBar(Perturbation):
         self,
         *,
         pixel: Annotated[
-            Range, within(1e-3, 1e4), Field(description="pixel size where the image has none (nm/px)")
+            Range, within(_FINEST, _COARSEST), Field(description="pixel size where the image has none (nm/px)")
         ] = (0.05, 50.0),
         strip: Annotated[
             Range, within(0.0, 0.25), Field(description="height of a bottom strip (share of the height)")
@@ -63,7 +65,7 @@ class ScaleBar(Perturbation):
         known = about.pixel_nm[:, 1]
         drawn = log_uniform(streams, *self.pixel)
         return {
-            "pixel": torch.where(torch.isfinite(known) & (known > 0.0), known, drawn),
+            "pixel": torch.where((known >= _FINEST) & (known <= _COARSEST), known, drawn),
             "style": streams.integers(0, len(STYLES)),
             "strip": streams.uniform(*self.strip),
             "opacity": streams.uniform(*self.opacity),
@@ -72,7 +74,7 @@ class ScaleBar(Perturbation):
         }
 
     def render(self, image: Tensor, drawn: dict[str, Tensor], streams: Streams, about: About) -> Tensor:
-        """The image with its bar, unclipped; rows above the lowest quarter are untouched."""
+        """The image with its bar, unclipped; of 64 rows and more only the lowest quarter is touched."""
         layout = arrange(drawn, about)
         first = about.height - touched_rows(about)
         ink, paper = (mask.unsqueeze(1) for mask in masks(layout, first, about))
@@ -97,6 +99,7 @@ class Layout(NamedTuple):
     text_left: Tensor
     text_top: Tensor
     text_width: Tensor
+    """0 where the image is too narrow for a text."""
     text_height: int
     strip_top: Tensor
     """First row of the strip; H where there is none."""
@@ -104,7 +107,7 @@ class Layout(NamedTuple):
 
 def touched_rows(about: About) -> int:
     """Rows at the lower edge in which everything is written."""
-    return about.height if about.height < 48 else -(-about.height // 4)
+    return about.height if about.height < 64 else -(-about.height // 4)
 
 
 def arrange(drawn: dict[str, Tensor], about: About) -> Layout:
@@ -118,9 +121,11 @@ def arrange(drawn: dict[str, Tensor], about: About) -> Layout:
     text_width = (widths(index.device)[index] * (text_height / HEIGHT)).round()
     edge_y = torch.round(drawn["margin"][:, 0] * height).clamp(min=1)
     edge_x = torch.round(drawn["margin"][:, 1] * width).clamp(min=1)
+    in_strip = style == _STRIP
+    before = torch.where(in_strip, edge_x + bar + thick + 2, torch.where(style == 0, edge_x, torch.zeros_like(bar)))
+    text_width = torch.where(before + text_width <= width, text_width, torch.zeros_like(bar))
     broad = torch.maximum(bar, text_width) if text_height else bar
     strip = (drawn["strip"] * height).round().clamp(min=text_height + 2 if text_height else thick + 2)
-    in_strip = style == _STRIP
     left = torch.where((style == 0) | in_strip, edge_x, width - edge_x - broad)
     left = torch.minimum(left, width - bar).clamp(min=0)
     top = torch.where(in_strip, height - ((strip + thick) / 2).round(), height - edge_y - thick).clamp(min=0)
@@ -189,5 +194,6 @@ def _text(layout: Layout, y: Tensor, x: Tensor) -> Tensor:
     right, down = (column - left).clamp(0, 1), (row - top).clamp(0, 1)
     upper = torch.lerp(flat[index], flat[index + 1], right.expand_as(index))
     lower = torch.lerp(flat[index + wide], flat[index + wide + 1], right.expand_as(index))
-    inside = (row > -0.5) & (row < high - 0.5) & (column > -0.5) & (column < wide - 0.5)
+    written = (layout.text_width > 0).view(-1, 1, 1)
+    inside = written & (row > -0.5) & (row < high - 0.5) & (column > -0.5) & (column < wide - 0.5)
     return inside & (torch.lerp(upper, lower, down.expand_as(index)) > -0.15 * scale)

@@ -21,9 +21,9 @@ class Spikes(Perturbation):
         y = max(x, spike) at spikes,    y = x·(0 … 0.3) at dead pixels,    y = x elsewhere
 
     A share r of the pixels is struck by an X-ray; each strike brightens 1, 2 (a neighbour to the right) or 3
-    pixels (and one below), so that 2·r of the pixels change on average; one more strike hits every image, so
-    that none goes unperturbed. A share r_dead is dead. One random number per pixel decides on everything. All
-    channels share the detector.
+    pixels (and one below), so that 2·r of the pixels are hit on average, which changes those darker than the
+    spike; one more strike hits one pixel of every image. A share r_dead is dead. One random number per pixel
+    decides on everything. All channels share the detector.
 
     Source: X-ray spikes that saturate one or a few neighbouring pixels, and dead pixels, in TEM: I. Lobato et
     al., npj Comput. Mater. 2024, s41524-023-01188-0; the ranges are plausible defaults without a firm source.

@@ -23,6 +23,19 @@ def stretching_fills_the_display(cls, case):
     assert (shown.amin((1, 2, 3)) == 0).all() and (shown.amax((1, 2, 3)) == 1).all(), "black or white is missing"
 
 
+@invariant("display-stretch")
+def stretching_cuts_off_what_it_says(cls, case):
+    whole = cls(percentile=(2.0, 2.0), amount=(1.0, 1.0), gamma=(1.0, 1.0))
+    noise = 0.02 * torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(case.seed))
+    place = torch.arange(256)
+    for line in (place.view(-1, 1), place, place.view(-1, 1) + place):
+        for pitch in (4, 8):
+            stripes = torch.where(line % pitch < pitch // 2, 0.3, 0.7)
+            shown, _ = rendered(whole, stripes + noise, case.seed)
+            ends = ((shown == 0).float().mean().item(), (shown == 1).float().mean().item())
+            assert max(ends) < 0.035, f"at a pitch of {pitch} px {100 * max(ends):.0f} % are black or white, not 2"
+
+
 @caught_by(stretching_keeps_the_order)
 class Solarised(DisplayStretch):
     def render(self, image, drawn, streams, about):
@@ -35,6 +48,13 @@ class Timid(DisplayStretch):
     def draw(self, streams, about):
         drawn = super().draw(streams, about)
         return drawn | {"amount": 0.5 * drawn["amount"]}
+
+
+@caught_by(stretching_cuts_off_what_it_says)
+class Harsh(DisplayStretch):
+    def draw(self, streams, about):
+        drawn = super().draw(streams, about)
+        return drawn | {"percentile": 2 * drawn["percentile"]}
 
 
 SOLID = {"opacity": (1.0, 1.0), "dark": 0.0}
@@ -66,7 +86,7 @@ def bars_leave_the_rest_exact(cls, case):
 @invariant("scale-bar")
 def bars_are_round_lengths_drawn_to_scale(cls, case):
     case = case.at_least(48, 60)
-    for pixel in (0.07, 0.9, 13.0):
+    for pixel in (0.005, 0.07, 0.9, 13.0, 1000.0):
         image = case.flat(0.4, count=4)
         there, drawn = _layout(cls, case, image, (2 * pixel, pixel))
         shown, _ = rendered(cls(**SOLID), image, case.seed, pixel_nm=(2 * pixel, pixel))
@@ -80,6 +100,17 @@ def bars_are_round_lengths_drawn_to_scale(cls, case):
             row = shown[i, 0, int(there.top[i]) + there.thick - 1, int(there.left[i]) :]
             inked = int((row == 1.0).to(torch.int64).cumprod(0).sum())  # up to the first gap
             assert inked == round(length / pixel), f"{length} nm at {pixel} nm/px took {inked} px"
+
+
+@invariant("scale-bar")
+def texts_are_written_whole_or_not_at_all(cls, case):
+    for height, width in ((48, 96), (56, 56), (62, 130), (64, 64), (512, 64), (case.height, case.width)):
+        image = torch.full((16, 1, height, width), 0.4)
+        there, _ = _layout(cls, case, image, (torch.nan, torch.nan))
+        ink, paper = (mask.unsqueeze(1) for mask in scale_bar.masks(there, 0, about(image)))
+        written = torch.where(ink, 1.0, torch.where(paper, 0.0, image))
+        assert rendered(cls(**SOLID), image, case.seed)[0].equal(written), f"{height} × {width}: rows are missing"
+        assert (there.text_left + there.text_width <= width).all(), f"{height} × {width}: a text is cut"
 
 
 @invariant("scale-bar")
@@ -100,6 +131,13 @@ class Dimmed(ScaleBar):
 class WrongAxis(ScaleBar):
     def draw(self, streams, about):
         return super().draw(streams, about._replace(pixel_nm=about.pixel_nm.flip(1)))
+
+
+@caught_by(texts_are_written_whole_or_not_at_all)
+class Halved(ScaleBar):
+    def render(self, image, drawn, streams, about):
+        written, upper = super().render(image, drawn, streams, about), about.height - about.height // 5
+        return torch.cat([image[:, :, :upper], written[:, :, upper:]], 2)
 
 
 @caught_by(writing_twice_is_writing_once)

@@ -1,6 +1,7 @@
 """Every invariant of every TEM perturbation, and for every invariant a fault that it catches."""
 
 import pytest
+import tem_gauge_invariants
 import tem_generic_invariants
 import tem_machine_invariants
 import tem_post_invariants
@@ -10,7 +11,13 @@ from lamella_tem.plugin import lamella_perturbations
 from lamella_tem.sets import NAMES
 from tem_trial import CASES, FAULTS, INVARIANTS, Case, component
 
-MODULES = (tem_generic_invariants, tem_sample_invariants, tem_machine_invariants, tem_post_invariants)
+MODULES = (
+    tem_gauge_invariants,
+    tem_generic_invariants,
+    tem_machine_invariants,
+    tem_post_invariants,
+    tem_sample_invariants,
+)
 CHECKS = [(name, check) for name, checks in INVARIANTS.items() for check in checks]
 TRIALS = [Case(24, 31, 1), Case(40, 57, 2), Case(64, 64, 3), Case(9, 12, 4)]
 
