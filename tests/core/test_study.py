@@ -189,6 +189,22 @@ def test_the_table_says_what_was_found(read, tmp_path):
     assert "[0.500]" in rows[0][1]
 
 
+def test_a_reference_may_have_its_classes_in_another_order(read, tmp_path):
+    """Its label maps are the same ones, read by another table of classes."""
+    study = read(STUDY.replace('"miou", Disc', '"miou:-ground", Disc'))
+    done = run_study(study, tmp_path, limit=2, tell=lambda line: None)
+    before = study_table(study, done, tmp_path)["entries"]
+    path = tmp_path / "seed-3" / "two" / "wide" / "counts" / "test.json"
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    turned = [np.reshape(counts, (3, 3))[::-1, ::-1].ravel().tolist() for counts in kept["confusion"]]
+    path.write_text(json.dumps({**kept, "classes": kept["classes"][::-1], "confusion": turned}), encoding="utf-8")
+    after = study_table(study, done, tmp_path)["entries"]
+    for one, other in zip(before, after):
+        assert other["mean"] == pytest.approx(one["mean"])
+        for name in ("mean", "low", "high") if "difference" in one else ():
+            assert other["difference"][name] == pytest.approx(one["difference"][name], nan_ok=True)
+
+
 def test_one_seed_without_groups_has_no_interval_and_resolves_nothing(read, tmp_path):
     alone = STUDY.replace("seeds = [3, 4]", "seeds = [3]").replace('groups = "lot"\n', "")
     study = read(alone)
@@ -511,6 +527,26 @@ def test_a_mistake_before_is_one_sentence(read, change, said):
 )
 def test_a_mistake_is_one_sentence(read, change, said):
     with pytest.raises(LamellaError, match=said):
+        read(STUDY.replace(*change))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (("fit.clip = 1.0, fit.steps = 77", "fit = 3"), "row 'plain': fit = 3 is a value, not a table"),
+        (("fit.clip = 1.0, fit.steps = 77", "data = 1"), "row 'plain': data = 1 is a value, not a table"),
+        (("trainer.backbone.width = 12", "fit = 3"), "row 'wide': fit = 3 is a value"),
+        (("trainer.backbone.width = 12", "data = [{ a = 1 }]"), r"row 'wide': data = \[{'a': 1}\] is a value"),
+        (("data.labelled.subset = 2", "fit = 3"), "row 'plain': fit = 3 is a value"),
+        (("[sizes.small.fit]", "[sizes.small]\ndata = 1\n[sizes.small.fit]"), "row 'plain': data = 1 is a value"),
+        (('set = { trainer.backbone.width = 12 }', 'set.fit.best = "{start}"\n[before.start]\nset.fit = 3'),
+         r"\[before.start\]: fit = 3 is a value"),
+        (('base = "tiny.toml"', 'base = "three.toml"'), "row 'plain': fit = 3 is a value"),
+    ],
+)  # fmt: skip
+def test_a_value_where_a_table_belongs_is_one_sentence(read, tiny_file, change, said):
+    tiny_file.with_name("three.toml").write_text("fit = 3\n" + tiny_file.read_text().partition("[fit]")[0])
+    with pytest.raises(ConfigError, match=said):
         read(STUDY.replace(*change))
 
 

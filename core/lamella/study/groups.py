@@ -66,7 +66,8 @@ def _improved(own: np.ndarray, other: np.ndarray) -> float:
 class Groups(NamedTuple):
     """What a run counted on a test set, by group and by the unit (lot) that intervals resample within it."""
 
-    of: Callable[[np.ndarray], float]
+    of: Mapping[str, Callable[[np.ndarray], float]]
+    """Group → the figure, as the classes of its run have it."""
     per_image: bool
     units: Mapping[str, tuple[str, ...]]
     """Group → the names of its units."""
@@ -84,7 +85,7 @@ class Groups(NamedTuple):
                 total, number = often @ self.sums[name]
                 found.append(total / number if number else np.nan)
             else:
-                found.append(self.of(np.tensordot(often, self.counts[name], axes=1)))
+                found.append(self.of[name](np.tensordot(often, self.counts[name], axes=1)))
         return np.array(found)
 
 
@@ -139,7 +140,7 @@ def read_groups(path: Path, asked: GroupFigure, unit: str | None) -> Groups:
     known = np.isfinite(each)
     pairs = np.stack([np.where(known, each, 0.0), known], 1)
     return Groups(
-        of,
+        dict.fromkeys(names, of),
         asked.per_image,
         {name: tuple(places[name]) for name in names},
         {name: np.stack([counts[rows].sum(0) for rows in places[name].values()]) for name in names},
@@ -223,8 +224,8 @@ def joined_groups(parts: Sequence[Groups]) -> Groups | None:
     units = {name: part.units[name] for part in parts for name in part.units}
     counts = {name: part.counts[name] for part in parts for name in part.units}
     sums = {name: part.sums[name] for part in parts for name in part.units}
-    first = parts[0]
-    return Groups(first.of, first.per_image, {name: units[name] for name in sorted(units)}, counts, sums)
+    of = {name: part.of[name] for part in parts for name in part.units}
+    return Groups(of, parts[0].per_image, {name: units[name] for name in sorted(units)}, counts, sums)
 
 
 def estimate_groups(seeds: Sequence[tuple[Groups, ...]], score: Score, seed: int = 0) -> Estimate:
