@@ -136,6 +136,8 @@ class Study:
         path = self.folder / (base or self.file.base)
         tables = read_toml(path, "base experiment file")
         own, size = self._own_set(base), self.file.sizes.get(self.size, {})
+        for change in (tables, *own, size, *changes):
+            _check_tables(change, f"{self.name}: {what}")
         roles = {role for table in (tables, *own, *changes) for role in table.get("data", {})}
         for change in [*own, _of_roles(size, roles), *changes]:
             tables = merged(tables, change)
@@ -176,6 +178,13 @@ def read_study(path: Path, size: str | None = None, *, registry: Registry | None
         _check_sets(study, measured)
         _check_changed(study, [experiment.file.model_dump() for experiment in experiments])
     return study
+
+
+def _check_tables(change: Tables, where: str) -> None:
+    """Raise `ConfigError` where ``[data]`` or ``[fit]`` is a value: what is laid over it would throw it away."""
+    for key in ("data", "fit"):
+        if key in change and not isinstance(change[key], Mapping):
+            raise ConfigError(f"{where}: {key} = {change[key]!r} is a value, not a table, as in {key}.KEY = VALUE")
 
 
 def _check_filled(study: Study, cell: Cell, experiment: Experiment) -> None:
