@@ -121,6 +121,24 @@ def test_equal_cost_leaves_out_the_start_that_both_rows_share(read, tiny_file, t
     assert abs(spent["dear"]["flops"] - spent["wide"]["flops"]) <= spent["plain"]["flops"] / 4 / 2
 
 
+def test_what_leaves_nothing_to_spend_is_refused(read, tmp_path):
+    dear = STUDY.replace('columns = ["two"]', 'columns = ["two"]\nset.fit.best = "{start}"')
+    study = read(dear + "\n[before.start]\nset.fit.steps = 40\n")
+    cell = next(cell for cell in study.cells() if cell.row == "dear")
+    with pytest.raises(ConfigError, match=r"row 'dear' may spend what 'wide' costs, .* leaves no step of that"):
+        result_of(study, cell, tmp_path)
+    assert not (tmp_path / cell.folder).exists()
+
+
+@pytest.mark.parametrize("change, times", [("", None), ("set.trainer.backbone.width = 16", "2.0")])
+def test_a_row_that_changes_the_price_of_a_step_is_told(read, tmp_path, told, change, times):
+    study = read(STUDY.replace('like = "plain"', f'like = "plain"\n{change}').replace("steps = 4\n", "steps = 9\n"))
+    cell = next(cell for cell in study.cells() if cell.row == "dear")
+    for _ in range(2):
+        result_of(study, cell, tmp_path, tell=told.append)
+    assert [line[:14] for line in told] == ([] if times is None else [f"dear spent {times}"])
+
+
 def test_what_a_cost_is_taken_from_is_trained_first_and_counts_for_the_limit(read, tmp_path):
     first = STUDY.replace("[rows.plain]", '[rows.dear]\nlike = "plain"\ncost_of = "wide"\n[rows.plain]', 1)
     first = first.replace('[rows.dear]\nlike = "plain"\ncost_of = "wide"\ncolumns = ["two"]\n', "")

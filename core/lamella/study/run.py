@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -100,8 +100,12 @@ def result_of(study: Study, cell: Cell, out: Path, *, tell: Tell = print) -> dic
     for name in study.needs(cell):
         runs[name] = out / study.before_folder(name, cell)
         trained(study.experiment_before(name, cell, runs), runs[name], tell=tell)
-    steps = _affordable(study, cell, out, tell)
-    return trained(study.experiment(cell, runs, steps), out / cell.folder, tell=tell)
+    allowed = _affordable(study, cell, out, tell)
+    done = (out / cell.folder / "results.json").is_file()
+    found = trained(study.experiment(cell, runs, allowed and allowed.steps), out / cell.folder, tell=tell)
+    if allowed is not None and not done:
+        _compare(cell, allowed.flops, found, tell)
+    return found
 
 
 def trained(experiment: Experiment, run: Path, *, tell: Tell = print) -> dict[str, Any]:
@@ -119,24 +123,53 @@ def trained(experiment: Experiment, run: Path, *, tell: Tell = print) -> dict[st
     return found
 
 
-def _affordable(study: Study, cell: Cell, out: Path, tell: Tell) -> int | None:
-    """The steps a row may take for the operations of the row it is compared with; None where it has its own."""
+class _Allowed(NamedTuple):
+    """What a row may spend on its own training."""
+
+    steps: int
+    flops: float
+
+
+def _affordable(study: Study, cell: Cell, out: Path, tell: Tell) -> _Allowed | None:
+    """What a row may take for the operations of the row it is compared with; None where it has steps of its own.
+
+    Raises:
+        ConfigError: operations that were not counted, or nothing left by what the row builds on.
+    """
     spends = study.file.rows[cell.row].spends
     if not spends:
         return None
     whole, price = (cell._replace(row=row) for row in spends)
     spent = total_flops(study, whole, out, tell=tell)
-    like = result_of(study, price, out, tell=tell)
+    step = _own_flops(study, price, out, tell) / result_of(study, price, out, tell=tell)["steps"]
     left = spent - _flops_before(study, cell, out)  # what it builds on itself is paid first
-    return max(1, round(left / (like["flops"] / like["steps"])))
+    if round(left / step) < 1:
+        raise ConfigError(
+            f"{study.name}: row {cell.row!r} may spend what {whole.row!r} costs, {spent:.3g} floating-point "
+            f"operations, and what it builds on leaves no step of that ({left:.3g})"
+        )
+    return _Allowed(round(left / step), left)
+
+
+def _compare(cell: Cell, allowed: float, found: dict[str, Any], tell: Tell) -> None:
+    """Tell where a row missed what it might spend by more than a step: one of its own costs another than was taken."""
+    if found["flops"] is not None and abs(found["flops"] - allowed) > found["flops"] / found["steps"]:
+        tell(
+            f"{cell.row} spent {found['flops'] / allowed:.2f} times what it might: a step of it costs another than one "
+            "of the row it is like"
+        )
 
 
 def total_flops(study: Study, cell: Cell, out: Path, *, tell: Tell = print) -> float:
     """The operations of a cell's training and of everything it builds on, training them now if need be."""
+    return _own_flops(study, cell, out, tell) + _flops_before(study, cell, out)
+
+
+def _own_flops(study: Study, cell: Cell, out: Path, tell: Tell) -> float:
     own = result_of(study, cell, out, tell=tell)["flops"]
     if own is None:
         raise ConfigError(f"{study.name}: row {cell.row!r} counted no floating-point operations")
-    return float(own) + _flops_before(study, cell, out)
+    return float(own)
 
 
 def _flops_before(study: Study, cell: Cell, out: Path) -> float:

@@ -165,8 +165,8 @@ def _figure(
     value = estimate([counted[cell][1] for cell in cells], of)
     if not ours:
         return value, None
-    apart = [counted[cell][1] for cell in theirs], [counted[cell][1] for cell in ours]
-    return value, difference(*apart, figure(text, counted[theirs[0]][0]), of_theirs=of)
+    pair = [counted[cell][1] for cell in theirs], [counted[cell][1] for cell in ours]
+    return value, difference(*pair, figure(text, counted[theirs[0]][0]), of_theirs=of)
 
 
 def _counts_file(out: Path, cell: Cell, test: str) -> Path:
