@@ -521,6 +521,7 @@ def test_a_mistake_before_is_one_sentence(read, change, said):
         (("[rows.wide]", '[rows.wide]\nlike = "plain"\ncost_of = "dear"'), "circle: wide → dear → wide"),
         (("seeds = [3, 4]", "sedes = [3, 4]"), "unknown key 'sedes'"),
         (("seeds = [3, 4]", "seeds = [3, 4, 3]"), r"seeds names one twice \(3, 4, 3\)"),
+        (('seeded = ["seed", "data.labelled.subset_seed"]', "seeded = []"), r"seeded = \[\] beside several seeds"),
         (("trainer.backbone.width = 12", "trainer.backbone.wdith = 12"), "did you mean 'width'"),
         (("[paper.plain]", "[paper.plian]"), "paper names the row 'plian'"),
         (('base = "tiny.toml"', 'base = "none.toml"'), "cannot be read"),

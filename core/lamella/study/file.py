@@ -106,6 +106,8 @@ def _check_names(file: StudyFile, study: str) -> None:
     _check_paper(file, study)
     if len(set(file.seeds)) < len(file.seeds):
         raise ConfigError(f"{study}: seeds names one twice ({', '.join(map(str, file.seeds))})")
+    if len(file.seeds) > 1 and not file.seeded:
+        raise ConfigError(f"{study}: seeded = [] beside several seeds would train the same run for each of them")
     rows: dict[str, list[str | None]] = {
         "reference": [file.reference], "paper": [*file.paper], "shown": [*file.shown],
         **{f"figure {title!r}": [_over(text)] for title, text in file.figures.items()},
