@@ -223,6 +223,16 @@ def test_a_reference_may_have_its_classes_in_another_order(read, tmp_path):
             assert other["difference"][name] == pytest.approx(one["difference"][name], nan_ok=True)
 
 
+def test_dollar_signs_in_titles_are_drawn_as_they_are(read, tmp_path):
+    """Between two of them matplotlib reads mathematics, and fails where it is none."""
+    title = r"$\frac$"
+    study = read(STUDY.replace("mIoU =", f"'{title}' =").replace('"Plain"', f"'{title}'"))
+    figure = {"row": "plain", "set": "test", "figure": title, "mean": 0.5, "low": 0.4, "high": 0.6}
+    entries = [{**figure, "column": column} for column in ("two", "four")]
+    table = {"size": "", "seeds": [], "done": 0, "planned": 0, "entries": entries, "cost": []}
+    assert "Against the number of labels" in write_study(study, table, tmp_path).read_text(encoding="utf-8")
+
+
 def test_one_seed_without_groups_has_no_interval_and_resolves_nothing(read, tmp_path):
     alone = STUDY.replace("seeds = [3, 4]", "seeds = [3]").replace('groups = "lot"\n', "")
     study = read(alone)
@@ -522,6 +532,9 @@ def test_a_mistake_before_is_one_sentence(read, change, said):
         (("seeds = [3, 4]", "sedes = [3, 4]"), "unknown key 'sedes'"),
         (("seeds = [3, 4]", "seeds = [3, 4, 3]"), r"seeds names one twice \(3, 4, 3\)"),
         (('seeded = ["seed", "data.labelled.subset_seed"]', "seeded = []"), r"seeded = \[\] beside several seeds"),
+        (("labels = 4", "labels = inf"), "columns.four.labels = inf: input should be a finite number"),
+        (("labels = 4", "labels = nan"), "columns.four.labels = nan: input should be"),
+        (("labels = 4", "labels = 0"), "columns.four.labels = 0: input should be greater than 0"),
         (("trainer.backbone.width = 12", "trainer.backbone.wdith = 12"), "did you mean 'width'"),
         (("[paper.plain]", "[paper.plian]"), "paper names the row 'plian'"),
         (('base = "tiny.toml"', 'base = "none.toml"'), "cannot be read"),

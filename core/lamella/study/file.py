@@ -43,7 +43,9 @@ class ColumnConfig(BaseModel):
 
     title: Annotated[str, Field(description="what the table calls it; else its name")] = ""
     set: Annotated[Tables, Field(description="changes to the base experiment, after the row's")] = {}
-    labels: Annotated[float | None, Field(description="number of labels, for the curve over them")] = None
+    labels: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="number of labels, for the curve over them")
+    ] = None
     seeds: Annotated[int | None, Field(ge=1, description="only the first so many seeds")] = None
 
 
