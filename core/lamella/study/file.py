@@ -1,5 +1,6 @@
 """The study file: what may stand in it, and that the names in it lead somewhere."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,9 @@ from lamella.study.groups import group_figure
 
 _STRICT = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
 Tables = dict[str, Any]
+_NO_FOLDER = re.compile(r"[/\\\x00-\x1f\x7f]")
+_LONGEST = 200
+"""Bytes of a name; file systems take 255, and a lock beside the folder has a few more."""
 
 
 class RowConfig(BaseModel):
@@ -144,10 +148,12 @@ def _check_names(file: StudyFile, study: str) -> None:
 def _check_folders(file: StudyFile, study: str) -> None:
     """Raise `ConfigError` where a name would lead out of the study's folder, or two runs into one."""
     for name in [*file.rows, *filter(None, file.columns), *file.before]:
-        if name in ("", ".", "..") or "/" in name or "\\" in name:
+        if name in ("", ".", "..") or _NO_FOLDER.search(name) or len(name.encode()) > _LONGEST:
+            shown = repr(name) if len(name) <= _LONGEST else f"{name[:20]!r}…"
             raise ConfigError(
-                f"{study}: {name!r} is no name for a row, column or training before: its runs are kept in a folder of "
-                "that name, so it must be neither empty, '.' nor '..', and have no slashes"
+                f"{study}: {shown} is no name for a row, column or training before: its runs are kept in a folder of "
+                "that name, so it must be neither empty, '.' nor '..', and have no slashes and control characters and "
+                f"no more than {_LONGEST} bytes"
             )
     if "before" in file.columns or {"", "all"} <= file.columns.keys():
         raise ConfigError(
