@@ -535,6 +535,9 @@ def test_a_mistake_before_is_one_sentence(read, change, said):
         (("labels = 4", "labels = inf"), "columns.four.labels = inf: input should be a finite number"),
         (("labels = 4", "labels = nan"), "columns.four.labels = nan: input should be"),
         (("labels = 4", "labels = 0"), "columns.four.labels = 0: input should be greater than 0"),
+        (("seeds = [3, 4]", "seeds = [3, -1]"), r"seeds.1 = -1: input should be greater than or equal to 0"),
+        (('groups = "lot"', 'sets = ["test", "test"]'), r"sets names one twice \(test, test\)"),
+        (('"results:miou_pooled"', '"results:"'), "figure 'results:' names nothing of the results"),
         (("trainer.backbone.width = 12", "trainer.backbone.wdith = 12"), "did you mean 'width'"),
         (("[paper.plain]", "[paper.plian]"), "paper names the row 'plian'"),
         (('base = "tiny.toml"', 'base = "none.toml"'), "cannot be read"),
@@ -618,6 +621,20 @@ def test_what_builds_on_a_training_that_fails_is_left_out_and_that_is_not_tried_
         run_study(read(worse, "small"), tmp_path, tell=told.append)
     left_out = [line.partition(": left out")[0] for line in told if "left out" in line]
     assert left_out == ["run 3 of 5: dear · two · seed 3", "run 5 of 5: wide · four · seed 3"]
+
+
+@pytest.mark.parametrize("change, where", [("{start}", "the row 'wide'"), ("{first}", r"\[before.start\]")])
+def test_a_misspelt_training_before_is_refused(read, change, where):
+    chain = '\n[before.start]\nset.data.test.source = "{first}"\n[before.first]\n'
+    right = STARTED + chain + "set.data.test.group = '(?P<lot>\\d{4})'\n"
+    assert read(right)
+    with pytest.raises(ConfigError, match=rf"\{{strat\}} in {where} is no training before the rows \(start, first\)"):
+        read(right.replace(f'{change}"', '{strat}"'))
+
+
+def test_a_study_without_rows_is_one_sentence(read):
+    with pytest.raises(ConfigError, match=r"rows = \{\}: dictionary should have at least 1 item"):
+        read('title = "None"\nbase = "tiny.toml"\nfigures = { mIoU = "miou" }\n[rows]\n')
 
 
 def test_a_study_without_columns_is_one_sentence(read):

@@ -74,9 +74,11 @@ class StudyFile(BaseModel):
     title: str
     base: Annotated[str, Field(description="experiment file beside this one; may lack what the rows give")]
     set: Annotated[Tables, Field(description="changes to it for every row, before the size's and the row's")] = {}
-    seeds: Annotated[list[int], Field(min_length=1, description="each is a subset and an initialisation")] = [0]
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0)]], Field(min_length=1, description="each is a subset and an initialisation")
+    ] = [0]
     seeded: Annotated[list[str], Field(description="keys that take the seed")] = ["seed"]
-    rows: dict[str, RowConfig]
+    rows: Annotated[dict[str, RowConfig], Field(min_length=1)]
     columns: Annotated[dict[str, ColumnConfig], Field(min_length=1)] = {"": ColumnConfig()}
     before: dict[str, BeforeConfig] = {}
     sets: Annotated[list[str], Field(min_length=1, description="test sets that are reported, headline first")] = [
@@ -110,8 +112,9 @@ def _check_names(file: StudyFile, study: str) -> None:
     """Raise `ConfigError` where something is named that is not there, or that cannot be, or a row is like itself."""
     _check_folders(file, study)
     _check_paper(file, study)
-    if len(set(file.seeds)) < len(file.seeds):
-        raise ConfigError(f"{study}: seeds names one twice ({', '.join(map(str, file.seeds))})")
+    for key, several in (("seeds", [*map(str, file.seeds)]), ("sets", file.sets)):
+        if len(set(several)) < len(several):
+            raise ConfigError(f"{study}: {key} names one twice ({', '.join(several)})")
     if len(file.seeds) > 1 and not file.seeded:
         raise ConfigError(f"{study}: seeded = [] beside several seeds would train the same run for each of them")
     rows: dict[str, list[str | None]] = {
@@ -176,6 +179,8 @@ def _check_paper(file: StudyFile, study: str) -> None:
 
 def _over(text: str) -> str | None:
     """The row that a figure compares with; raises `ConfigError` where it is no figure, whatever the classes are."""
+    if text == "results:":
+        raise ConfigError("figure 'results:' names nothing of the results; write results:NAME")
     if text.startswith("results:"):
         return None
     asked = group_figure(text)
