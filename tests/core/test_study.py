@@ -601,6 +601,13 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(read, tmp_path, told, mo
         run_study(study, tmp_path, tell=lambda line: None)
 
 
+def test_a_run_that_fails_does_not_count_for_the_limit(read, tmp_path):
+    worse = STUDY.replace("fit.clip = 1.0, ", "").replace('"Plain"', '"Plain"\nset.fit.optimizer.lr = 1e38')
+    with pytest.raises(FailedRuns, match=r"^run 1 of \d+: plain · two · seed 3: .*; the others went on"):
+        silently(read(worse, "small"), tmp_path, limit=1)
+    assert [cell.row for cell in results(read(worse, "small"), tmp_path)] == ["wide"]
+
+
 def test_a_row_that_does_not_fit_the_gpu_is_named_and_the_others_go_on(read, tmp_path, told, monkeypatch):
     honest = study_run.fit
 

@@ -1,4 +1,4 @@
-"""Which study a folder belongs to, and that nothing changes under the results in it."""
+"""What a study's folder was begun as, and that nothing changes under the results in it."""
 
 from __future__ import annotations
 
@@ -48,10 +48,11 @@ class _Training(NamedTuple):
 
 
 def claim(study: Study, out: Path) -> None:
-    """Note which study a folder belongs to; raise `RunError` where it was begun as another.
+    """Note what a folder is begun as; raise `RunError` where what was begun there has other settings.
 
-    Seeds, rows and columns may be added to a study; what a row is, builds on and may spend may not change under its
-    results, nor where that is kept, nor what takes the seed. A note of an earlier version says nothing of what rows
+    Several studies may share a folder, as one that is split over files: each adds to the note what it trains. Seeds,
+    rows and columns may be added to a study; what a row is, builds on and may spend may not change under its results,
+    nor where that is kept, nor what takes the seed. A note of an earlier version says nothing of what rows
     build on, where, or spend and of what takes the seed, and has the study's folder in place of ``{NAME}``.
     """
     note = out / "study.json"

@@ -34,16 +34,16 @@ def run_study(
     told, what builds on it is left out, and the others go on.
 
     Args:
-        limit: run at most so many cells, then stop; the rest is for another time.
+        limit: run at most so many cells, then stop; the rest is for another time. Those that fail do not count.
         tell: takes one line of progress at a time.
 
     Raises:
-        RunError: ``out`` holds another study, or another version of this one.
+        RunError: ``out`` holds runs of these rows with other settings.
         ConfigError: figures or pictures that the test set cannot give.
         FailedRuns: after all others, where runs failed; at once where several processes train each run together.
     """
     claim(study, out)
-    cells, new = study.cells(), 0
+    cells, new, checked = study.cells(), 0, False
     failed: list[str] = []
     lost: set[Path] = set()
     for number, cell in enumerate(cells):
@@ -62,12 +62,13 @@ def run_study(
             if not mine:
                 tell(f"{what}: another process is at it")
             elif not done.is_file():
-                if not new:
+                if not checked:
                     check_data(study)
+                checked = True
                 tell(what)
-                new += 1
                 try:
                     result_of(study, cell, out, tell=tell)
+                    new += 1
                 except (LamellaError, torch.OutOfMemoryError) as error:
                     reason = str(error).partition("\n")[0]
                     if together():
