@@ -258,12 +258,14 @@ def test_a_changed_row_is_refused_a_new_one_is_not(read, tmp_path):
     run_study(read(STUDY.replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=1, tell=lambda line: None)
 
 
-def test_seeds_may_be_added_in_any_place(read, tmp_path):
-    run_study(read(), tmp_path, limit=1, tell=lambda line: None)
+@pytest.mark.parametrize("also", ['"seed", ', ""])
+def test_seeds_may_be_added_in_any_place(read, tmp_path, also):
+    study = STUDY.replace('"seed", ', also)
+    run_study(read(study), tmp_path, limit=1, tell=lambda line: None)
     for seeds in ("[2, 3, 4]", "[4]"):
-        run_study(read(STUDY.replace("[3, 4]", seeds)), tmp_path, limit=0, tell=lambda line: None)
+        run_study(read(study.replace("[3, 4]", seeds)), tmp_path, limit=0, tell=lambda line: None)
         with pytest.raises(RunError, match="plain · two was begun with other settings"):
-            run_study(read(STUDY.replace("[3, 4]", seeds).replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=0)
+            run_study(read(study.replace("[3, 4]", seeds).replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=0)
 
 
 def test_a_changed_row_is_refused_whatever_it_is_called(read, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from lamella.engine.experiment import Experiment, check_experiment
 from lamella.engine.whole import write_json
 from lamella.errors import LamellaError, RunError
 from lamella.study.share import first_process
-from lamella.study.study import Cell, Study
+from lamella.study.study import Cell, Study, at
 
 
 class _Training(NamedTuple):
@@ -59,7 +59,8 @@ def claim(study: Study, out: Path) -> None:
     noted = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     known, spent = noted.get("rows", {}), noted.get("spends", {})
     trainings = _trainings(study)
-    seeds = {name: _noted_seed(known, name, study) for name in trainings}
+    seeded = noted.get("seeded", study.file.seeded)
+    seeds = {name: _noted_seed(known, name, study, seeded) for name in trainings}
     texts = {name: training.experiment(study, seeds[name], {}).resolved() for name, training in trainings.items()}
     spends = {name: _spends(study, training) for name, training in trainings.items()}
     starts = {name: _starts(study, training) for name, training in trainings.items()}
@@ -72,7 +73,7 @@ def claim(study: Study, out: Path) -> None:
         for name in known.keys() & trainings.keys()
         if not any(_is(known[name], trainings[name].experiment(study, seeds[name], runs)) for runs in fillings)
     }
-    if (seeded := noted.get("seeded", study.file.seeded)) != study.file.seeded:
+    if seeded != study.file.seeded:
         before = replace(study, file=study.file.model_copy(update={"seeded": seeded}))
         changed |= {name for name, training in trainings.items() if training.differs(study, before, out)}
     for name in sorted(trainings, key=lambda name: (name not in changed, name)):
@@ -132,10 +133,11 @@ def _rests_on(name: str, study: Study, trainings: Mapping[str, _Training], texts
     return {name}.union(*(_rests_on(other, study, trainings, texts) for other in direct))
 
 
-def _noted_seed(known: Mapping[str, str], name: str, study: Study) -> int:
+def _noted_seed(known: Mapping[str, str], name: str, study: Study, seeded: Sequence[str]) -> int:
     """The seed that a training's note was written for, which need not be the first of the study any more."""
-    first = study.file.seeds[0]
-    return int(tomllib.loads(known[name])["seed"]) if name in known and "seed" in study.file.seeded else first
+    tables = tomllib.loads(known[name]) if name in known else {}
+    found = [seed for key in seeded if isinstance(seed := at(tables, key), int)]
+    return found[0] if found else study.file.seeds[0]
 
 
 def _is(known: str, experiment: Experiment) -> bool:

@@ -286,6 +286,17 @@ def has(tables: Any, key: str) -> bool:
     return isinstance(tables, Mapping) and first in tables and (not rest or has(tables[first], rest))
 
 
+def at(tables: Any, key: str) -> Any:
+    """What stands at a dotted key; None where nothing does.
+
+    >>> at({"fit": {"crop": 64}}, "fit.crop"), at({"fit": 3}, "fit.crop")
+    (64, None)
+    """
+    for part in key.split("."):
+        tables = tables.get(part) if isinstance(tables, Mapping) else None
+    return tables
+
+
 def _filled(value: Any, runs: Mapping[str, str]) -> Any:
     """``{name}`` in every text replaced by the run folder of that name."""
     if isinstance(value, str):

@@ -20,7 +20,7 @@ from lamella.study.groups import (
     read_counts,
     read_groups,
 )
-from lamella.study.study import Cell, Study, has
+from lamella.study.study import Cell, Study, at, has
 
 Results = Mapping[Cell, Mapping[str, Any]]
 
@@ -184,12 +184,10 @@ def _check_named(study: Study, results: Results) -> None:
 
 
 def _value(result: Mapping[str, Any], test: str, path: str) -> float:
-    at: Any = result["sets"][test]
-    for part in path.split("."):
-        at = at.get(part) if isinstance(at, Mapping) else None
-    if isinstance(at, Mapping | list | str):
+    found = at(result["sets"][test], path)
+    if isinstance(found, Mapping | list | str):
         raise ConfigError(f"figure 'results:{path}' is no number in the results of {test!r}; write results:{path}.NAME")
-    return float("nan") if at is None else float(at)
+    return float("nan") if found is None else float(found)
 
 
 def _cells(results: Results, row: str, column: str, test: str) -> list[Cell]:
