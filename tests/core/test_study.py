@@ -308,6 +308,22 @@ def test_a_study_begun_before_a_setting_was_known_goes_on(read, tmp_path):
             run_study(read(), tmp_path, limit=0)
 
 
+def test_a_damaged_file_is_named(read, tmp_path):
+    study = read()
+    silently(study, tmp_path, limit=1)
+    for path, texts in {
+        tmp_path / "study.json": ("{", "[]", '{"rows": 3}', '{"rows": {"plain · two": "x = ["}}', '{"starts": []}'),
+        tmp_path / study.cells()[0].folder / "results.json": ("{", "[]", "{}"),
+    }.items():
+        whole = path.read_text(encoding="utf-8")
+        for text in texts:
+            path.write_text(text, encoding="utf-8")
+            with pytest.raises(RunError, match=rf"{path.name}: this file is damaged \(.*\); remove it, and it is made"):
+                silently(study, tmp_path, limit=0)
+        path.write_text(whole, encoding="utf-8")
+    silently(study, tmp_path, limit=0)
+
+
 BEFORE = STUDY.replace('title = "Plain"', 'title = "{start} in a title is left alone"').replace(
     "set = { trainer.backbone.width = 12 }", 'set = { data.test.source = "{start}/images", data.test.images = "*" }'
 )

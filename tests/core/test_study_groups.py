@@ -182,6 +182,10 @@ def test_other_texts_are_other_figures_and_missing_columns_are_said(tmp_path):
         read_groups(tmp_path / "test.json", group_figure("mean of miou by wafer"), "lot")
     with pytest.raises(RunError, match="cannot be read"):
         read_groups(tmp_path / "none.json", group_figure("mean of miou by device"), "lot")
+    for text in ("[", "[]", '{"classes": ["a"]}', '{"classes": 3, "names": [], "groups": {}, "confusion": []}'):
+        (tmp_path / "cut.json").write_text(text)
+        with pytest.raises(RunError, match=r"cut\.json: the counts of the test images cannot be read"):
+            read_groups(tmp_path / "cut.json", group_figure("mean of miou by device"), "lot")
     with pytest.raises(ConfigError, match=r"groups = 'wafer': the test set 'test' has no such group column"):
         read_groups(tmp_path / "test.json", group_figure("mean of miou by device"), "wafer")
     images = read_groups(tmp_path / "test.json", group_figure("mean of miou by device"), "name")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lamella.engine.experiment import Experiment, check_experiment
 from lamella.engine.whole import write_json
 from lamella.errors import LamellaError, RunError
+from lamella.study.kept import damaged, read_kept
 from lamella.study.share import first_process
 from lamella.study.study import Cell, Study, at
 
@@ -56,7 +56,7 @@ def claim(study: Study, out: Path) -> None:
     build on, where, or spend and of what takes the seed, and has the study's folder in place of ``{NAME}``.
     """
     note = out / "study.json"
-    noted = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    noted = _noted(note) if note.is_file() else {}
     known, spent = noted.get("rows", {}), noted.get("spends", {})
     trainings = _trainings(study)
     seeded = noted.get("seeded", study.file.seeded)
@@ -131,6 +131,20 @@ def _rests_on(name: str, study: Study, trainings: Mapping[str, _Training], texts
     built = [_before_name(b, trainings[name].cell, study) for b in study.file.before if "{" + b + "}" in texts[name]]
     direct = [*built, *_spends(study, trainings[name])]
     return {name}.union(*(_rests_on(other, study, trainings, texts) for other in direct))
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """What was noted; raises `RunError` where the note is damaged."""
+    found = read_kept(path)
+    for key in ("rows", "spends", "starts"):
+        if not isinstance(found.get(key, {}), dict):
+            raise damaged(path, f"{key} must be a table")
+    try:
+        for text in found.get("rows", {}).values():
+            tomllib.loads(text)
+    except (TypeError, ValueError) as error:
+        raise damaged(path, str(error)) from error
+    return found
 
 
 def _noted_seed(known: Mapping[str, str], name: str, study: Study, seeded: Sequence[str]) -> int:

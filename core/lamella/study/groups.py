@@ -204,7 +204,7 @@ def _column(kept: Mapping[str, Any], column: str, what: str) -> Sequence[str]:
 def _kept(path: Path) -> Mapping[str, Any]:
     try:
         return _read(path, path.stat().st_mtime_ns)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path}: the counts of the test images cannot be read ({error})") from error
 
 
@@ -212,6 +212,8 @@ def _kept(path: Path) -> Mapping[str, Any]:
 def _read(path: Path, changed: int) -> Mapping[str, Any]:
     """The file as it was at ``changed``: every figure of a table, and every comparison, asks for the same ones."""
     found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if missing := [key for key in ("classes", "names", "groups", "confusion") if key not in found]:
+        raise ValueError(f"it has no {missing[0]}")
     size = len(found["classes"])
     return {**found, "set": path.stem, "confusion": np.array(found["confusion"], np.int64).reshape(-1, size, size)}
 

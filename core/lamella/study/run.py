@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from lamella.engine.fit import fit
 from lamella.errors import ConfigError, LamellaError, RunError
 from lamella.study.check import check_data
 from lamella.study.claim import claim
+from lamella.study.kept import read_kept
 from lamella.study.share import taken, together
 from lamella.study.study import Cell, Study
 
@@ -92,7 +92,7 @@ def _bases(study: Study, cell: Cell, out: Path) -> list[Path]:
 def results(study: Study, out: Path) -> dict[Cell, dict[str, Any]]:
     """The results of every cell that is done."""
     done = {cell: out / cell.folder / "results.json" for cell in study.cells()}
-    return {cell: json.loads(path.read_text(encoding="utf-8")) for cell, path in done.items() if path.is_file()}
+    return {cell: read_kept(path, "sets", "steps", "flops") for cell, path in done.items() if path.is_file()}
 
 
 def result_of(study: Study, cell: Cell, out: Path, *, tell: Tell = print) -> dict[str, Any]:
@@ -120,8 +120,7 @@ def trained(experiment: Experiment, run: Path, *, tell: Tell = print) -> dict[st
             if not path.is_file():
                 fit(experiment, run, resume=(run / "run.json").is_file())
                 PartialState().wait_for_everyone()  # the first one measures
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return read_kept(path)
 
 
 class _Allowed(NamedTuple):
@@ -176,4 +175,4 @@ def _own_flops(study: Study, cell: Cell, out: Path, tell: Tell) -> float:
 def _flops_before(study: Study, cell: Cell, out: Path) -> float:
     """The operations of everything a cell builds on, which is trained."""
     paths = [out / study.before_folder(name, cell) / "results.json" for name in study.needs(cell)]
-    return float(sum(json.loads(path.read_text(encoding="utf-8"))["flops"] for path in paths))
+    return float(sum(read_kept(path, "flops")["flops"] for path in paths))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from lamella.study.groups import (
     read_counts,
     read_groups,
 )
+from lamella.study.kept import read_kept
 from lamella.study.study import Cell, Study, at, has
 
 Results = Mapping[Cell, Mapping[str, Any]]
@@ -204,7 +204,7 @@ def _cost(study: Study, results: Results, out: Path, row: str, column: str) -> l
         befores = [out / study.before_folder(name, cell) / "results.json" for name in study.needs(cell)]
         if not all(path.is_file() for path in befores):
             return []  # somebody tidied up: what it cost is not known any more
-        parts = [results[cell], *(json.loads(path.read_text(encoding="utf-8")) for path in befores)]
+        parts = [results[cell], *(read_kept(path, "steps", "flops") for path in befores)]
         totals.append([sum(part[key] or 0 for part in parts) for key in ("steps", "flops", "seconds")])
     steps, flops, seconds = (sum(column) / len(totals) for column in zip(*totals))
     return [{"row": row, "column": column, "steps": steps, "flops": flops, "seconds": seconds, "runs": len(cells)}]
