@@ -697,6 +697,55 @@ def test_every_set_that_is_reported_is_looked_at_before_anything_is_trained(read
     assert not list(tmp_path.glob("out/seed-*/*/*/run.json"))
 
 
+APART = """
+title = "Apart"
+base = "tiny.toml"
+seeds = [3, 4]
+groups = "lot"
+reference = "a"
+set.fit.steps = 1
+figures = { mIoU = "miou", By = "mean of miou by lot" }
+[rows.a]
+[rows.b]
+set.data.test.source.count = 1
+"""
+
+
+def test_a_row_on_other_groups_than_the_reference_is_told_and_has_no_difference(read, tmp_path, told):
+    study = read(APART)
+    done = run_study(study, tmp_path, tell=told.append)
+    said = "row 'b' is tested on other groups in 'test' than row 'a': their difference stays out of the table"
+    assert [line for line in told if "groups" in line] == [said]
+    for entry in study_table(study, done, tmp_path)["entries"]:
+        assert math.isfinite(entry["low"]) and "difference" not in entry
+
+
+def test_a_row_on_other_groups_with_each_seed_is_told_and_has_no_interval(read, tmp_path, told):
+    study = read(APART.replace("groups =", 'seeded = ["seed", "data.test.source.seed"]\ngroups =').replace(
+        'groups = "lot"', 'groups = "name"').replace("set.data.test.source.count = 1", ""))  # fmt: skip
+    done = run_study(study, tmp_path, tell=told.append)
+    said = "is tested on other groups in 'test' with each seed: its figures have no interval"
+    assert [line for line in told if "groups" in line] == [f"row 'a' {said}", f"row 'b' {said}"]
+    entries = study_table(study, done, tmp_path)["entries"]
+    assert [len(entry["each"]) for entry in entries] == [2] * 4
+    assert all(math.isfinite(entry["mean"]) and math.isnan(entry["low"]) for entry in entries)
+    by_row = [[entry["mean"] for entry in entries if entry["row"] == row] for row in "ab"]
+    apart = [entry["difference"] for entry in entries if entry["row"] == "b"]
+    assert [entry["mean"] for entry in apart] == pytest.approx([a - b for a, b in zip(*by_row)])
+    assert all(math.isnan(entry["low"]) for entry in apart)
+
+
+def test_every_row_s_test_set_is_looked_at_before_anything_is_trained(read, tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / kind / "1.png")
+    names = ["ground", "square", "disc"]
+    other = f'set.data.test = {{ source = "{tmp_path}", images = "images/*", labels = "labels/*", classes = {names} }}'
+    with pytest.raises(ConfigError, match="groups = 'lot': the test set 'test' has no such group column"):
+        silently(read(APART.replace("set.data.test.source.count = 1", other)), tmp_path / "out")
+    assert not list(tmp_path.glob("out/seed-*/*/*/run.json"))
+
+
 def test_groups_that_a_figure_names_may_each_be_in_another_column(read, tmp_path):
     text = STUDY.replace('"iou:disc"', '"mean of miou by lot in A, B"')
     text = text.replace("set = { data.labelled.subset = 2 }", "set.data.test.source.count = 1")  # of the lot A

@@ -79,7 +79,17 @@ def estimate(counts: Sequence[Counts], of: Figure, seed: int = 0) -> Estimate:
         ConfigError: seeds with other groups.
     """
     samples = resampled(counts, of, seed)
-    return interval(tuple(_pooled(one, of) for one in counts), samples if _several(counts) else ())
+    return interval(each_of(counts, of), samples if _several(counts) else ())
+
+
+def each_of(counts: Sequence[Counts], of: Figure) -> tuple[float, ...]:
+    """The figure of every seed on pooled counts."""
+    return tuple(_pooled(one, of) for one in counts)
+
+
+def same_groups(counts: Sequence[Counts]) -> bool:
+    """Whether runs were measured on the same groups, as an interval or a difference needs them."""
+    return all(one.keys() == counts[0].keys() for one in counts)
 
 
 def difference(

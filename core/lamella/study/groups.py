@@ -231,25 +231,26 @@ def joined_groups(parts: Sequence[Groups]) -> Groups | None:
 
 
 def estimate_groups(seeds: Sequence[tuple[Groups, ...]], score: Score, seed: int = 0) -> Estimate:
-    """The mean over seeds of a figure over groups, with a bootstrap interval.
+    """The mean over seeds of a figure over groups, with a bootstrap interval where all have the same images.
 
     Seeds are resampled, and within each group its units, the same for all seeds and all runs that are compared;
     the groups themselves are not: they are all there are. One seed with one unit in each has no interval (nan).
 
     Args:
-        seeds: for each seed the runs that ``score`` takes the values of, all measured on the same images.
+        seeds: for each seed the runs that ``score`` takes the values of, measured on the same images.
 
     Raises:
         ConfigError: runs that were measured on other images.
     """
     units = seeds[0][0].units
-    for groups in (one for run in seeds for one in run):
-        if groups.units != units:
+    for run in seeds:
+        if any(groups.units != run[0].units for groups in run):
             raise ConfigError("a figure over groups compares runs that were not measured on the same groups of images")
     if not units:
         raise ConfigError("a figure over groups: none of the groups it names is in the test set")
     each = tuple(score(*(groups.values() for groups in run)) for run in seeds)
-    if len(seeds) == 1 and all(len(those) == 1 for those in units.values()):
+    alone = len(seeds) == 1 and all(len(those) == 1 for those in units.values())
+    if alone or any(run[0].units != units for run in seeds):
         return interval(each, ())
     rng, samples = np.random.default_rng(seed), []
     for _ in range(RESAMPLES):

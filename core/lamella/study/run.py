@@ -63,7 +63,7 @@ def run_study(
                 tell(f"{what}: another process is at it")
             elif not done.is_file():
                 if not checked:
-                    check_data(study)
+                    check_data(study, tell)
                 checked = True
                 tell(what)
                 try:

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from lamella.errors import ConfigError
-from lamella.study.figures import Estimate, difference, estimate, figure, of_values
+from lamella.study.figures import (
+    Estimate,
+    difference,
+    each_of,
+    estimate,
+    figure,
+    interval,
+    of_values,
+    same_groups,
+)
 from lamella.study.groups import (
     GroupFigure,
     Groups,
@@ -146,7 +155,10 @@ def _groups(
 def _figure(
     study: Study, results: Results, out: Path, cells: Sequence[Cell], test: str, text: str
 ) -> tuple[Estimate, Estimate | None]:
-    """A figure of some cells, and the paired difference reference − row over the seeds that both have."""
+    """A figure of some cells, and the paired difference reference − row over the seeds that both have.
+
+    Seeds on other groups each have no interval, and a run on other groups than the reference's has no difference.
+    """
     reference = study.file.reference
     others = [cell._replace(row=reference) for cell in cells if reference is not None and cell.row != reference]
     paired = [other in results and test in results[other]["sets"] for other in others]
@@ -161,12 +173,17 @@ def _figure(
         ]
         return of_values(values), of_values(apart) if apart else None
     counted = {cell: read_counts(_counts_file(out, cell, test), study.file.groups) for cell in {*cells, *theirs}}
-    of = figure(text, counted[cells[0]][0])
-    value = estimate([counted[cell][1] for cell in cells], of)
-    if not ours:
+    of, counts = figure(text, counted[cells[0]][0]), [counted[cell][1] for cell in cells]
+    value = estimate(counts, of) if same_groups(counts) else interval(each_of(counts, of), ())
+    pairs = [pair for a, b in zip(theirs, ours) if same_groups(pair := (counted[a][1], counted[b][1]))]
+    if not pairs:
         return value, None
-    pair = [counted[cell][1] for cell in theirs], [counted[cell][1] for cell in ours]
-    return value, difference(*pair, figure(text, counted[theirs[0]][0]), of_theirs=of)
+    of_reference = figure(text, counted[theirs[0]][0])
+    one, other = ([pair[place] for pair in pairs] for place in (0, 1))
+    if same_groups(one):
+        return value, difference(one, other, of_reference, of_theirs=of)
+    each = zip(each_of(one, of_reference), each_of(other, of))
+    return value, interval(tuple(a - b for a, b in each), ())
 
 
 def _counts_file(out: Path, cell: Cell, test: str) -> Path:
