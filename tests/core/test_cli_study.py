@@ -70,6 +70,22 @@ def test_the_table_of_the_others_is_shown_where_a_run_fails(here, capsys):
     assert "long" in out and "report.html" in out
 
 
+def test_the_table_is_shown_where_there_can_be_no_pictures(here, capsys):
+    Path("two.toml").write_text(STUDY + "set.data.test.source.count = 3\n")
+    with pytest.raises(SystemExit) as leaving:
+        main(["study", "two.toml"])
+    out, err = capsys.readouterr()
+    assert not leaving.value.code and "Short" in out and "long" in out and "report.html" in out
+    assert "the pictures are left out: pictures of 'test': short has 4 images there and long 3" in err
+    assert "<img" not in Path("runs/two/report.html").read_text(encoding="utf-8")
+
+
+def test_pictures_are_of_the_first_column_that_has_the_rows(lamella):
+    rows = "".join(f'[rows.{name}]\ncolumns = ["{column}"]\nset.fit.steps = 1\n' for name, column in ("ac", "bd", "ed"))
+    Path("two.toml").write_text(STUDY.partition("[rows.short]")[0] + "[columns.c]\n[columns.d]\n" + rows)
+    assert "comparison.png" in lamella()
+
+
 def test_json_has_null_where_there_is_no_interval(lamella):
     Path("two.toml").write_text(STUDY.replace('groups = "lot"\n', ""))
     found = json.loads(lamella("--limit", "1", "--json"), parse_constant=pytest.fail)

@@ -25,11 +25,15 @@ SHARES = (1.0, 0.9, 0.5, 0.0)
 
 
 def sheet(study: Study, done: Collection[Cell], out: Path) -> Image.Image | None:
-    """The sheet a study asks for, of its first column and seed; None where fewer than two rows are done."""
-    test = study.file.pictures
-    column, seed = next(iter(study.file.columns)), study.file.seeds[0]
-    cells = [Cell(row, column, seed) for row in study.file.shown or study.file.rows]
-    there = [cell for cell in cells if cell in done]
+    """The sheet a study asks for, of its first seed and the first column in which it shows two rows.
+
+    None where fewer than two of them are done.
+    """
+    test, planned = study.file.pictures, set(study.cells())
+    cells = [Cell(row, "", study.file.seeds[0]) for row in study.file.shown or study.file.rows]
+    columns = [[cell._replace(column=column) for cell in cells] for column in study.file.columns]
+    several = [column for column in columns if len(planned.intersection(column)) > 1]
+    there = [cell for column in several[:1] for cell in column if cell in done]
     return comparison(study, there, test, out) if test is not None and len(there) > 1 else None
 
 
