@@ -1,6 +1,8 @@
 """``lamella study`` and the pictures it puts side by side."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,23 @@ def test_the_table_of_the_others_is_shown_where_a_run_fails(here, capsys):
     out, err = capsys.readouterr()
     assert leaving.value.code == 2 and "lamella: run 1 of 2: short · seed 0: the losses stay not finite" in err
     assert "long" in out and "report.html" in out
+
+
+def test_two_processes_show_their_tables_one_after_the_other(lamella, monkeypatch):
+    """Else one that read what is done long ago would write its table over a newer one."""
+    from lamella.study import table
+
+    program = "from pathlib import Path; from lamella.study.share import taken\n"
+    program += "with taken(Path('runs/two/report')) as mine: print(mine)"
+    real, found = table.study_table, []
+
+    def meanwhile(*given):
+        found.append(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60).stdout)
+        return real(*given)
+
+    monkeypatch.setattr(table, "study_table", meanwhile)
+    lamella("--limit", "1")
+    assert found == ["False\n"]
 
 
 def test_the_table_is_shown_where_there_can_be_no_pictures(here, capsys):

@@ -50,7 +50,14 @@ def study(
 
 
 def show(study: "Study", folder: Path, *, as_json: bool = False) -> None:
-    """Write the page of what is done of a study, and print its tables."""
+    """Write the page of what is done of a study, and print its tables; one process after the other."""
+    from lamella.study.share import taken
+
+    with taken(folder / "report", wait=lambda: None):  # what is done is read within: the last to write knows of all
+        _show(study, folder, as_json)
+
+
+def _show(study: "Study", folder: Path, as_json: bool) -> None:
     import torch
 
     from lamella.engine.whole import json_text
