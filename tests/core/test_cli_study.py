@@ -154,6 +154,17 @@ def test_rows_of_other_test_sets_are_not_compared_in_pictures(tmp_path):
         ranked([Cell("short", "", 0), Cell("long", "", 0)], "test", tmp_path)
 
 
+def test_rows_with_their_classes_in_another_order_are_not_compared_in_pictures(lamella, here, tiny_registry):
+    lamella()
+    path = here / "runs/two/seed-0/all/long/run.json"
+    header = json.loads(path.read_text(encoding="utf-8"))
+    header["data"]["class_names"].reverse()
+    path.write_text(json.dumps(header), encoding="utf-8")
+    study = read_study(Path("two.toml"), registry=tiny_registry)
+    with pytest.raises(ConfigError, match="pictures of 'test': rows have other classes, or in another order"):
+        comparison(study, study.cells(), "test", here / "runs" / "two")
+
+
 def test_every_row_sees_its_pictures_as_it_was_trained(lamella, here, tiny_registry, monkeypatch):
     from lamella.study import pictures
 

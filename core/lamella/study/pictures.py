@@ -57,13 +57,15 @@ def comparison(study: Study, cells: Sequence[Cell], test: str, out: Path) -> Ima
         test: the test set.
 
     Raises:
-        ConfigError: fewer than two cells, or a test set without label maps.
+        ConfigError: fewer than two cells, a test set without label maps, or rows with other classes.
     """
     if len(cells) < 2:
         raise ConfigError(f"{study.name}: a comparison needs two finished rows, not {len(cells)}")
     opened = [open_run(out / cell.folder, registry=study.registry) for cell in cells]
     experiment, _, modality, header = opened[0]
     table, classes = experiment.open(test), header["data"]["class_names"]
+    if any(its["data"]["class_names"] != classes for *_, its in opened):
+        raise ConfigError(f"pictures of {test!r}: rows have other classes, or in another order than the first")
     titles = [study.file.rows[cell.row].title or cell.row for cell in cells]
     strips = []
     for index in ranked(cells, test, out):
