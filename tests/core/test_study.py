@@ -746,6 +746,13 @@ def test_every_row_s_test_set_is_looked_at_before_anything_is_trained(read, tmp_
     assert not list(tmp_path.glob("out/seed-*/*/*/run.json"))
 
 
+def test_a_row_whose_test_set_is_not_there_fails_alone(read, tmp_path):
+    study = read(APART.replace("set.data.test.source.count = 1", 'set.data.test.source = "nowhere"'))
+    with pytest.raises(FailedRuns, match=r"^run 2 of 4: b · seed 3: .*nowhere.*; the others went on"):
+        silently(study, tmp_path)
+    assert [cell.row for cell in results(study, tmp_path)] == ["a", "a"]
+
+
 def test_groups_that_a_figure_names_may_each_be_in_another_column(read, tmp_path):
     text = STUDY.replace('"iou:disc"', '"mean of miou by lot in A, B"')
     text = text.replace("set = { data.labelled.subset = 2 }", "set.data.test.source.count = 1")  # of the lot A
