@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +257,17 @@ def test_a_changed_row_is_refused_a_new_one_is_not(read, tmp_path):
         run_study(read(STUDY.replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=1)
     shutil.rmtree(tmp_path / "seed-3")
     run_study(read(STUDY.replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=1, tell=lambda line: None)
+
+
+def test_a_study_may_be_split_over_files_of_one_folder(read, tmp_path):
+    """Of other names: what is refused is other settings of what was begun, not another file."""
+    silently(read(), tmp_path, limit=1)
+    part = replace(read(STUDY.replace("[rows.plain]", "[rows.more]\n[rows.plain]")), name="part")
+    silently(part, tmp_path, limit=0)
+    silently(read(), tmp_path, limit=0)
+    other = replace(read(STUDY.replace("steps = 4\n", "steps = 5\n")), name="part")
+    with pytest.raises(RunError, match="plain · two was begun with other settings"):
+        silently(other, tmp_path, limit=0)
 
 
 @pytest.mark.parametrize("also", ['"seed", ', ""])
