@@ -1,6 +1,8 @@
 """``lamella study`` and the pictures it puts side by side."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,39 @@ def test_the_table_of_the_others_is_shown_where_a_run_fails(here, capsys):
     assert "long" in out and "report.html" in out
 
 
+def test_two_processes_show_their_tables_one_after_the_other(lamella, monkeypatch):
+    """Else one that read what is done long ago would write its table over a newer one."""
+    from lamella.study import table
+
+    program = "from pathlib import Path; from lamella.study.share import taken\n"
+    program += "with taken(Path('runs/two/report')) as mine: print(mine)"
+    real, found = table.study_table, []
+
+    def meanwhile(*given):
+        found.append(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60).stdout)
+        return real(*given)
+
+    monkeypatch.setattr(table, "study_table", meanwhile)
+    lamella("--limit", "1")
+    assert found == ["False\n"]
+
+
+def test_the_table_is_shown_where_there_can_be_no_pictures(here, capsys):
+    Path("two.toml").write_text(STUDY + "set.data.test.source.count = 3\n")
+    with pytest.raises(SystemExit) as leaving:
+        main(["study", "two.toml"])
+    out, err = capsys.readouterr()
+    assert not leaving.value.code and "Short" in out and "long" in out and "report.html" in out
+    assert "the pictures are left out: pictures of 'test': short has 4 images there and long 3" in err
+    assert "<img" not in Path("runs/two/report.html").read_text(encoding="utf-8")
+
+
+def test_pictures_are_of_the_first_column_that_has_the_rows(lamella):
+    rows = "".join(f'[rows.{name}]\ncolumns = ["{column}"]\nset.fit.steps = 1\n' for name, column in ("ac", "bd", "ed"))
+    Path("two.toml").write_text(STUDY.partition("[rows.short]")[0] + "[columns.c]\n[columns.d]\n" + rows)
+    assert "comparison.png" in lamella()
+
+
 def test_json_has_null_where_there_is_no_interval(lamella):
     Path("two.toml").write_text(STUDY.replace('groups = "lot"\n', ""))
     found = json.loads(lamella("--limit", "1", "--json"), parse_constant=pytest.fail)
@@ -117,6 +152,17 @@ def test_rows_of_other_test_sets_are_not_compared_in_pictures(tmp_path):
     counted(tmp_path, "long", [[[5, 5], [0, 10]]] * 2)
     with pytest.raises(ConfigError, match="short has 3 images there and long 2; pictures compare rows on one test set"):
         ranked([Cell("short", "", 0), Cell("long", "", 0)], "test", tmp_path)
+
+
+def test_rows_with_their_classes_in_another_order_are_not_compared_in_pictures(lamella, here, tiny_registry):
+    lamella()
+    path = here / "runs/two/seed-0/all/long/run.json"
+    header = json.loads(path.read_text(encoding="utf-8"))
+    header["data"]["class_names"].reverse()
+    path.write_text(json.dumps(header), encoding="utf-8")
+    study = read_study(Path("two.toml"), registry=tiny_registry)
+    with pytest.raises(ConfigError, match="pictures of 'test': rows have other classes, or in another order"):
+        comparison(study, study.cells(), "test", here / "runs" / "two")
 
 
 def test_every_row_sees_its_pictures_as_it_was_trained(lamella, here, tiny_registry, monkeypatch):

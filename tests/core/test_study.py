@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,24 @@ def test_equal_cost_leaves_out_the_start_that_both_rows_share(read, tiny_file, t
     assert abs(spent["dear"]["flops"] - spent["wide"]["flops"]) <= spent["plain"]["flops"] / 4 / 2
 
 
+def test_what_leaves_nothing_to_spend_is_refused(read, tmp_path):
+    dear = STUDY.replace('columns = ["two"]', 'columns = ["two"]\nset.fit.best = "{start}"')
+    study = read(dear + "\n[before.start]\nset.fit.steps = 40\n")
+    cell = next(cell for cell in study.cells() if cell.row == "dear")
+    with pytest.raises(ConfigError, match=r"row 'dear' may spend what 'wide' costs, .* leaves no step of that"):
+        result_of(study, cell, tmp_path)
+    assert not (tmp_path / cell.folder).exists()
+
+
+@pytest.mark.parametrize("change, times", [("", None), ("set.trainer.backbone.width = 16", "2.0")])
+def test_a_row_that_changes_the_price_of_a_step_is_told(read, tmp_path, told, change, times):
+    study = read(STUDY.replace('like = "plain"', f'like = "plain"\n{change}').replace("steps = 4\n", "steps = 9\n"))
+    cell = next(cell for cell in study.cells() if cell.row == "dear")
+    for _ in range(2):
+        result_of(study, cell, tmp_path, tell=told.append)
+    assert [line[:14] for line in told] == ([] if times is None else [f"dear spent {times}"])
+
+
 def test_what_a_cost_is_taken_from_is_trained_first_and_counts_for_the_limit(read, tmp_path):
     first = STUDY.replace("[rows.plain]", '[rows.dear]\nlike = "plain"\ncost_of = "wide"\n[rows.plain]', 1)
     first = first.replace('[rows.dear]\nlike = "plain"\ncost_of = "wide"\ncolumns = ["two"]\n', "")
@@ -189,6 +208,32 @@ def test_the_table_says_what_was_found(read, tmp_path):
     assert "[0.500]" in rows[0][1]
 
 
+def test_a_reference_may_have_its_classes_in_another_order(read, tmp_path):
+    """Its label maps are the same ones, read by another table of classes."""
+    study = read(STUDY.replace('"miou", Disc', '"miou:-ground", Disc'))
+    done = run_study(study, tmp_path, limit=2, tell=lambda line: None)
+    before = study_table(study, done, tmp_path)["entries"]
+    path = tmp_path / "seed-3" / "two" / "wide" / "counts" / "test.json"
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    turned = [np.reshape(counts, (3, 3))[::-1, ::-1].ravel().tolist() for counts in kept["confusion"]]
+    path.write_text(json.dumps({**kept, "classes": kept["classes"][::-1], "confusion": turned}), encoding="utf-8")
+    after = study_table(study, done, tmp_path)["entries"]
+    for one, other in zip(before, after):
+        assert other["mean"] == pytest.approx(one["mean"])
+        for name in ("mean", "low", "high") if "difference" in one else ():
+            assert other["difference"][name] == pytest.approx(one["difference"][name], nan_ok=True)
+
+
+def test_dollar_signs_in_titles_are_drawn_as_they_are(read, tmp_path):
+    """Between two of them matplotlib reads mathematics, and fails where it is none."""
+    title = r"$\frac$"
+    study = read(STUDY.replace("mIoU =", f"'{title}' =").replace('"Plain"', f"'{title}'"))
+    figure = {"row": "plain", "set": "test", "figure": title, "mean": 0.5, "low": 0.4, "high": 0.6}
+    entries = [{**figure, "column": column} for column in ("two", "four")]
+    table = {"size": "", "seeds": [], "done": 0, "planned": 0, "entries": entries, "cost": []}
+    assert "Against the number of labels" in write_study(study, table, tmp_path).read_text(encoding="utf-8")
+
+
 def test_one_seed_without_groups_has_no_interval_and_resolves_nothing(read, tmp_path):
     alone = STUDY.replace("seeds = [3, 4]", "seeds = [3]").replace('groups = "lot"\n', "")
     study = read(alone)
@@ -214,12 +259,25 @@ def test_a_changed_row_is_refused_a_new_one_is_not(read, tmp_path):
     run_study(read(STUDY.replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=1, tell=lambda line: None)
 
 
-def test_seeds_may_be_added_in_any_place(read, tmp_path):
-    run_study(read(), tmp_path, limit=1, tell=lambda line: None)
+def test_a_study_may_be_split_over_files_of_one_folder(read, tmp_path):
+    """Of other names: what is refused is other settings of what was begun, not another file."""
+    silently(read(), tmp_path, limit=1)
+    part = replace(read(STUDY.replace("[rows.plain]", "[rows.more]\n[rows.plain]")), name="part")
+    silently(part, tmp_path, limit=0)
+    silently(read(), tmp_path, limit=0)
+    other = replace(read(STUDY.replace("steps = 4\n", "steps = 5\n")), name="part")
+    with pytest.raises(RunError, match="plain · two was begun with other settings"):
+        silently(other, tmp_path, limit=0)
+
+
+@pytest.mark.parametrize("also", ['"seed", ', ""])
+def test_seeds_may_be_added_in_any_place(read, tmp_path, also):
+    study = STUDY.replace('"seed", ', also)
+    run_study(read(study), tmp_path, limit=1, tell=lambda line: None)
     for seeds in ("[2, 3, 4]", "[4]"):
-        run_study(read(STUDY.replace("[3, 4]", seeds)), tmp_path, limit=0, tell=lambda line: None)
+        run_study(read(study.replace("[3, 4]", seeds)), tmp_path, limit=0, tell=lambda line: None)
         with pytest.raises(RunError, match="plain · two was begun with other settings"):
-            run_study(read(STUDY.replace("[3, 4]", seeds).replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=0)
+            run_study(read(study.replace("[3, 4]", seeds).replace("steps = 4\n", "steps = 5\n")), tmp_path, limit=0)
 
 
 def test_a_changed_row_is_refused_whatever_it_is_called(read, tmp_path):
@@ -260,6 +318,22 @@ def test_a_study_begun_before_a_setting_was_known_goes_on(read, tmp_path):
         note.write_text(json.dumps({**known, "rows": {**known["rows"], name: other}}), encoding="utf-8")
         with pytest.raises(RunError, match="plain · two was begun with other settings"):
             run_study(read(), tmp_path, limit=0)
+
+
+def test_a_damaged_file_is_named(read, tmp_path):
+    study = read()
+    silently(study, tmp_path, limit=1)
+    for path, texts in {
+        tmp_path / "study.json": ("{", "[]", '{"rows": 3}', '{"rows": {"plain · two": "x = ["}}', '{"starts": []}'),
+        tmp_path / study.cells()[0].folder / "results.json": ("{", "[]", "{}"),
+    }.items():
+        whole = path.read_text(encoding="utf-8")
+        for text in texts:
+            path.write_text(text, encoding="utf-8")
+            with pytest.raises(RunError, match=rf"{path.name}: this file is damaged \(.*\); remove it, and it is made"):
+                silently(study, tmp_path, limit=0)
+        path.write_text(whole, encoding="utf-8")
+    silently(study, tmp_path, limit=0)
 
 
 BEFORE = STUDY.replace('title = "Plain"', 'title = "{start} in a title is left alone"').replace(
@@ -487,6 +561,13 @@ def test_a_mistake_before_is_one_sentence(read, change, said):
         (("[rows.wide]", '[rows.wide]\nlike = "plain"\ncost_of = "dear"'), "circle: wide → dear → wide"),
         (("seeds = [3, 4]", "sedes = [3, 4]"), "unknown key 'sedes'"),
         (("seeds = [3, 4]", "seeds = [3, 4, 3]"), r"seeds names one twice \(3, 4, 3\)"),
+        (('seeded = ["seed", "data.labelled.subset_seed"]', "seeded = []"), r"seeded = \[\] beside several seeds"),
+        (("labels = 4", "labels = inf"), "columns.four.labels = inf: input should be a finite number"),
+        (("labels = 4", "labels = nan"), "columns.four.labels = nan: input should be"),
+        (("labels = 4", "labels = 0"), "columns.four.labels = 0: input should be greater than 0"),
+        (("seeds = [3, 4]", "seeds = [3, -1]"), r"seeds.1 = -1: input should be greater than or equal to 0"),
+        (('groups = "lot"', 'sets = ["test", "test"]'), r"sets names one twice \(test, test\)"),
+        (('"results:miou_pooled"', '"results:"'), "figure 'results:' names nothing of the results"),
         (("trainer.backbone.width = 12", "trainer.backbone.wdith = 12"), "did you mean 'width'"),
         (("[paper.plain]", "[paper.plian]"), "paper names the row 'plian'"),
         (('base = "tiny.toml"', 'base = "none.toml"'), "cannot be read"),
@@ -505,12 +586,35 @@ def test_a_mistake_before_is_one_sentence(read, change, said):
         (("[rows.plain]", '[rows.""]\n[rows.plain]'), "'' is no name for a row"),
         (("[columns.two]", '[columns.".."]\n[columns.two]'), "'..' is no name for a row, column or training before"),
         (("[columns.two]", '[before."a\\\\b"]\n[columns.two]'), r"'a\\\\b' is no name for a row, column or training"),
+        (("[rows.plain]", '[rows."a\\u0000"]\n[rows.plain]'), r"'a\\x00' is no name for a row"),
+        (("[rows.plain]", '[rows."a\\nb"]\n[rows.plain]'), r"'a\\nb' is no name for a row"),
+        (("[rows.plain]", f"[rows.{'a' * 300}]\n[rows.plain]"), "'a{20}'… is no name .* no more than 200 bytes"),
         (("[columns.two]", "[columns.before]\n[columns.two]"), "no column can be called 'before'"),
         (("[columns.two]", '[columns.all]\n[columns.""]\n[columns.two]'), "nor 'all' beside one without a name"),
     ],
 )
 def test_a_mistake_is_one_sentence(read, change, said):
     with pytest.raises(LamellaError, match=said):
+        read(STUDY.replace(*change))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (("fit.clip = 1.0, fit.steps = 77", "fit = 3"), "row 'plain': fit = 3 is a value, not a table"),
+        (("fit.clip = 1.0, fit.steps = 77", "data = 1"), "row 'plain': data = 1 is a value, not a table"),
+        (("trainer.backbone.width = 12", "fit = 3"), "row 'wide': fit = 3 is a value"),
+        (("trainer.backbone.width = 12", "data = [{ a = 1 }]"), r"row 'wide': data = \[{'a': 1}\] is a value"),
+        (("data.labelled.subset = 2", "fit = 3"), "row 'plain': fit = 3 is a value"),
+        (("[sizes.small.fit]", "[sizes.small]\ndata = 1\n[sizes.small.fit]"), "row 'plain': data = 1 is a value"),
+        (('set = { trainer.backbone.width = 12 }', 'set.fit.best = "{start}"\n[before.start]\nset.fit = 3'),
+         r"\[before.start\]: fit = 3 is a value"),
+        (('base = "tiny.toml"', 'base = "three.toml"'), "row 'plain': fit = 3 is a value"),
+    ],
+)  # fmt: skip
+def test_a_value_where_a_table_belongs_is_one_sentence(read, tiny_file, change, said):
+    tiny_file.with_name("three.toml").write_text("fit = 3\n" + tiny_file.read_text().partition("[fit]")[0])
+    with pytest.raises(ConfigError, match=said):
         read(STUDY.replace(*change))
 
 
@@ -525,6 +629,13 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(read, tmp_path, told, mo
     monkeypatch.setattr(study_run, "together", lambda: True)
     with pytest.raises(FailedRuns, match=r"^run 2 of \d+: wide · two · seed 3: the losses .* these images$"):
         run_study(study, tmp_path, tell=lambda line: None)
+
+
+def test_a_run_that_fails_does_not_count_for_the_limit(read, tmp_path):
+    worse = STUDY.replace("fit.clip = 1.0, ", "").replace('"Plain"', '"Plain"\nset.fit.optimizer.lr = 1e38')
+    with pytest.raises(FailedRuns, match=r"^run 1 of \d+: plain · two · seed 3: .*; the others went on"):
+        silently(read(worse, "small"), tmp_path, limit=1)
+    assert [cell.row for cell in results(read(worse, "small"), tmp_path)] == ["wide"]
 
 
 def test_a_row_that_does_not_fit_the_gpu_is_named_and_the_others_go_on(read, tmp_path, told, monkeypatch):
@@ -547,6 +658,20 @@ def test_what_builds_on_a_training_that_fails_is_left_out_and_that_is_not_tried_
         run_study(read(worse, "small"), tmp_path, tell=told.append)
     left_out = [line.partition(": left out")[0] for line in told if "left out" in line]
     assert left_out == ["run 3 of 5: dear · two · seed 3", "run 5 of 5: wide · four · seed 3"]
+
+
+@pytest.mark.parametrize("change, where", [("{start}", "the row 'wide'"), ("{first}", r"\[before.start\]")])
+def test_a_misspelt_training_before_is_refused(read, change, where):
+    chain = '\n[before.start]\nset.data.test.source = "{first}"\n[before.first]\n'
+    right = STARTED + chain + "set.data.test.group = '(?P<lot>\\d{4})'\n"
+    assert read(right)
+    with pytest.raises(ConfigError, match=rf"\{{strat\}} in {where} is no training before the rows \(start, first\)"):
+        read(right.replace(f'{change}"', '{strat}"'))
+
+
+def test_a_study_without_rows_is_one_sentence(read):
+    with pytest.raises(ConfigError, match=r"rows = \{\}: dictionary should have at least 1 item"):
+        read('title = "None"\nbase = "tiny.toml"\nfigures = { mIoU = "miou" }\n[rows]\n')
 
 
 def test_a_study_without_columns_is_one_sentence(read):
@@ -582,6 +707,62 @@ def test_every_set_that_is_reported_is_looked_at_before_anything_is_trained(read
     with pytest.raises(ConfigError, match="groups = 'lot': the test set 'test-b' has no such group column"):
         silently(read(text), tmp_path / "out")
     assert not list(tmp_path.glob("out/seed-*/*/*/run.json"))
+
+
+APART = """
+title = "Apart"
+base = "tiny.toml"
+seeds = [3, 4]
+groups = "lot"
+reference = "a"
+set.fit.steps = 1
+figures = { mIoU = "miou", By = "mean of miou by lot" }
+[rows.a]
+[rows.b]
+set.data.test.source.count = 1
+"""
+
+
+def test_a_row_on_other_groups_than_the_reference_is_told_and_has_no_difference(read, tmp_path, told):
+    study = read(APART)
+    done = run_study(study, tmp_path, tell=told.append)
+    said = "row 'b' is tested on other groups in 'test' than row 'a': their difference stays out of the table"
+    assert [line for line in told if "groups" in line] == [said]
+    for entry in study_table(study, done, tmp_path)["entries"]:
+        assert math.isfinite(entry["low"]) and "difference" not in entry
+
+
+def test_a_row_on_other_groups_with_each_seed_is_told_and_has_no_interval(read, tmp_path, told):
+    study = read(APART.replace("groups =", 'seeded = ["seed", "data.test.source.seed"]\ngroups =').replace(
+        'groups = "lot"', 'groups = "name"').replace("set.data.test.source.count = 1", ""))  # fmt: skip
+    done = run_study(study, tmp_path, tell=told.append)
+    said = "is tested on other groups in 'test' with each seed: its figures have no interval"
+    assert [line for line in told if "groups" in line] == [f"row 'a' {said}", f"row 'b' {said}"]
+    entries = study_table(study, done, tmp_path)["entries"]
+    assert [len(entry["each"]) for entry in entries] == [2] * 4
+    assert all(math.isfinite(entry["mean"]) and math.isnan(entry["low"]) for entry in entries)
+    by_row = [[entry["mean"] for entry in entries if entry["row"] == row] for row in "ab"]
+    apart = [entry["difference"] for entry in entries if entry["row"] == "b"]
+    assert [entry["mean"] for entry in apart] == pytest.approx([a - b for a, b in zip(*by_row)])
+    assert all(math.isnan(entry["low"]) for entry in apart)
+
+
+def test_every_row_s_test_set_is_looked_at_before_anything_is_trained(read, tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / kind / "1.png")
+    names = ["ground", "square", "disc"]
+    other = f'set.data.test = {{ source = "{tmp_path}", images = "images/*", labels = "labels/*", classes = {names} }}'
+    with pytest.raises(ConfigError, match="groups = 'lot': the test set 'test' has no such group column"):
+        silently(read(APART.replace("set.data.test.source.count = 1", other)), tmp_path / "out")
+    assert not list(tmp_path.glob("out/seed-*/*/*/run.json"))
+
+
+def test_a_row_whose_test_set_is_not_there_fails_alone(read, tmp_path):
+    study = read(APART.replace("set.data.test.source.count = 1", 'set.data.test.source = "nowhere"'))
+    with pytest.raises(FailedRuns, match=r"^run 2 of 4: b · seed 3: .*nowhere.*; the others went on"):
+        silently(study, tmp_path)
+    assert [cell.row for cell in results(study, tmp_path)] == ["a", "a"]
 
 
 def test_groups_that_a_figure_names_may_each_be_in_another_column(read, tmp_path):

@@ -132,6 +132,16 @@ def test_runs_of_other_groups_are_joined(tmp_path):
         estimate_groups([(whole, parts[0])], asked.score())
 
 
+def test_joined_runs_may_have_their_classes_in_other_orders(tmp_path):
+    asked = group_figure("mean of iou:defect by device")
+    found = {**write(tmp_path / "a.json", "a"), **write(tmp_path / "b.json", "b", seed=1)}
+    kept = json.loads((tmp_path / "b.json").read_text())
+    turned = [np.reshape(counts, (3, 3))[::-1, ::-1].ravel().tolist() for counts in kept["confusion"]]
+    (tmp_path / "b.json").write_text(json.dumps({**kept, "classes": CLASSES[::-1], "confusion": turned}))
+    joined = joined_groups([read_groups(tmp_path / f"{name}.json", asked, "lot") for name in "ab"])
+    assert joined.values() == pytest.approx([iou(sum(found[device]), 2) for device in "ab"])
+
+
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     """Lots with a spread of their own: the mean over devices of a share that is 0.8 in every lot on average."""
     from lamella.study.groups import Groups
@@ -144,7 +154,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
             for name in "abcde"
         }
         units = {name: tuple(f"{name}{i}" for i in range(8)) for name in "abcde"}
-        found = estimate_groups([(Groups(np.sum, True, units, {}, sums),)], lambda own: float(own.mean()), seed=trial)
+        found = estimate_groups([(Groups({}, True, units, {}, sums),)], lambda own: float(own.mean()), seed=trial)
         covered += found.low <= 0.8 <= found.high
     assert 49 <= covered <= 60
 
@@ -172,6 +182,10 @@ def test_other_texts_are_other_figures_and_missing_columns_are_said(tmp_path):
         read_groups(tmp_path / "test.json", group_figure("mean of miou by wafer"), "lot")
     with pytest.raises(RunError, match="cannot be read"):
         read_groups(tmp_path / "none.json", group_figure("mean of miou by device"), "lot")
+    for text in ("[", "[]", '{"classes": ["a"]}', '{"classes": 3, "names": [], "groups": {}, "confusion": []}'):
+        (tmp_path / "cut.json").write_text(text)
+        with pytest.raises(RunError, match=r"cut\.json: the counts of the test images cannot be read"):
+            read_groups(tmp_path / "cut.json", group_figure("mean of miou by device"), "lot")
     with pytest.raises(ConfigError, match=r"groups = 'wafer': the test set 'test' has no such group column"):
         read_groups(tmp_path / "test.json", group_figure("mean of miou by device"), "wafer")
     images = read_groups(tmp_path / "test.json", group_figure("mean of miou by device"), "name")

@@ -50,8 +50,18 @@ def study(
 
 
 def show(study: "Study", folder: Path, *, as_json: bool = False) -> None:
-    """Write the page of what is done of a study, and print its tables."""
+    """Write the page of what is done of a study, and print its tables; one process after the other."""
+    from lamella.study.share import taken
+
+    with taken(folder / "report", wait=lambda: None):  # what is done is read within: the last to write knows of all
+        _show(study, folder, as_json)
+
+
+def _show(study: "Study", folder: Path, as_json: bool) -> None:
+    import torch
+
     from lamella.engine.whole import json_text
+    from lamella.errors import LamellaError
     from lamella.study.pictures import sheet
     from lamella.study.report import text_rows, write_study
     from lamella.study.run import results
@@ -59,7 +69,12 @@ def show(study: "Study", folder: Path, *, as_json: bool = False) -> None:
 
     done = results(study, folder)
     found = study_table(study, done, folder)
-    picture = sheet(study, done, folder)
+    picture = None
+    try:
+        picture = sheet(study, done, folder)
+    except (LamellaError, torch.OutOfMemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        typer.echo(f"the pictures are left out: {reason}", err=True)
     page = write_study(study, found, folder, picture)
     if as_json:
         print(json_text(found))

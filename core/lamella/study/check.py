@@ -1,34 +1,50 @@
 """What a study asks of its test sets, held against them before anything is trained."""
 
+from collections.abc import Callable, Iterable, Mapping
+
 from lamella.data.samples import SampleTable
 from lamella.engine.experiment import Experiment
+from lamella.errors import LamellaError
 from lamella.study.figures import figure
 from lamella.study.groups import check_column, check_groups, group_figure
 from lamella.study.pictures import mapped
-from lamella.study.study import Study
+from lamella.study.study import Cell, Study
 
 
-def check_data(study: Study) -> None:
+def check_data(study: Study, tell: Callable[[str], None] = print) -> None:
     """Raise `ConfigError` where test sets lack classes, group columns or groups of the figures, or that of the pictures
-    label maps.
+    label maps; tell where a difference or an interval cannot be had.
 
-    A set is opened as the first experiment has it, and where figures name groups also as others do, but for what only a
-    training before makes.
+    A set is opened as each row, column and seed has it, but for what only a training before makes.
     """
     file = study.file
-    experiments = [study.experiment(cell, {}) for cell in study.cells() if cell.seed == file.seeds[0]]
+    experiments = {cell: study.experiment(cell, {}) for cell in study.cells()}
     for test in dict.fromkeys([*file.sets, *([] if file.pictures is None else [file.pictures])]):
-        texts = {str(one.file.data[test]): one for one in experiments if test in one.file.data}
-        there = [one for text, one in texts.items() if not any("{" + name + "}" in text for name in file.before)]
-        if not there:
-            continue
-        table = there[0].open(test)
-        if test in file.sets:
+        texts = {cell: str(one.file.data[test]) for cell, one in experiments.items() if test in one.file.data}
+        first = {text: experiments[cell] for cell, text in reversed(texts.items())}
+        there = [text for text in first if not any("{" + name + "}" in text for name in file.before)]
+        tables = _opened({text: first[text] for text in reversed(there)}, test)
+        for table in tables.values() if test in file.sets else ():
             _check_figures(study, test, table)
-            if len(there) == len(texts):
-                _check_groups(study, test, table, there[1:])
-        if test == file.pictures:
-            mapped(table.read(0), study)
+        if test in file.sets and len(tables) == len(first):
+            _check_groups(study, test, tables.values())
+        if test in file.sets and file.groups is not None and _counted(study):
+            units = {text: _units(table, file.groups) for text, table in tables.items()}
+            _tell_apart(study, test, {cell: units[text] for cell, text in texts.items() if text in units}, tell)
+        if test == file.pictures and tables:
+            mapped(next(iter(tables.values())).read(0), study)
+
+
+def _opened(experiments: Mapping[str, Experiment], test: str) -> dict[str, SampleTable]:
+    """A test set as each of them has it; one that cannot be opened, after the first, is left to its run to tell."""
+    found: dict[str, SampleTable] = {}
+    for text, experiment in experiments.items():
+        try:
+            found[text] = experiment.open(test)
+        except LamellaError:
+            if not found:
+                raise
+    return found
 
 
 def _check_figures(study: Study, test: str, table: SampleTable) -> None:
@@ -45,12 +61,31 @@ def _check_figures(study: Study, test: str, table: SampleTable) -> None:
             check_column(columns, asked.column, f"figure by {asked.column!r}", test)
 
 
-def _check_groups(study: Study, test: str, table: SampleTable, others: list[Experiment]) -> None:
-    """Whether the groups that figures name are in a test set, the table or as another experiment has it."""
+def _units(table: SampleTable, column: str) -> set[str]:
+    """The groups that intervals resample."""
+    return {row.name if column == "name" else row.groups.get(column, "") for row in table.rows}
+
+
+def _tell_apart(study: Study, test: str, units: Mapping[Cell, set[str]], tell: Callable[[str], None]) -> None:
+    """Tell which rows are tested on other groups than the reference, or with one seed on others than with another."""
+    said: dict[str, None] = {}
+    for cell, own in units.items():
+        where = f"row {cell.row!r} is tested{cell.column and f' in column {cell.column!r}'} on other groups in {test!r}"
+        against = cell._replace(row=study.file.reference or cell.row)
+        if units.get(against, own) != own:
+            said[f"{where} than row {against.row!r}: their difference stays out of the table"] = None
+        if any(units.get(cell._replace(seed=seed), own) != own for seed in study.file.seeds):
+            said[f"{where} with each seed: its figures have no interval"] = None
+    for line in said:
+        tell(line)
+
+
+def _check_groups(study: Study, test: str, tables: Iterable[SampleTable]) -> None:
+    """Whether the groups that figures name are in a test set, as one experiment or another has it."""
     figures = [asked for text in _counted(study) if (asked := group_figure(text)) is not None and asked.groups]
     if not figures:
         return
-    rows = [row for one in (table, *(experiment.open(test) for experiment in others)) for row in one.rows]
+    rows = [row for table in tables for row in table.rows]
     for asked in figures:
         check_groups({row.groups[asked.column] for row in rows if asked.column in row.groups}, asked, test)
 

@@ -1,19 +1,19 @@
-"""Which study a folder belongs to, and that nothing changes under the results in it."""
+"""What a study's folder was begun as, and that nothing changes under the results in it."""
 
 from __future__ import annotations
 
-import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lamella.engine.experiment import Experiment, check_experiment
 from lamella.engine.whole import write_json
 from lamella.errors import LamellaError, RunError
+from lamella.study.kept import damaged, read_kept
 from lamella.study.share import first_process
-from lamella.study.study import Cell, Study
+from lamella.study.study import Cell, Study, at
 
 
 class _Training(NamedTuple):
@@ -48,17 +48,19 @@ class _Training(NamedTuple):
 
 
 def claim(study: Study, out: Path) -> None:
-    """Note which study a folder belongs to; raise `RunError` where it was begun as another.
+    """Note what a folder is begun as; raise `RunError` where what was begun there has other settings.
 
-    Seeds, rows and columns may be added to a study; what a row is, builds on and may spend may not change under its
-    results, nor where that is kept, nor what takes the seed. A note of an earlier version says nothing of what rows
+    Several studies may share a folder, as one that is split over files: each adds to the note what it trains. Seeds,
+    rows and columns may be added to a study; what a row is, builds on and may spend may not change under its results,
+    nor where that is kept, nor what takes the seed. A note of an earlier version says nothing of what rows
     build on, where, or spend and of what takes the seed, and has the study's folder in place of ``{NAME}``.
     """
     note = out / "study.json"
-    noted = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    noted = _noted(note) if note.is_file() else {}
     known, spent = noted.get("rows", {}), noted.get("spends", {})
     trainings = _trainings(study)
-    seeds = {name: _noted_seed(known, name, study) for name in trainings}
+    seeded = noted.get("seeded", study.file.seeded)
+    seeds = {name: _noted_seed(known, name, study, seeded) for name in trainings}
     texts = {name: training.experiment(study, seeds[name], {}).resolved() for name, training in trainings.items()}
     spends = {name: _spends(study, training) for name, training in trainings.items()}
     starts = {name: _starts(study, training) for name, training in trainings.items()}
@@ -71,7 +73,7 @@ def claim(study: Study, out: Path) -> None:
         for name in known.keys() & trainings.keys()
         if not any(_is(known[name], trainings[name].experiment(study, seeds[name], runs)) for runs in fillings)
     }
-    if (seeded := noted.get("seeded", study.file.seeded)) != study.file.seeded:
+    if seeded != study.file.seeded:
         before = replace(study, file=study.file.model_copy(update={"seeded": seeded}))
         changed |= {name for name, training in trainings.items() if training.differs(study, before, out)}
     for name in sorted(trainings, key=lambda name: (name not in changed, name)):
@@ -131,10 +133,25 @@ def _rests_on(name: str, study: Study, trainings: Mapping[str, _Training], texts
     return {name}.union(*(_rests_on(other, study, trainings, texts) for other in direct))
 
 
-def _noted_seed(known: Mapping[str, str], name: str, study: Study) -> int:
+def _noted(path: Path) -> dict[str, Any]:
+    """What was noted; raises `RunError` where the note is damaged."""
+    found = read_kept(path)
+    for key in ("rows", "spends", "starts"):
+        if not isinstance(found.get(key, {}), dict):
+            raise damaged(path, f"{key} must be a table")
+    try:
+        for text in found.get("rows", {}).values():
+            tomllib.loads(text)
+    except (TypeError, ValueError) as error:
+        raise damaged(path, str(error)) from error
+    return found
+
+
+def _noted_seed(known: Mapping[str, str], name: str, study: Study, seeded: Sequence[str]) -> int:
     """The seed that a training's note was written for, which need not be the first of the study any more."""
-    first = study.file.seeds[0]
-    return int(tomllib.loads(known[name])["seed"]) if name in known and "seed" in study.file.seeded else first
+    tables = tomllib.loads(known[name]) if name in known else {}
+    found = [seed for key in seeded if isinstance(seed := at(tables, key), int)]
+    return found[0] if found else study.file.seeds[0]
 
 
 def _is(known: str, experiment: Experiment) -> bool:

@@ -79,13 +79,29 @@ def estimate(counts: Sequence[Counts], of: Figure, seed: int = 0) -> Estimate:
         ConfigError: seeds with other groups.
     """
     samples = resampled(counts, of, seed)
-    return interval(tuple(_pooled(one, of) for one in counts), samples if _several(counts) else ())
+    return interval(each_of(counts, of), samples if _several(counts) else ())
 
 
-def difference(ours: Sequence[Counts], theirs: Sequence[Counts], of: Figure, seed: int = 0) -> Estimate:
-    """The mean paired difference ours − theirs, seeds and groups resampled together for both; raises as `estimate`."""
-    each = tuple(_pooled(a, of) - _pooled(b, of) for a, b in zip(ours, theirs, strict=True))
-    samples = resampled_difference(ours, theirs, of, seed)
+def each_of(counts: Sequence[Counts], of: Figure) -> tuple[float, ...]:
+    """The figure of every seed on pooled counts."""
+    return tuple(_pooled(one, of) for one in counts)
+
+
+def same_groups(counts: Sequence[Counts]) -> bool:
+    """Whether runs were measured on the same groups, as an interval or a difference needs them."""
+    return all(one.keys() == counts[0].keys() for one in counts)
+
+
+def difference(
+    ours: Sequence[Counts], theirs: Sequence[Counts], of: Figure, seed: int = 0, *, of_theirs: Figure | None = None
+) -> Estimate:
+    """The mean paired difference ours − theirs, seeds and groups resampled together for both; raises as `estimate`.
+
+    Args:
+        of_theirs: the figure as the classes of ``theirs`` have it, where they are others or in another order.
+    """
+    each = tuple(_pooled(a, of) - _pooled(b, of_theirs or of) for a, b in zip(ours, theirs, strict=True))
+    samples = resampled_difference(ours, theirs, of, seed, of_theirs=of_theirs)
     return interval(each, samples if _several(ours) else ())
 
 
@@ -96,11 +112,11 @@ def resampled(counts: Sequence[Counts], of: Figure, seed: int = 0) -> np.ndarray
 
 
 def resampled_difference(
-    ours: Sequence[Counts], theirs: Sequence[Counts], of: Figure, seed: int = 0
+    ours: Sequence[Counts], theirs: Sequence[Counts], of: Figure, seed: int = 0, *, of_theirs: Figure | None = None
 ) -> np.ndarray:
-    """(RESAMPLES,) that of ours less that of theirs, the same seeds and groups drawn for both."""
+    """(RESAMPLES,) that of ours less that of theirs, the same seeds and groups drawn for both; as `difference`."""
     _check_groups([*ours, *theirs])
-    return resampled(ours, of, seed) - resampled(theirs, of, seed)
+    return resampled(ours, of, seed) - resampled(theirs, of_theirs or of, seed)
 
 
 def of_values(values: Sequence[float], seed: int = 0) -> Estimate:

@@ -1,5 +1,6 @@
 """The study file: what may stand in it, and that the names in it lead somewhere."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,9 @@ from lamella.study.groups import group_figure
 
 _STRICT = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
 Tables = dict[str, Any]
+_NO_FOLDER = re.compile(r"[/\\\x00-\x1f\x7f]")
+_LONGEST = 200
+"""Bytes of a name; file systems take 255, and a lock beside the folder has a few more."""
 
 
 class RowConfig(BaseModel):
@@ -43,7 +47,9 @@ class ColumnConfig(BaseModel):
 
     title: Annotated[str, Field(description="what the table calls it; else its name")] = ""
     set: Annotated[Tables, Field(description="changes to the base experiment, after the row's")] = {}
-    labels: Annotated[float | None, Field(description="number of labels, for the curve over them")] = None
+    labels: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="number of labels, for the curve over them")
+    ] = None
     seeds: Annotated[int | None, Field(ge=1, description="only the first so many seeds")] = None
 
 
@@ -68,9 +74,11 @@ class StudyFile(BaseModel):
     title: str
     base: Annotated[str, Field(description="experiment file beside this one; may lack what the rows give")]
     set: Annotated[Tables, Field(description="changes to it for every row, before the size's and the row's")] = {}
-    seeds: Annotated[list[int], Field(min_length=1, description="each is a subset and an initialisation")] = [0]
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0)]], Field(min_length=1, description="each is a subset and an initialisation")
+    ] = [0]
     seeded: Annotated[list[str], Field(description="keys that take the seed")] = ["seed"]
-    rows: dict[str, RowConfig]
+    rows: Annotated[dict[str, RowConfig], Field(min_length=1)]
     columns: Annotated[dict[str, ColumnConfig], Field(min_length=1)] = {"": ColumnConfig()}
     before: dict[str, BeforeConfig] = {}
     sets: Annotated[list[str], Field(min_length=1, description="test sets that are reported, headline first")] = [
@@ -104,8 +112,11 @@ def _check_names(file: StudyFile, study: str) -> None:
     """Raise `ConfigError` where something is named that is not there, or that cannot be, or a row is like itself."""
     _check_folders(file, study)
     _check_paper(file, study)
-    if len(set(file.seeds)) < len(file.seeds):
-        raise ConfigError(f"{study}: seeds names one twice ({', '.join(map(str, file.seeds))})")
+    for key, several in (("seeds", [*map(str, file.seeds)]), ("sets", file.sets)):
+        if len(set(several)) < len(several):
+            raise ConfigError(f"{study}: {key} names one twice ({', '.join(several)})")
+    if len(file.seeds) > 1 and not file.seeded:
+        raise ConfigError(f"{study}: seeded = [] beside several seeds would train the same run for each of them")
     rows: dict[str, list[str | None]] = {
         "reference": [file.reference], "paper": [*file.paper], "shown": [*file.shown],
         **{f"figure {title!r}": [_over(text)] for title, text in file.figures.items()},
@@ -140,10 +151,12 @@ def _check_names(file: StudyFile, study: str) -> None:
 def _check_folders(file: StudyFile, study: str) -> None:
     """Raise `ConfigError` where a name would lead out of the study's folder, or two runs into one."""
     for name in [*file.rows, *filter(None, file.columns), *file.before]:
-        if name in ("", ".", "..") or "/" in name or "\\" in name:
+        if name in ("", ".", "..") or _NO_FOLDER.search(name) or len(name.encode()) > _LONGEST:
+            shown = repr(name) if len(name) <= _LONGEST else f"{name[:20]!r}…"
             raise ConfigError(
-                f"{study}: {name!r} is no name for a row, column or training before: its runs are kept in a folder of "
-                "that name, so it must be neither empty, '.' nor '..', and have no slashes"
+                f"{study}: {shown} is no name for a row, column or training before: its runs are kept in a folder of "
+                "that name, so it must be neither empty, '.' nor '..', and have no slashes and control characters and "
+                f"no more than {_LONGEST} bytes"
             )
     if "before" in file.columns or {"", "all"} <= file.columns.keys():
         raise ConfigError(
@@ -166,6 +179,8 @@ def _check_paper(file: StudyFile, study: str) -> None:
 
 def _over(text: str) -> str | None:
     """The row that a figure compares with; raises `ConfigError` where it is no figure, whatever the classes are."""
+    if text == "results:":
+        raise ConfigError("figure 'results:' names nothing of the results; write results:NAME")
     if text.startswith("results:"):
         return None
     asked = group_figure(text)

@@ -66,7 +66,8 @@ def _improved(own: np.ndarray, other: np.ndarray) -> float:
 class Groups(NamedTuple):
     """What a run counted on a test set, by group and by the unit (lot) that intervals resample within it."""
 
-    of: Callable[[np.ndarray], float]
+    of: Mapping[str, Callable[[np.ndarray], float]]
+    """Group → the figure, as the classes of its run have it."""
     per_image: bool
     units: Mapping[str, tuple[str, ...]]
     """Group → the names of its units."""
@@ -84,7 +85,7 @@ class Groups(NamedTuple):
                 total, number = often @ self.sums[name]
                 found.append(total / number if number else np.nan)
             else:
-                found.append(self.of(np.tensordot(often, self.counts[name], axes=1)))
+                found.append(self.of[name](np.tensordot(often, self.counts[name], axes=1)))
         return np.array(found)
 
 
@@ -139,7 +140,7 @@ def read_groups(path: Path, asked: GroupFigure, unit: str | None) -> Groups:
     known = np.isfinite(each)
     pairs = np.stack([np.where(known, each, 0.0), known], 1)
     return Groups(
-        of,
+        dict.fromkeys(names, of),
         asked.per_image,
         {name: tuple(places[name]) for name in names},
         {name: np.stack([counts[rows].sum(0) for rows in places[name].values()]) for name in names},
@@ -203,7 +204,7 @@ def _column(kept: Mapping[str, Any], column: str, what: str) -> Sequence[str]:
 def _kept(path: Path) -> Mapping[str, Any]:
     try:
         return _read(path, path.stat().st_mtime_ns)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path}: the counts of the test images cannot be read ({error})") from error
 
 
@@ -211,6 +212,8 @@ def _kept(path: Path) -> Mapping[str, Any]:
 def _read(path: Path, changed: int) -> Mapping[str, Any]:
     """The file as it was at ``changed``: every figure of a table, and every comparison, asks for the same ones."""
     found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if missing := [key for key in ("classes", "names", "groups", "confusion") if key not in found]:
+        raise ValueError(f"it has no {missing[0]}")
     size = len(found["classes"])
     return {**found, "set": path.stem, "confusion": np.array(found["confusion"], np.int64).reshape(-1, size, size)}
 
@@ -223,30 +226,31 @@ def joined_groups(parts: Sequence[Groups]) -> Groups | None:
     units = {name: part.units[name] for part in parts for name in part.units}
     counts = {name: part.counts[name] for part in parts for name in part.units}
     sums = {name: part.sums[name] for part in parts for name in part.units}
-    first = parts[0]
-    return Groups(first.of, first.per_image, {name: units[name] for name in sorted(units)}, counts, sums)
+    of = {name: part.of[name] for part in parts for name in part.units}
+    return Groups(of, parts[0].per_image, {name: units[name] for name in sorted(units)}, counts, sums)
 
 
 def estimate_groups(seeds: Sequence[tuple[Groups, ...]], score: Score, seed: int = 0) -> Estimate:
-    """The mean over seeds of a figure over groups, with a bootstrap interval.
+    """The mean over seeds of a figure over groups, with a bootstrap interval where all have the same images.
 
     Seeds are resampled, and within each group its units, the same for all seeds and all runs that are compared;
     the groups themselves are not: they are all there are. One seed with one unit in each has no interval (nan).
 
     Args:
-        seeds: for each seed the runs that ``score`` takes the values of, all measured on the same images.
+        seeds: for each seed the runs that ``score`` takes the values of, measured on the same images.
 
     Raises:
         ConfigError: runs that were measured on other images.
     """
     units = seeds[0][0].units
-    for groups in (one for run in seeds for one in run):
-        if groups.units != units:
+    for run in seeds:
+        if any(groups.units != run[0].units for groups in run):
             raise ConfigError("a figure over groups compares runs that were not measured on the same groups of images")
     if not units:
         raise ConfigError("a figure over groups: none of the groups it names is in the test set")
     each = tuple(score(*(groups.values() for groups in run)) for run in seeds)
-    if len(seeds) == 1 and all(len(those) == 1 for those in units.values()):
+    alone = len(seeds) == 1 and all(len(those) == 1 for those in units.values())
+    if alone or any(run[0].units != units for run in seeds):
         return interval(each, ())
     rng, samples = np.random.default_rng(seed), []
     for _ in range(RESAMPLES):

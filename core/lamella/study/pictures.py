@@ -25,11 +25,15 @@ SHARES = (1.0, 0.9, 0.5, 0.0)
 
 
 def sheet(study: Study, done: Collection[Cell], out: Path) -> Image.Image | None:
-    """The sheet a study asks for, of its first column and seed; None where fewer than two rows are done."""
-    test = study.file.pictures
-    column, seed = next(iter(study.file.columns)), study.file.seeds[0]
-    cells = [Cell(row, column, seed) for row in study.file.shown or study.file.rows]
-    there = [cell for cell in cells if cell in done]
+    """The sheet a study asks for, of its first seed and the first column in which it shows two rows.
+
+    None where fewer than two of them are done.
+    """
+    test, planned = study.file.pictures, set(study.cells())
+    cells = [Cell(row, "", study.file.seeds[0]) for row in study.file.shown or study.file.rows]
+    columns = [[cell._replace(column=column) for cell in cells] for column in study.file.columns]
+    several = [column for column in columns if len(planned.intersection(column)) > 1]
+    there = [cell for column in several[:1] for cell in column if cell in done]
     return comparison(study, there, test, out) if test is not None and len(there) > 1 else None
 
 
@@ -53,13 +57,15 @@ def comparison(study: Study, cells: Sequence[Cell], test: str, out: Path) -> Ima
         test: the test set.
 
     Raises:
-        ConfigError: fewer than two cells, or a test set without label maps.
+        ConfigError: fewer than two cells, a test set without label maps, or rows with other classes.
     """
     if len(cells) < 2:
         raise ConfigError(f"{study.name}: a comparison needs two finished rows, not {len(cells)}")
     opened = [open_run(out / cell.folder, registry=study.registry) for cell in cells]
     experiment, _, modality, header = opened[0]
     table, classes = experiment.open(test), header["data"]["class_names"]
+    if any(its["data"]["class_names"] != classes for *_, its in opened):
+        raise ConfigError(f"pictures of {test!r}: rows have other classes, or in another order than the first")
     titles = [study.file.rows[cell.row].title or cell.row for cell in cells]
     strips = []
     for index in ranked(cells, test, out):

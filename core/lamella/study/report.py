@@ -197,12 +197,17 @@ def _curve(study: Study, table: Table) -> str:
         points = [(count, _find(table, row, column, test, title)) for column, count in labels.items()]
         there = [(count, entry) for count, entry in points if entry is not None]
         if there:
-            _line(axis, _row(study, row), there)
-    axis.set(xlabel="labelled images", ylabel=f"{title} ({test})", xscale="log")
+            _line(axis, _literal(_row(study, row)), there)
+    axis.set(xlabel="labelled images", ylabel=_literal(f"{title} ({test})"), xscale="log")
     axis.set_xticks(sorted(labels.values()), [f"{count:g}" for count in sorted(labels.values())])
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     return f"<h2>Against the number of labels</h2>{png(drawn(figure))}"
+
+
+def _literal(text: str) -> str:
+    """A text that matplotlib draws as it is: between dollar signs it would read mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _line(axis: Any, name: str, points: Sequence[tuple[float, Entry]]) -> None:

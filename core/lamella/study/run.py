@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -15,6 +14,7 @@ from lamella.engine.fit import fit
 from lamella.errors import ConfigError, LamellaError, RunError
 from lamella.study.check import check_data
 from lamella.study.claim import claim
+from lamella.study.kept import read_kept
 from lamella.study.share import taken, together
 from lamella.study.study import Cell, Study
 
@@ -34,16 +34,16 @@ def run_study(
     told, what builds on it is left out, and the others go on.
 
     Args:
-        limit: run at most so many cells, then stop; the rest is for another time.
+        limit: run at most so many cells, then stop; the rest is for another time. Those that fail do not count.
         tell: takes one line of progress at a time.
 
     Raises:
-        RunError: ``out`` holds another study, or another version of this one.
+        RunError: ``out`` holds runs of these rows with other settings.
         ConfigError: figures or pictures that the test set cannot give.
         FailedRuns: after all others, where runs failed; at once where several processes train each run together.
     """
     claim(study, out)
-    cells, new = study.cells(), 0
+    cells, new, checked = study.cells(), 0, False
     failed: list[str] = []
     lost: set[Path] = set()
     for number, cell in enumerate(cells):
@@ -62,12 +62,13 @@ def run_study(
             if not mine:
                 tell(f"{what}: another process is at it")
             elif not done.is_file():
-                if not new:
-                    check_data(study)
+                if not checked:
+                    check_data(study, tell)
+                checked = True
                 tell(what)
-                new += 1
                 try:
                     result_of(study, cell, out, tell=tell)
+                    new += 1
                 except (LamellaError, torch.OutOfMemoryError) as error:
                     reason = str(error).partition("\n")[0]
                     if together():
@@ -91,7 +92,7 @@ def _bases(study: Study, cell: Cell, out: Path) -> list[Path]:
 def results(study: Study, out: Path) -> dict[Cell, dict[str, Any]]:
     """The results of every cell that is done."""
     done = {cell: out / cell.folder / "results.json" for cell in study.cells()}
-    return {cell: json.loads(path.read_text(encoding="utf-8")) for cell, path in done.items() if path.is_file()}
+    return {cell: read_kept(path, "sets", "steps", "flops") for cell, path in done.items() if path.is_file()}
 
 
 def result_of(study: Study, cell: Cell, out: Path, *, tell: Tell = print) -> dict[str, Any]:
@@ -100,8 +101,12 @@ def result_of(study: Study, cell: Cell, out: Path, *, tell: Tell = print) -> dic
     for name in study.needs(cell):
         runs[name] = out / study.before_folder(name, cell)
         trained(study.experiment_before(name, cell, runs), runs[name], tell=tell)
-    steps = _affordable(study, cell, out, tell)
-    return trained(study.experiment(cell, runs, steps), out / cell.folder, tell=tell)
+    allowed = _affordable(study, cell, out, tell)
+    done = (out / cell.folder / "results.json").is_file()
+    found = trained(study.experiment(cell, runs, allowed and allowed.steps), out / cell.folder, tell=tell)
+    if allowed is not None and not done:
+        _compare(cell, allowed.flops, found, tell)
+    return found
 
 
 def trained(experiment: Experiment, run: Path, *, tell: Tell = print) -> dict[str, Any]:
@@ -115,31 +120,59 @@ def trained(experiment: Experiment, run: Path, *, tell: Tell = print) -> dict[st
             if not path.is_file():
                 fit(experiment, run, resume=(run / "run.json").is_file())
                 PartialState().wait_for_everyone()  # the first one measures
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return read_kept(path)
 
 
-def _affordable(study: Study, cell: Cell, out: Path, tell: Tell) -> int | None:
-    """The steps a row may take for the operations of the row it is compared with; None where it has its own."""
+class _Allowed(NamedTuple):
+    """What a row may spend on its own training."""
+
+    steps: int
+    flops: float
+
+
+def _affordable(study: Study, cell: Cell, out: Path, tell: Tell) -> _Allowed | None:
+    """What a row may take for the operations of the row it is compared with; None where it has steps of its own.
+
+    Raises:
+        ConfigError: operations that were not counted, or nothing left by what the row builds on.
+    """
     spends = study.file.rows[cell.row].spends
     if not spends:
         return None
     whole, price = (cell._replace(row=row) for row in spends)
     spent = total_flops(study, whole, out, tell=tell)
-    like = result_of(study, price, out, tell=tell)
+    step = _own_flops(study, price, out, tell) / result_of(study, price, out, tell=tell)["steps"]
     left = spent - _flops_before(study, cell, out)  # what it builds on itself is paid first
-    return max(1, round(left / (like["flops"] / like["steps"])))
+    if round(left / step) < 1:
+        raise ConfigError(
+            f"{study.name}: row {cell.row!r} may spend what {whole.row!r} costs, {spent:.3g} floating-point "
+            f"operations, and what it builds on leaves no step of that ({left:.3g})"
+        )
+    return _Allowed(round(left / step), left)
+
+
+def _compare(cell: Cell, allowed: float, found: dict[str, Any], tell: Tell) -> None:
+    """Tell where a row missed what it might spend by more than a step: one of its own costs another than was taken."""
+    if found["flops"] is not None and abs(found["flops"] - allowed) > found["flops"] / found["steps"]:
+        tell(
+            f"{cell.row} spent {found['flops'] / allowed:.2f} times what it might: a step of it costs another than one "
+            "of the row it is like"
+        )
 
 
 def total_flops(study: Study, cell: Cell, out: Path, *, tell: Tell = print) -> float:
     """The operations of a cell's training and of everything it builds on, training them now if need be."""
+    return _own_flops(study, cell, out, tell) + _flops_before(study, cell, out)
+
+
+def _own_flops(study: Study, cell: Cell, out: Path, tell: Tell) -> float:
     own = result_of(study, cell, out, tell=tell)["flops"]
     if own is None:
         raise ConfigError(f"{study.name}: row {cell.row!r} counted no floating-point operations")
-    return float(own) + _flops_before(study, cell, out)
+    return float(own)
 
 
 def _flops_before(study: Study, cell: Cell, out: Path) -> float:
     """The operations of everything a cell builds on, which is trained."""
     paths = [out / study.before_folder(name, cell) / "results.json" for name in study.needs(cell)]
-    return float(sum(json.loads(path.read_text(encoding="utf-8"))["flops"] for path in paths))
+    return float(sum(read_kept(path, "flops")["flops"] for path in paths))

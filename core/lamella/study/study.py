@@ -14,6 +14,9 @@ from lamella.registry.registry import Registry
 from lamella.registry.tomlfile import read_toml
 from lamella.study.file import StudyFile, Tables, read_study_file
 
+_PLACEHOLDER = re.compile(r"\{([\w-]+)\}")
+"""Of a training before, as it stands in a text."""
+
 
 class Cell(NamedTuple):
     """One run of a study: which row, column and seed."""
@@ -136,6 +139,8 @@ class Study:
         path = self.folder / (base or self.file.base)
         tables = read_toml(path, "base experiment file")
         own, size = self._own_set(base), self.file.sizes.get(self.size, {})
+        for change in (tables, *own, size, *changes):
+            _check_tables(change, f"{self.name}: {what}")
         roles = {role for table in (tables, *own, *changes) for role in table.get("data", {})}
         for change in [*own, _of_roles(size, roles), *changes]:
             tables = merged(tables, change)
@@ -171,11 +176,21 @@ def read_study(path: Path, size: str | None = None, *, registry: Registry | None
             experiment = study.experiment(cell, places)
             _check_filled(study, cell, experiment)
             measured |= {"validation", *experiment.tests()} & experiment.file.data.keys()
-            experiments += [experiment, *(study.experiment_before(name, cell, places) for name in places)]
+            befores = {f"[before.{name}]": study.experiment_before(name, cell, places) for name in places}
+            for what, one in {f"the row {cell.row!r}": experiment, **befores}.items():
+                _check_placeholders(study, what, one)
+            experiments += [experiment, *befores.values()]
     if cells:
         _check_sets(study, measured)
         _check_changed(study, [experiment.file.model_dump() for experiment in experiments])
     return study
+
+
+def _check_tables(change: Tables, where: str) -> None:
+    """Raise `ConfigError` where ``[data]`` or ``[fit]`` is a value: what is laid over it would throw it away."""
+    for key in ("data", "fit"):
+        if key in change and not isinstance(change[key], Mapping):
+            raise ConfigError(f"{where}: {key} = {change[key]!r} is a value, not a table, as in {key}.KEY = VALUE")
 
 
 def _check_filled(study: Study, cell: Cell, experiment: Experiment) -> None:
@@ -187,6 +202,14 @@ def _check_filled(study: Study, cell: Cell, experiment: Experiment) -> None:
                 f"{study.name}: {{{name}}} stands in a column or a size, where the row {cell.row!r} does not look for "
                 "what it builds on; write it into the set of the rows or of the study"
             )
+
+
+def _check_placeholders(study: Study, what: str, experiment: Experiment) -> None:
+    """Raise `ConfigError` where ``{NAME}`` stands for no training before, as in a misspelt one."""
+    left = _PLACEHOLDER.findall(experiment.resolved()) if study.file.before else []
+    if unknown := [name for name in left if not name.isdigit()]:  # which a regular expression may have
+        known = ", ".join(study.file.before)
+        raise ConfigError(f"{study.name}: {{{unknown[0]}}} in {what} is no training before the rows ({known})")
 
 
 def _check_sets(study: Study, measured: Collection[str]) -> None:
@@ -263,10 +286,21 @@ def has(tables: Any, key: str) -> bool:
     return isinstance(tables, Mapping) and first in tables and (not rest or has(tables[first], rest))
 
 
+def at(tables: Any, key: str) -> Any:
+    """What stands at a dotted key; None where nothing does.
+
+    >>> at({"fit": {"crop": 64}}, "fit.crop"), at({"fit": 3}, "fit.crop")
+    (64, None)
+    """
+    for part in key.split("."):
+        tables = tables.get(part) if isinstance(tables, Mapping) else None
+    return tables
+
+
 def _filled(value: Any, runs: Mapping[str, str]) -> Any:
     """``{name}`` in every text replaced by the run folder of that name."""
     if isinstance(value, str):
-        return re.sub(r"\{([\w-]+)\}", lambda match: runs.get(match[1], match[0]), value)
+        return _PLACEHOLDER.sub(lambda match: runs.get(match[1], match[0]), value)
     if isinstance(value, dict):
         return {key: _filled(item, runs) for key, item in value.items()}
     return [_filled(item, runs) for item in value] if isinstance(value, list) else value

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lamella.errors import ConfigError
-from lamella.study.figures import Estimate, difference, estimate, figure, of_values
+from lamella.study.figures import (
+    Estimate,
+    difference,
+    each_of,
+    estimate,
+    figure,
+    interval,
+    of_values,
+    same_groups,
+)
 from lamella.study.groups import (
     GroupFigure,
     Groups,
@@ -20,7 +28,8 @@ from lamella.study.groups import (
     read_counts,
     read_groups,
 )
-from lamella.study.study import Cell, Study, has
+from lamella.study.kept import read_kept
+from lamella.study.study import Cell, Study, at, has
 
 Results = Mapping[Cell, Mapping[str, Any]]
 
@@ -146,7 +155,10 @@ def _groups(
 def _figure(
     study: Study, results: Results, out: Path, cells: Sequence[Cell], test: str, text: str
 ) -> tuple[Estimate, Estimate | None]:
-    """A figure of some cells, and the paired difference reference − row over the seeds that both have."""
+    """A figure of some cells, and the paired difference reference − row over the seeds that both have.
+
+    Seeds on other groups each have no interval, and a run on other groups than the reference's has no difference.
+    """
     reference = study.file.reference
     others = [cell._replace(row=reference) for cell in cells if reference is not None and cell.row != reference]
     paired = [other in results and test in results[other]["sets"] for other in others]
@@ -161,11 +173,17 @@ def _figure(
         ]
         return of_values(values), of_values(apart) if apart else None
     counted = {cell: read_counts(_counts_file(out, cell, test), study.file.groups) for cell in {*cells, *theirs}}
-    of = figure(text, counted[cells[0]][0])
-    value = estimate([counted[cell][1] for cell in cells], of)
-    if not ours:
+    of, counts = figure(text, counted[cells[0]][0]), [counted[cell][1] for cell in cells]
+    value = estimate(counts, of) if same_groups(counts) else interval(each_of(counts, of), ())
+    pairs = [pair for a, b in zip(theirs, ours) if same_groups(pair := (counted[a][1], counted[b][1]))]
+    if not pairs:
         return value, None
-    return value, difference([counted[cell][1] for cell in theirs], [counted[cell][1] for cell in ours], of)
+    of_reference = figure(text, counted[theirs[0]][0])
+    one, other = ([pair[place] for pair in pairs] for place in (0, 1))
+    if same_groups(one):
+        return value, difference(one, other, of_reference, of_theirs=of)
+    each = zip(each_of(one, of_reference), each_of(other, of))
+    return value, interval(tuple(a - b for a, b in each), ())
 
 
 def _counts_file(out: Path, cell: Cell, test: str) -> Path:
@@ -183,12 +201,10 @@ def _check_named(study: Study, results: Results) -> None:
 
 
 def _value(result: Mapping[str, Any], test: str, path: str) -> float:
-    at: Any = result["sets"][test]
-    for part in path.split("."):
-        at = at.get(part) if isinstance(at, Mapping) else None
-    if isinstance(at, Mapping | list | str):
+    found = at(result["sets"][test], path)
+    if isinstance(found, Mapping | list | str):
         raise ConfigError(f"figure 'results:{path}' is no number in the results of {test!r}; write results:{path}.NAME")
-    return float("nan") if at is None else float(at)
+    return float("nan") if found is None else float(found)
 
 
 def _cells(results: Results, row: str, column: str, test: str) -> list[Cell]:
@@ -205,7 +221,7 @@ def _cost(study: Study, results: Results, out: Path, row: str, column: str) -> l
         befores = [out / study.before_folder(name, cell) / "results.json" for name in study.needs(cell)]
         if not all(path.is_file() for path in befores):
             return []  # somebody tidied up: what it cost is not known any more
-        parts = [results[cell], *(json.loads(path.read_text(encoding="utf-8")) for path in befores)]
+        parts = [results[cell], *(read_kept(path, "steps", "flops") for path in befores)]
         totals.append([sum(part[key] or 0 for part in parts) for key in ("steps", "flops", "seconds")])
     steps, flops, seconds = (sum(column) / len(totals) for column in zip(*totals))
     return [{"row": row, "column": column, "steps": steps, "flops": flops, "seconds": seconds, "runs": len(cells)}]
