@@ -135,6 +135,14 @@ def test_jpeg_is_read_as_grey_values(tmp_path):
     assert abs(int(image.mean()) - 100) <= 1
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG"])
+def test_a_mask_saved_as_jpeg_is_refused_and_read_as_an_image_all_the_same(tmp_path, name):
+    path = saved(tmp_path / name, (np.eye(32) * 255).astype(np.uint8))
+    assert len(np.unique(read_image(path))) > 2  # what is drawn in two values has many
+    with pytest.raises(DataError, match="JPEG changes the values of a mask; save it as PNG from where it was drawn"):
+        read_mask(path)
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32, np.int64])
 def test_wider_integers_are_read_where_they_fit_sixteen_bits(tmp_path, dtype):
     image = read_image(saved(tmp_path / "a.tif", RAMP.astype(dtype) * 300))

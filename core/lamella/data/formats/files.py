@@ -16,9 +16,11 @@ from lamella.data.formats.sidecar import read_sidecar, sidecar_of
 from lamella.data.formats.tiff import read_tiff, read_values, tiff_frames
 from lamella.errors import DataError, LamellaError
 
-PLAIN = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+MASKS = (".png", ".bmp", ".tif", ".tiff")
 """What masks are in."""
-SUFFIXES = (*PLAIN, *READERS)
+LOSSY = (".jpg", ".jpeg")
+"""What images may be in and masks may not: it changes values along every edge."""
+SUFFIXES = (".png", *LOSSY, *MASKS[1:], *READERS)
 """What images are in."""
 Frame = int | Literal["mean"] | None
 """Which frame of a stack: its number, the mean of all, or None where a file holds one image."""
@@ -160,10 +162,12 @@ def read_mask(path: Path) -> np.ndarray:
     """A mask file as (H, W) values or (H, W, 3 or 4) colours; palettes are read as their indices.
 
     Raises:
-        DataError: as `read_image`.
+        DataError: as `read_image`, and for JPEG.
     """
     if path.suffix.lower() in READERS:
-        raise DataError(f"{path}: a mask of type {path.suffix} is not read; use {', '.join(PLAIN)}")
+        raise DataError(f"{path}: a mask of type {path.suffix} is not read; use {', '.join(MASKS)}")
+    if path.suffix.lower() in LOSSY:
+        raise DataError(f"{path}: JPEG changes the values of a mask; save it as PNG from where it was drawn")
     return _guarded(path, lambda: _mask(path))
 
 
