@@ -327,3 +327,40 @@ def test_an_image_with_a_like_is_not_held_out_where_there_is_one_without(tmp_pat
         found.thumbnails[second] = found.thumbnails[first]
     held = hold_out(found)
     assert held.test == set(test.split()) and held.rule.startswith(rule)
+
+
+@pytest.fixture
+def objects(folders, tmp_path):
+    """Masks that number objects: 3, 20, 9 and, in 16 bit, 300 of them."""
+    folders([0, 1])
+    for name, count in (("0", 3), ("1", 20), ("2", 9), ("3", 300)):
+        numbers = np.arange(24 * 24, dtype=np.uint16).reshape(24, 24).clip(0, count)
+        Image.fromarray(numbers).save(tmp_path / "masks" / f"{name}.png")
+
+
+def test_numbers_of_objects_are_told_from_classes(folders, objects, capsys):
+    _, said = classes_of(capsys)
+    assert "masks: values run up to 20, in other masks less far: they look like numbers of objects; as two" in said
+    assert "301 different grey values are no classes; is this an image, or numbers of objects (then --classes" in said
+    Path("experiment.toml").unlink()
+    with pytest.raises(SystemExit):
+        main(["init", "images", "--labels", "masks", *TINY, "--classes", "air,particle"])
+    assert "look like numbers of objects: as two classes they are --classes background=0,particle=rest" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_with_a_class_for_the_rest_masks_may_have_any_number_of_values(folders, objects, capsys, beside):
+    if beside:
+        Path("masks/classes.json").write_text('{"background": 0, "particle": "rest"}')
+    classes, said = classes_of(capsys, *([] if beside else ["--classes", "background=0,particle=rest"]))
+    assert classes == {"background": 0, "particle": "rest"}
+    assert "4 images, 4 of them with a mask" in said and "to look at" not in said
+    assert len(read_experiment(Path("experiment.toml")).open("labelled")) == 3
+
+
+def test_classes_that_some_masks_lack_are_no_numbers_of_objects(folders, capsys, tmp_path):
+    folders([0, 1, 2])
+    Image.fromarray(np.zeros((24, 24), np.uint8)).save(tmp_path / "masks" / "3.png")
+    assert "look like numbers" not in classes_of(capsys)[1]

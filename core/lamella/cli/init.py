@@ -1,5 +1,7 @@
 """``lamella init``."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
@@ -11,7 +13,7 @@ from lamella.cli.drafts import drafts, pixels_of, quoted
 from lamella.contracts.batch import IGNORE
 from lamella.data.classes import REST
 from lamella.data.formats.files import readable
-from lamella.data.naming import FILES, Names, find_names, name_classes, parse_names
+from lamella.data.naming import AS_TWO, FILES, Names, find_names, name_classes, parse_names
 from lamella.data.reading import Reading
 from lamella.data.survey import Survey, class_table, name_groups, survey
 from lamella.errors import ConfigError, DataError, LamellaError
@@ -62,7 +64,7 @@ def init(
         out.parent.mkdir(parents=True, exist_ok=True)
     reading = Reading(data_bar.value)
     given = None if classes is None else parse_names(classes)
-    found = survey(images, labels, reading=reading)
+    found = survey(images, labels, reading=reading, rest=_has_rest(given, labels))
     table, named = _named(found, given)
     extra = None if unlabelled is None else survey(unlabelled, reading=reading)
     print(_said(found, extra, table, named))
@@ -87,6 +89,15 @@ def init(
     print(f"    lamella train {quote(str(second))}")
 
 
+def _has_rest(given: Names | None, masks: Path | None) -> bool:
+    """Whether what names the classes, as `_named` finds it, has a class for all other values."""
+    with suppress(LamellaError):
+        told = find_names(masks) if given is None and masks is not None else None
+        names = given if told is None else told[1]
+        return isinstance(names, Mapping) and REST in names.values()
+    return False
+
+
 def _named(found: Survey, given: Names | None) -> tuple[dict[str, int | str], str | None]:
     """The table of classes, and what named them: the command line, else a file beside the masks, else nothing."""
     if not found.marks or found.masks is None:
@@ -99,6 +110,9 @@ def _named(found: Survey, given: Names | None) -> tuple[dict[str, int | str], st
             return name_classes(found, told[1], str(told[0])), str(told[0])
     except LamellaError as error:  # a file that merely bears such a name must not stand in the way
         found.problems.append(f"not used for names: {error}")
+    if found.numbered is not None:
+        told = f"values run up to {found.numbered}, in other masks less far: they look like numbers of objects"
+        found.problems.insert(0, f"{found.masks}: {told}; {AS_TWO}")
     return class_table(found), None
 
 

@@ -18,7 +18,7 @@ from lamella.data.formats.micrograph import Micrograph
 from lamella.data.reading import AS_TOLD, Reading
 from lamella.errors import DataError, LamellaError
 
-_MOST_COLOURS = 32
+_MOST_COLOURS, _MANY = 32, 16
 _SEPARATORS = ("_", "-", " ", ".")
 
 
@@ -45,12 +45,20 @@ class Survey:
     """How many images still show what looks like a data bar."""
     greys: Counter[int] = field(default_factory=Counter)
     """Pixels of each grey value in masks with colours: what ``rest`` is made of."""
+    ends: Counter[int | None] = field(default_factory=Counter)
+    """How many grey masks hold every value up to which; None for those that leave some out."""
     problems: list[str] = field(default_factory=list)
 
     @property
     def labelled(self) -> list[str]:
         """The stems that have a mask, in order."""
         return [stem for stem, (_, mask) in self.pairs.items() if mask is not None]
+
+    @property
+    def numbered(self) -> int | None:
+        """The highest value where values look like numbers of objects: many, one after the other, not in all alike."""
+        ends = [end for end in self.ends if end is not None]
+        return max(ends) if len(ends) == len(self.ends) > 1 and max(ends) > _MANY else None
 
     def alike(self) -> list[set[str]]:
         """The stems of images that show the same thing, set by set."""
@@ -69,8 +77,11 @@ class Survey:
         self.makers.update([one.facts.maker] if one.facts.maker else [])
 
 
-def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOLD) -> Survey:
+def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOLD, rest: bool = False) -> Survey:
     """Look at every image, and at every mask if there are any; damaged files become problems, not ends.
+
+    Args:
+        rest: whether a class is ``rest``, so that masks may hold any number of values.
 
     Raises:
         DataError: a folder that is missing or holds no image.
@@ -93,7 +104,7 @@ def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOL
         mask = mask_stems.get(stem)
         if masks is not None and mask is None:
             found.problems.append(f"{path}: there is no mask of this stem; the image counts as unlabelled")
-        if mask is not None and not _count_mask(mask, one, found, reading):
+        if mask is not None and not _count_mask(mask, one, found, reading, rest):
             mask = None
         found.count(stem, one)
         found.pairs[stem] = (path, mask)
@@ -135,22 +146,25 @@ def _stems(folder: Path, found: Survey) -> dict[str, Path]:
     return stems
 
 
-def _count_mask(path: Path, one: Micrograph, found: Survey, reading: Reading) -> bool:
+def _count_mask(path: Path, one: Micrograph, found: Survey, reading: Reading, rest: bool) -> bool:
     """Add a mask's values to the survey; False, with a problem noted, where it cannot serve."""
     try:
         mask, size = reading.mask(path, one), one.image.shape
         if mask.shape[:2] != size[:2]:
             raise DataError(f"{path}: the mask is {mask.shape[0]}×{mask.shape[1]}, its image {size[0]}×{size[1]}")
-        marks, greys = _marks(mask, path)
+        marks, greys = _marks(mask, path, rest)
     except LamellaError as error:
         found.problems.append(str(error))
         return False
     found.marks.update(marks)
     found.greys.update(greys)
+    values = sorted(mark for mark in marks if isinstance(mark, int))
+    if values:
+        found.ends[values[-1] if values == [*range(values[0], values[-1] + 1)] and values[0] < 2 else None] += 1
     return True
 
 
-def _marks(mask: np.ndarray, path: Path) -> tuple[Counter[int | str], Counter[int]]:
+def _marks(mask: np.ndarray, path: Path, rest: bool) -> tuple[Counter[int | str], Counter[int]]:
     """Pixels of each grey value; or of each colour, and of the grey values among them."""
     if mask.ndim == 3 and (mask[..., :3] == mask[..., :1]).all():
         mask = mask[..., 0]
@@ -158,8 +172,9 @@ def _marks(mask: np.ndarray, path: Path) -> tuple[Counter[int | str], Counter[in
         raise DataError(f"{path}: a mask of type {mask.dtype} has no classes; use whole numbers or colours")
     if mask.ndim == 2:
         values, counts = np.unique(mask, return_counts=True)
-        if len(values) >= IGNORE:
-            raise DataError(f"{path}: {len(values)} different grey values are no classes; is this an image?")
+        if len(values) >= IGNORE and not rest:
+            told = "is this an image, or numbers of objects (then --classes background=0,particle=rest)?"
+            raise DataError(f"{path}: {len(values)} different grey values are no classes; {told}")
         if not 0 <= values[0] <= values[-1] <= 65535:
             odd = int(values[0] if values[0] < 0 else values[-1])
             raise DataError(f"{path}: the mask holds {odd}; grey values of classes are 0 to 65535")
