@@ -364,3 +364,49 @@ def test_classes_that_some_masks_lack_are_no_numbers_of_objects(folders, capsys,
     folders([0, 1, 2])
     Image.fromarray(np.zeros((24, 24), np.uint8)).save(tmp_path / "masks" / "3.png")
     assert "look like numbers" not in classes_of(capsys)[1]
+
+
+def test_masks_of_one_class_are_told(folders, capsys):
+    folders([0])
+    assert "masks: masks show one class only, background: there is nothing to learn" in classes_of(capsys)[1]
+    Path("experiment.toml").unlink()
+    folders([0, 3])
+    assert "one class only" not in classes_of(capsys)[1]
+
+
+@pytest.fixture
+def rare(folders, tmp_path):
+    """Writes images by name, of which those named have a third class (9) too."""
+    folders([0, 7])
+    for folder in ("images", "masks"):
+        for path in (tmp_path / folder).iterdir():
+            path.unlink()
+
+    def write(names, having):
+        for number, name in enumerate(names.split()):
+            pixels = np.random.default_rng(number).integers(0, 255, (24, 24), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.png")
+            mask = np.zeros((24, 24), np.uint8)
+            mask[4:8], mask[12:16] = 7, 9 if name in having.split() else 0
+            Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("names", "having", "given", "test", "unseen"),
+    [
+        ("a_0 b_0 b_1 c_0 c_1 c_2", "b_0 c_1", "", "b_0 b_1", None),  # not the smallest group, which lacks the class
+        ("a_0 b_0 b_1 c_0 c_1 c_2", "b_0 c_1", "x=0,y=rest", "a_0", None),  # as two classes it lacks none
+        ("0 1 2 3 4", "1 3", "", "1", None),
+        ("a_0 b_0 b_1 c_0 c_1 c_2", "a_0 b_0", "", "a_0", None),
+        ("a_0 b_0 b_1 c_0 c_1 c_2", "c_0", "", "a_0", "no test image shows class-2"),  # or training would lack it
+        ("a_0 b_0 b_1 b_2 b_3", "a_0", "", "a_0", "no image that is trained on shows class-2"),
+    ],
+)
+def test_the_test_shows_every_class_where_it_can(rare, capsys, names, having, given, test, unseen):
+    rare(names, having)
+    _, said = classes_of(capsys, *(["--classes", given] if given else []))
+    data = tomllib.loads(Path("experiment.toml").read_text(encoding="utf-8"))["data"]
+    assert data["test"]["images"] == [f"images/{name}.png" for name in test.split()]
+    assert [line for line in said.splitlines() if "beware" in line] == ([f"beware: {unseen}"] if unseen else [])

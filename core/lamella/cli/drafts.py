@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lamella.contracts.batch import IGNORE
 from lamella.data.classes import REST
-from lamella.data.holdout import HeldOut, hold_out, shown_in
+from lamella.data.holdout import HeldOut, shown_in
 from lamella.data.survey import Survey
 from lamella.errors import ConfigError, DataError
 from lamella.registry.component import Component
@@ -25,6 +25,7 @@ SECOND, NOISE = "anchored", ("sample", "post")
 
 def drafts(
     found: Survey,
+    held: HeldOut,
     extra: Survey | None,
     table: Mapping[str, int | str],
     chosen: Mapping[str, str],
@@ -37,6 +38,7 @@ def drafts(
 
     Args:
         found: the images with masks; ``extra``: those without, if there are any.
+        held: which of them are held out for the test.
         table: what each class looks like in the masks.
         chosen: names of modality, trainer and backbone.
         keys: further lines of every ``[data.ROLE]``.
@@ -47,7 +49,6 @@ def drafts(
     from lamella.engine.experiment import check_experiment
 
     _needs_no_more(chosen["trainer"], registry)
-    held = hold_out(found)
     both = (found,) if extra is None else (found, extra)
     data = _data(found, held, table, registry.get("modality", chosen["modality"]), _intensity(*both), keys)
     more = [] if extra is None else _more(extra, shown_in(held.test, found, extra), keys)
@@ -124,6 +125,15 @@ def pixels_of(found: Survey, table: Mapping[str, int | str]) -> dict[str, int]:
     counts = found.marks + Counter(greys)
     counts[REST] = rest - sum(greys.values())
     return {name: counts[mark] for name, mark in table.items()}
+
+
+def classes_in(found: Survey, table: Mapping[str, int | str]) -> dict[str, set[str]]:
+    """The classes that each mask shows, by stem."""
+    claimed = {*table.values(), IGNORE}
+    return {
+        stem: {name for name, mark in table.items() if (marks - claimed if mark == REST else mark in marks)}
+        for stem, marks in found.shown.items()
+    }
 
 
 def _rare(found: Survey, table: Mapping[str, int | str]) -> list[str]:

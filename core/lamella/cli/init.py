@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from lamella.cli.drafts import drafts, pixels_of, quoted
+from lamella.cli.drafts import classes_in, drafts, pixels_of, quoted
 from lamella.contracts.batch import IGNORE
 from lamella.data.classes import REST
 from lamella.data.formats.files import readable
+from lamella.data.holdout import hold_out
 from lamella.data.naming import AS_TWO, FILES, Names, find_names, name_classes, parse_names
 from lamella.data.reading import Reading
 from lamella.data.survey import Survey, class_table, name_groups, survey
@@ -76,7 +77,11 @@ def init(
     keys = [f"data_bar = {quoted(data_bar.value)}"] if data_bar is not Bar.METADATA else []
     keys += [] if pixel_nm is None else [f"pixel_nm = {float(pixel_nm)!r}"]
     chosen = {"modality": modality, "trainer": trainer, "backbone": backbone}
-    files = drafts(found, extra, table, chosen, out=out, keys=keys, registry=registry)
+    shows = classes_in(found, table)
+    held = hold_out(found, shows)
+    for doubt in _unseen(shows, held.test):
+        print(f"beware: {doubt}")
+    files = drafts(found, held, extra, table, chosen, out=out, keys=keys, registry=registry)
     for path, text in files.items():
         write_text(path, text)
     if len(files) == 1:
@@ -111,8 +116,8 @@ def _named(found: Survey, given: Names | None) -> tuple[dict[str, int | str], st
     except LamellaError as error:  # a file that merely bears such a name must not stand in the way
         found.problems.append(f"not used for names: {error}")
     if found.numbered is not None:
-        told = f"values run up to {found.numbered}, in other masks less far: they look like numbers of objects"
-        found.problems.insert(0, f"{found.masks}: {told}; {AS_TWO}")
+        look = f"values run up to {found.numbered}, in other masks less far: they look like numbers of objects"
+        found.problems.insert(0, f"{found.masks}: {look}; {AS_TWO}")
     return class_table(found), None
 
 
@@ -138,6 +143,9 @@ def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], name
         lines.append(f"groups by file name: {', '.join(f'{name} ({len(stems)})' for name, stems in grouped.items())}")
     if extra is not None:
         lines.append(f"{len(extra.pairs)} unlabelled images")
+    alone = [name for name, count in pixels.items() if count]
+    if len(alone) == 1:
+        found.problems.insert(0, f"{found.masks}: masks show one class only, {alone[0]}: there is nothing to learn")
     problems = [*found.problems, *([] if extra is None else extra.problems)]
     if problems:
         lines.append(f"{len(problems)} to look at:")
@@ -156,6 +164,15 @@ def _left(found: Survey, table: dict[str, int | str]) -> list[str]:
     if REST in table.values() and 1 < len(levels) <= _FEW:
         said.append(f"rest has the greys {', '.join(map(str, levels))}; a class of one: --classes NAME={levels[-1]},…")
     return said
+
+
+def _unseen(shows: Mapping[str, set[str]], test: set[str]) -> list[str]:
+    """What cannot be tested, or not learned, since masks of that side do not show it."""
+    tested, learnt = (
+        set().union(*(names for stem, names in shows.items() if (stem in test) == held)) for held in (True, False)
+    )
+    said = [f"no test image shows {name}" for name in sorted(learnt - tested)]
+    return said + [f"no image that is trained on shows {name}" for name in sorted(tested - learnt)]
 
 
 def _nm(size: tuple[float, float] | None) -> str:

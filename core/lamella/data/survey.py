@@ -45,6 +45,8 @@ class Survey:
     """How many images still show what looks like a data bar."""
     greys: Counter[int] = field(default_factory=Counter)
     """Pixels of each grey value in masks with colours: what ``rest`` is made of."""
+    shown: dict[str, set[int | str]] = field(default_factory=dict)
+    """The grey values and colours of each mask, by stem; beside colours the greys of ``rest`` too."""
     ends: Counter[int | None] = field(default_factory=Counter)
     """How many grey masks hold every value up to which; None for those that leave some out."""
     problems: list[str] = field(default_factory=list)
@@ -104,13 +106,15 @@ def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOL
         mask = mask_stems.get(stem)
         if masks is not None and mask is None:
             found.problems.append(f"{path}: there is no mask of this stem; the image counts as unlabelled")
-        if mask is not None and not _count_mask(mask, one, found, reading, rest):
+        if mask is not None and not _count_mask(stem, mask, one, found, reading, rest):
             mask = None
         found.count(stem, one)
         found.pairs[stem] = (path, mask)
     if set(found.greys) == {0, 255}:  # black and white are drawn; the ground of an overlay has more greys
         found.marks["#ffffff"] = found.greys.pop(255)
         found.marks["rest"] -= found.marks["#ffffff"]
+        for shown in found.shown.values():
+            shown ^= {255, "#ffffff"} if 255 in shown else set()
     return found
 
 
@@ -146,7 +150,7 @@ def _stems(folder: Path, found: Survey) -> dict[str, Path]:
     return stems
 
 
-def _count_mask(path: Path, one: Micrograph, found: Survey, reading: Reading, rest: bool) -> bool:
+def _count_mask(stem: str, path: Path, one: Micrograph, found: Survey, reading: Reading, rest: bool) -> bool:
     """Add a mask's values to the survey; False, with a problem noted, where it cannot serve."""
     try:
         mask, size = reading.mask(path, one), one.image.shape
@@ -158,6 +162,7 @@ def _count_mask(path: Path, one: Micrograph, found: Survey, reading: Reading, re
         return False
     found.marks.update(marks)
     found.greys.update(greys)
+    found.shown[stem] = {*marks, *greys}
     values = sorted(mark for mark in marks if isinstance(mark, int))
     if values:
         found.ends[values[-1] if values == [*range(values[0], values[-1] + 1)] and values[0] < 2 else None] += 1
