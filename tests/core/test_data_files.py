@@ -9,7 +9,11 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from lamella.data.config import SourceConfig
+from lamella.data.folders import from_folder
 from lamella.data.formats.files import count_frames, image_stem, read_image, read_mask, read_micrograph
+from lamella.data.survey import survey
+from lamella.engine.inputs import find_images
 from lamella.errors import DataError
 from PIL import Image
 
@@ -227,3 +231,21 @@ def test_a_bad_mask_is_one_sentence_that_names_it(tmp_path, name):
 )
 def test_the_ending_of_a_mask_is_no_part_of_the_name_of_its_image(mask, image):
     assert image_stem(mask) == image
+
+
+def test_images_in_folders_below_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.txt").write_text("")
+    for ask in (lambda: survey(tmp_path), lambda: find_images([tmp_path])):
+        with pytest.raises(DataError, match=r"the folder holds no image \(\.png"):
+            ask()
+    for number in range(1, 8):
+        (tmp_path / f"lot{number}").mkdir()
+        saved(tmp_path / f"lot{number}" / "x.png", RAMP)
+    below = r"holds no image itself, only below it, in lot1, lot2, lot3, lot4, lot5 and 2 more: "
+    with pytest.raises(DataError, match=below + r"give one of these; an .*, as images = \[\"lot1/\*\", \"lot2/\*\"\]"):
+        survey(tmp_path)
+    with pytest.raises(DataError, match=below + "give these$"):
+        find_images([tmp_path])
+    config = SourceConfig(source=str(tmp_path), images=["lot1/*", "lot2/*"])
+    assert len(from_folder(tmp_path, config, None)) == 2  # as it says

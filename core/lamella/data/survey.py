@@ -13,7 +13,7 @@ import numpy as np
 from lamella.contracts.batch import IGNORE
 from lamella.data.burnt_in.databar import find_bar
 from lamella.data.duplicates import clusters, near_duplicates, thumbnail
-from lamella.data.formats.files import SUFFIXES, image_files, image_stem, readable
+from lamella.data.formats.files import image_stem, images_in, readable
 from lamella.data.formats.micrograph import Micrograph
 from lamella.data.reading import AS_TOLD, Reading
 from lamella.errors import DataError, LamellaError
@@ -136,9 +136,7 @@ def _paired(masks: Mapping[str, Path], images: Mapping[str, Path], found: Survey
 def _stems(folder: Path, found: Survey) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
-    files = image_files(folder.iterdir())
-    if not files:
-        raise DataError(f"{folder}: the folder holds no image ({', '.join(SUFFIXES)})")
+    files = images_in(folder, "give one of these; an experiment file can name several, as images = [{those}]")
     stems: dict[str, Path] = {}
     for path in files:
         if readable(path.name) != path.name:

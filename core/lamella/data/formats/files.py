@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -25,6 +26,7 @@ SUFFIXES = (".png", *LOSSY, *MASKS[1:], *READERS)
 Frame = int | Literal["mean"] | None
 """Which frame of a stack: its number, the mean of all, or None where a file holds one image."""
 _T = TypeVar("_T")
+_NAMED = 5
 _HINTS = {".gz": "unpack it first", ".zip": "unpack it first", ".elid": "export the images of a Phenom project as TIFF"}
 _MASK_ENDING = re.compile(r"[_-](mask|masks|label|labels|seg|segmentation|gt|annot|annotation)$", re.IGNORECASE)
 
@@ -48,6 +50,32 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     found = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
     series = {path.parent / path.stem.rpartition("_")[0] for path in found if path.suffix.lower() == ".ser"}
     return [path for path in found if path.suffix.lower() != ".emi" or path.with_suffix("") not in series]
+
+
+def images_in(folder: Path, advice: str) -> list[Path]:
+    """The image files in a folder itself.
+
+    Args:
+        advice: what to do where they are in folders below; ``{those}`` stands for patterns of two.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = image_files(folder.iterdir())
+    if found:
+        return found
+    below = [readable(path.name) for path in sorted(folder.iterdir()) if _holds_images(path)]
+    if not below:
+        raise DataError(f"{folder}: the folder holds no image ({', '.join(SUFFIXES)})")
+    named = ", ".join(below[:_NAMED]) + (f" and {len(below) - _NAMED} more" if len(below) > _NAMED else "")
+    told = advice.format(those=", ".join(f'"{name}/*"' for name in below[:2]))
+    raise DataError(f"{folder}: the folder holds no image itself, only below it, in {named}: {told}")
+
+
+def _holds_images(path: Path) -> bool:
+    with suppress(OSError):  # of folders that may not be read
+        return path.is_dir() and bool(image_files(path.iterdir()))
+    return False
 
 
 def read_image(path: Path) -> np.ndarray:
