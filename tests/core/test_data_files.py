@@ -249,3 +249,9 @@ def test_images_in_folders_below_are_named(tmp_path):
         find_images([tmp_path])
     config = SourceConfig(source=str(tmp_path), images=["lot1/*", "lot2/*"])
     assert len(from_folder(tmp_path, config, None)) == 2  # as it says
+
+
+def test_a_stack_is_refused_with_the_places_where_it_is_said_what_to_do(tmp_path):
+    path = saved(tmp_path / "a.tif", np.zeros((7, 8, 12), np.uint8))
+    with pytest.raises(DataError, match=r"in \[data\.ROLE\] of the experiment or as predict --stack, says what"):
+        read_image(path)

@@ -102,7 +102,7 @@ def read_micrograph(path: Path, frame: Frame = None) -> Micrograph:
     if found.frames > 1:
         raise DataError(
             f"{path}: a stack of {found.frames} frames, {found.image.shape}, is neither (H, W) nor (H, W, channels); "
-            "stack = 'each' or 'mean' says what to do with it"
+            "stack = 'each' or 'mean', in [data.ROLE] of the experiment or as predict --stack, says what to do with it"
         )
     return _with_sidecar(replace(found, image=checked(found.image, str(path))), path)
 
