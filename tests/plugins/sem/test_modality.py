@@ -131,5 +131,5 @@ def test_pairs_of_the_synthetic_set(tmp_path):
 
 
 def test_floating_point_images_are_refused_by_default_with_advice():
-    with pytest.raises(DataError, match=r"train with intensity = 'image' in the modality \(a run with 'dtype' has to be"):
+    with pytest.raises(DataError, match=r"train with intensity = 'image' in the modality \(a run with 'dtype' has"):
         SemModality().collate([sample(pair(dtype=np.float32))])
