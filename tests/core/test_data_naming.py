@@ -410,3 +410,14 @@ def test_the_test_shows_every_class_where_it_can(rare, capsys, names, having, gi
     data = tomllib.loads(Path("experiment.toml").read_text(encoding="utf-8"))["data"]
     assert data["test"]["images"] == [f"images/{name}.png" for name in test.split()]
     assert [line for line in said.splitlines() if "beware" in line] == ([f"beware: {unseen}"] if unseen else [])
+
+
+def test_a_list_that_is_cut_short_says_so(folders, capsys, tmp_path):
+    folders([0, 7])
+    for number in range(7):
+        pixels = np.random.default_rng(number).integers(0, 255, (24 + number, 24), np.uint8)
+        file, per_nm = tmp_path / "images" / f"{number}x.tif", (1 + number, 1 + number)
+        tifffile.imwrite(file, pixels, imagej=True, resolution=per_nm, metadata={"unit": "nm"})
+    said = classes_of(capsys)[1].splitlines()
+    assert "sizes: 24×24 (5), 25×24 (1), 26×24 (1), 27×24 (1), 28×24 (1) and 2 other sizes" in said
+    assert "pixel size: unknown (4), 1 nm (1), 0.5 nm (1), 0.333333 nm (1), 0.25 nm (1) and 3 other sizes" in said

@@ -125,11 +125,11 @@ def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], name
     """What a person wants to know of the folders; ``named`` is where the names of the classes come from."""
     total, pixels = sum(found.marks.values()) or 1, pixels_of(found, table)
     lines = [f"{len(found.pairs)} images, {len(found.labelled)} of them with a mask"]
-    lines.append("sizes: " + ", ".join(f"{h}×{w} ({n})" for (h, w), n in found.sizes.most_common(5)))
+    lines.append("sizes: " + _most({f"{h}×{w}": n for (h, w), n in found.sizes.most_common()}, "size"))
     lines.append("pixels: " + ", ".join(f"{kind} ({n})" for kind, n in found.kinds.most_common()))
-    lines.append("pixel size: " + ", ".join(f"{_nm(size)} ({n})" for size, n in found.pixel_nm.most_common(5)))
+    lines.append("pixel size: " + _most({_nm(size): n for size, n in found.pixel_nm.most_common()}, "size"))
     if found.makers:
-        lines.append("formats: " + ", ".join(f"{maker} ({n})" for maker, n in found.makers.most_common(5)))
+        lines.append("formats: " + _most(dict(found.makers.most_common()), "format"))
     if found.bars:
         lines.append(f"data bars: seen in {found.bars}, and left there; --data-bar find cuts them")
     lines += [f"classes, named by {named}:" if named else "classes:"] if found.marks else []
@@ -173,6 +173,17 @@ def _unseen(shows: Mapping[str, set[str]], test: set[str]) -> list[str]:
     )
     said = [f"no test image shows {name}" for name in sorted(learnt - tested)]
     return said + [f"no image that is trained on shows {name}" for name in sorted(tested - learnt)]
+
+
+def _most(counts: Mapping[str, int], what: str) -> str:
+    """The first five with their counts, and how many others there are.
+
+    >>> _most({"8×8": 4, "9×9": 3, "7×7": 2, "6×6": 2, "5×5": 1, "4×4": 1}, "size")
+    '8×8 (4), 9×9 (3), 7×7 (2), 6×6 (2), 5×5 (1) and 1 other size'
+    """
+    more = len(counts) - 5
+    listed = ", ".join(f"{one} ({count})" for one, count in list(counts.items())[:5])
+    return listed if more < 1 else f"{listed} and {more} other {what}{'s' * (more > 1)}"
 
 
 def _nm(size: tuple[float, float] | None) -> str:
