@@ -421,3 +421,24 @@ def test_a_list_that_is_cut_short_says_so(folders, capsys, tmp_path):
     said = classes_of(capsys)[1].splitlines()
     assert "sizes: 24×24 (5), 25×24 (1), 26×24 (1), 27×24 (1), 28×24 (1) and 2 other sizes" in said
     assert "pixel size: unknown (4), 1 nm (1), 0.5 nm (1), 0.333333 nm (1), 0.25 nm (1) and 3 other sizes" in said
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "told"),
+    [
+        ("img_0 img_1", "mask_0 mask_1", "mask_0 and img_0 differ"),
+        ("scan-A1 scan-A2", "A2 A3", "A2 and scan-A2 differ"),
+        ("lot_a lot_b", "label_lot_b x", "label_lot_b and lot_b differ"),
+        ("0 1", "mask_1 mask_2", "mask_1 and 1 differ"),
+        ("a_1 a_2", "a_1_mask b_2", None),  # one has its image: no rule is missed
+        ("cat", "mat", None),
+    ],
+)
+def test_names_that_differ_only_in_the_prefix_are_told(tmp_path, images, masks, told):
+    for folder, stems in (("images", images), ("masks", masks)):
+        (tmp_path / folder).mkdir()
+        for stem in stems.split():
+            Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / folder / f"{stem}.png")
+    problems = survey(tmp_path / "images", tmp_path / "masks").problems
+    said = [one for one in problems if "differ only in the prefix; masks have the image's name, or NAME_mask" in one]
+    assert (len(said), problems[0].startswith(told or "")) == (0 if told is None else 1, True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from lamella.data.reading import AS_TOLD, Reading
 from lamella.errors import DataError, LamellaError
 
 _MOST_COLOURS, _MANY = 32, 16
+_PREFIX = re.compile(r"^[^\W\d_]+(?:[_ -]|(?=\d))")
 _SEPARATORS = ("_", "-", " ", ".")
 
 
@@ -130,7 +132,21 @@ def _paired(masks: Mapping[str, Path], images: Mapping[str, Path], found: Survey
             found.problems.append(f"{path}: {other.name} belongs to the same image; this one is left out")
         else:
             paired[image] = path
+    if not paired and (told := _prefixed(masks, images)) is not None:
+        rule = "masks have the image's name, or NAME_mask"
+        found.problems.insert(0, f"{told[0]} and {told[1]} differ only in the prefix; {rule}")
     return paired
+
+
+def _prefixed(masks: Iterable[str], images: Iterable[str]) -> tuple[str, str] | None:
+    """The first stems of a mask and an image that are equal but for a prefix; None where there are none.
+
+    >>> _prefixed(["mask_0", "mask_1"], ["img_1"])
+    ('mask_1', 'img_1')
+    """
+    ends = {_PREFIX.sub("", stem): stem for stem in images} | {stem: stem for stem in images}
+    pairs = ((stem, end) for stem in masks for end in (stem, _PREFIX.sub("", stem)) if end in ends)
+    return next(((stem, ends[end]) for stem, end in pairs), None)
 
 
 def _stems(folder: Path, found: Survey) -> dict[str, Path]:
