@@ -442,3 +442,15 @@ def test_names_that_differ_only_in_the_prefix_are_told(tmp_path, images, masks, 
     problems = survey(tmp_path / "images", tmp_path / "masks").problems
     said = [one for one in problems if "differ only in the prefix; masks have the image's name, or NAME_mask" in one]
     assert (len(said), problems[0].startswith(told or "")) == (0 if told is None else 1, True)
+
+
+def test_one_is_not_told_as_several(folders, capsys, tmp_path):
+    folders([0, 7])
+    for folder in ("images", "masks"):
+        for number in (1, 2, 3):
+            (tmp_path / folder / f"{number}.png").unlink()
+    with pytest.raises(SystemExit):
+        main(["init", "images", "--labels", "masks", "--unlabelled", "images", *TINY])
+    said = capsys.readouterr()
+    assert said.out.startswith("1 image, 1 of them with a mask\n") and "\n1 unlabelled image\n" in said.out
+    assert said.err == "lamella: masks: 1 usable pair is too few; it takes 2, one to test on\n"

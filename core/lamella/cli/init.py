@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lamella.cli.drafts import classes_in, drafts, pixels_of, quoted
+from lamella.cli.tables import counted
 from lamella.contracts.batch import IGNORE
 from lamella.data.classes import REST
 from lamella.data.formats.files import readable
@@ -73,7 +74,8 @@ def init(
         print("\nno masks: nothing to train on yet; run again with --labels MASKS for an experiment file")
         return
     if len(found.labelled) < 2:
-        raise DataError(f"{labels}: {len(found.labelled)} usable pairs are too few; it takes 2, one to test on")
+        few = f"{counted(len(found.labelled), 'usable pair')} {'is' if found.labelled else 'are'} too few"
+        raise DataError(f"{labels}: {few}; it takes 2, one to test on")
     keys = [f"data_bar = {quoted(data_bar.value)}"] if data_bar is not Bar.METADATA else []
     keys += [] if pixel_nm is None else [f"pixel_nm = {float(pixel_nm)!r}"]
     chosen = {"modality": modality, "trainer": trainer, "backbone": backbone}
@@ -124,7 +126,7 @@ def _named(found: Survey, given: Names | None) -> tuple[dict[str, int | str], st
 def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], named: str | None) -> str:
     """What a person wants to know of the folders; ``named`` is where the names of the classes come from."""
     total, pixels = sum(found.marks.values()) or 1, pixels_of(found, table)
-    lines = [f"{len(found.pairs)} images, {len(found.labelled)} of them with a mask"]
+    lines = [f"{counted(len(found.pairs), 'image')}, {len(found.labelled)} of them with a mask"]
     lines.append("sizes: " + _most({f"{h}×{w}": n for (h, w), n in found.sizes.most_common()}, "size"))
     lines.append("pixels: " + ", ".join(f"{kind} ({n})" for kind, n in found.kinds.most_common()))
     lines.append("pixel size: " + _most({_nm(size): n for size, n in found.pixel_nm.most_common()}, "size"))
@@ -142,7 +144,7 @@ def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], name
     if grouped is not None:
         lines.append(f"groups by file name: {', '.join(f'{name} ({len(stems)})' for name, stems in grouped.items())}")
     if extra is not None:
-        lines.append(f"{len(extra.pairs)} unlabelled images")
+        lines.append(counted(len(extra.pairs), "unlabelled image"))
     alone = [name for name, count in pixels.items() if count]
     if len(alone) == 1:
         found.problems.insert(0, f"{found.masks}: masks show one class only, {alone[0]}: there is nothing to learn")
@@ -183,7 +185,7 @@ def _most(counts: Mapping[str, int], what: str) -> str:
     """
     more = len(counts) - 5
     listed = ", ".join(f"{one} ({count})" for one, count in list(counts.items())[:5])
-    return listed if more < 1 else f"{listed} and {more} other {what}{'s' * (more > 1)}"
+    return listed if more < 1 else f"{listed} and {counted(more, f'other {what}')}"
 
 
 def _nm(size: tuple[float, float] | None) -> str:
