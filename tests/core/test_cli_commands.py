@@ -124,6 +124,7 @@ def test_every_command_explains_itself(lamella, name):
         (["predict", "gone", "x.png", "--out", "out"], "gone: this is no run folder"),
         (["show", "colour"], "there is no kind 'colour'; the kinds are backbone"),
         (["show", "colours", "red"], "modality, dataset, set"),
+        (["show", "perturbatoin"], "there is no kind 'perturbatoin'; did you mean 'perturbation'?"),
         (["show", "loss", "tiny-los"], "did you mean 'tiny-loss'?"),
         (["show", "set", "nothing"], "no perturbation set 'nothing'"),
         (["init", "gone", "--modality", "tiny-grey", "--trainer", "tiny-plain", "--backbone", "tiny-conv"], "gone"),
