@@ -255,3 +255,12 @@ def test_a_stack_is_refused_with_the_places_where_it_is_said_what_to_do(tmp_path
     path = saved(tmp_path / "a.tif", np.zeros((7, 8, 12), np.uint8))
     with pytest.raises(DataError, match=r"in \[data\.ROLE\] of the experiment or as predict --stack, says what"):
         read_image(path)
+
+
+def test_what_macos_keeps_beside_a_file_is_no_image(tmp_path):
+    for name in ("x.png", "_y.png", ".z.png"):
+        saved(tmp_path / name, RAMP)
+    (tmp_path / "._x.png").write_bytes(b"Mac OS X")
+    found = survey(tmp_path)
+    assert (sorted(found.pairs), found.problems) == ([".z", "_y", "x"], [])
+    assert sorted(find_images([tmp_path])) == [".z", "_y", "x"]

@@ -46,8 +46,11 @@ def readable(name: str) -> str:
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
-    """Those of some paths that are image files, sorted; an EMI file counts as its SER file where that is there."""
-    found = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+    """Those of some paths that are image files, sorted; an EMI file counts as its SER file where that is there.
+
+    What macOS keeps beside a file, under its name with ``._`` before it, is none.
+    """
+    found = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("._") and p.is_file())
     series = {path.parent / path.stem.rpartition("_")[0] for path in found if path.suffix.lower() == ".ser"}
     return [path for path in found if path.suffix.lower() != ".emi" or path.with_suffix("") not in series]
 
