@@ -454,3 +454,28 @@ def test_one_is_not_told_as_several(folders, capsys, tmp_path):
     said = capsys.readouterr()
     assert said.out.startswith("1 image, 1 of them with a mask\n") and "\n1 unlabelled image\n" in said.out
     assert said.err == "lamella: masks: 1 usable pair is too few; it takes 2, one to test on\n"
+
+
+def test_what_lies_beside_the_experiment_file_can_be_moved_with_it(folders, capsys, tmp_path, monkeypatch):
+    folders([0, 7])
+    (tmp_path / "lab" / "more").mkdir(parents=True)
+    for number in range(4):
+        pixels = np.random.default_rng(9 + number).integers(0, 255, (24, 24), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "lab" / "more" / f"{number}.png")
+    for name in ("images", "masks"):
+        (tmp_path / name).rename(tmp_path / "lab" / name)
+    monkeypatch.chdir(tmp_path / "lab")
+    classes_of(capsys, "--unlabelled", "more")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lab").rename(tmp_path / "moved")
+    experiment = read_experiment(Path("moved/experiment.toml"))
+    found = {role: (table.source, len(experiment.open(role))) for role, table in experiment.file.data.items()}
+    assert found == {"labelled": (".", 3), "test": (".", 1), "unlabelled": ("./more", 4)}
+    assert experiment.open("test").read(0).label is not None
+
+
+def test_what_lies_elsewhere_is_found_from_everywhere(folders, capsys, tmp_path):
+    folders([0, 7])
+    with pytest.raises(SystemExit):
+        main(["init", "images", "--labels", "masks", "--out", "mine/exp.toml", *TINY])
+    assert read_experiment(Path("mine/exp.toml")).file.data["labelled"].source == str(tmp_path)
