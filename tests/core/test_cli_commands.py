@@ -124,6 +124,7 @@ def test_every_command_explains_itself(lamella, name):
         (["predict", "gone", "x.png", "--out", "out"], "gone: this is no run folder"),
         (["show", "colour"], "there is no kind 'colour'; the kinds are backbone"),
         (["show", "colours", "red"], "modality, dataset, set"),
+        (["show", "perturbatoin"], "there is no kind 'perturbatoin'; did you mean 'perturbation'?"),
         (["show", "loss", "tiny-los"], "did you mean 'tiny-loss'?"),
         (["show", "set", "nothing"], "no perturbation set 'nothing'"),
         (["init", "gone", "--modality", "tiny-grey", "--trainer", "tiny-plain", "--backbone", "tiny-conv"], "gone"),
@@ -443,10 +444,11 @@ def test_predict_writes_label_maps_and_counts_what_it_did(trained, lamella, tmp_
     (tmp_path / "new").mkdir()
     Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "new" / "a.png")
     (tmp_path / "new" / "b.png").write_text("no image")
-    code, out, _ = lamella("predict", "run", "new", "--out", "out")
+    code, out, err = lamella("predict", "run", "new", "--out", "out")
     assert code == 0
     assert "1 predicted into out" in out
-    assert "b.png" in out
+    assert [line.partition(":")[0] for line in (out + err).splitlines() if "b.png" in line] == ["not read"]  # once
+    assert "1 could not be read; out/failed.json says why" in out
     assert np.asarray(Image.open("out/a.label.png")).shape == (20, 24)
     assert np.asarray(Image.open("out/a.label.png")).max() < len(CLASSES)
     outcome = json.loads(lamella("predict", "run", "new/a.png", "--out", "other", "--json")[1])

@@ -106,7 +106,7 @@ def test_a_sheet_replaces_earlier_sheets_alone(lamella, scans, tmp_path):
 def test_a_folder_may_have_a_name_that_is_a_value(lamella, tmp_path, name):
     (tmp_path / name).mkdir()
     next(iter(squares(count=1)))["image"].save(tmp_path / name / "a.png")
-    assert f"{name}: 1 samples" in lamella("data", "inspect", name)[1]
+    assert f"{name}: 1 sample\n" in lamella("data", "inspect", name)[1]
 
 
 def test_an_image_of_twelve_bits_in_sixteen_is_not_called_flat(lamella, tmp_path):

@@ -9,7 +9,11 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from lamella.data.config import SourceConfig
+from lamella.data.folders import from_folder
 from lamella.data.formats.files import count_frames, image_stem, read_image, read_mask, read_micrograph
+from lamella.data.survey import survey
+from lamella.engine.inputs import find_images
 from lamella.errors import DataError
 from PIL import Image
 
@@ -135,6 +139,14 @@ def test_jpeg_is_read_as_grey_values(tmp_path):
     assert abs(int(image.mean()) - 100) <= 1
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG"])
+def test_a_mask_saved_as_jpeg_is_refused_and_read_as_an_image_all_the_same(tmp_path, name):
+    path = saved(tmp_path / name, (np.eye(32) * 255).astype(np.uint8))
+    assert len(np.unique(read_image(path))) > 2  # what is drawn in two values has many
+    with pytest.raises(DataError, match="JPEG changes the values of a mask; save it as PNG from where it was drawn"):
+        read_mask(path)
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32, np.int64])
 def test_wider_integers_are_read_where_they_fit_sixteen_bits(tmp_path, dtype):
     image = read_image(saved(tmp_path / "a.tif", RAMP.astype(dtype) * 300))
@@ -219,3 +231,36 @@ def test_a_bad_mask_is_one_sentence_that_names_it(tmp_path, name):
 )
 def test_the_ending_of_a_mask_is_no_part_of_the_name_of_its_image(mask, image):
     assert image_stem(mask) == image
+
+
+def test_images_in_folders_below_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.txt").write_text("")
+    for ask in (lambda: survey(tmp_path), lambda: find_images([tmp_path])):
+        with pytest.raises(DataError, match=r"the folder holds no image \(\.png"):
+            ask()
+    for number in range(1, 8):
+        (tmp_path / f"lot{number}").mkdir()
+        saved(tmp_path / f"lot{number}" / "x.png", RAMP)
+    below = r"holds no image itself, only below it, in lot1, lot2, lot3, lot4, lot5 and 2 more: "
+    with pytest.raises(DataError, match=below + r"give one of these; an .*, as images = \[\"lot1/\*\", \"lot2/\*\"\]"):
+        survey(tmp_path)
+    with pytest.raises(DataError, match=below + "give these$"):
+        find_images([tmp_path])
+    config = SourceConfig(source=str(tmp_path), images=["lot1/*", "lot2/*"])
+    assert len(from_folder(tmp_path, config, None)) == 2  # as it says
+
+
+def test_a_stack_is_refused_with_the_places_where_it_is_said_what_to_do(tmp_path):
+    path = saved(tmp_path / "a.tif", np.zeros((7, 8, 12), np.uint8))
+    with pytest.raises(DataError, match=r"in \[data\.ROLE\] of the experiment or as predict --stack, says what"):
+        read_image(path)
+
+
+def test_what_macos_keeps_beside_a_file_is_no_image(tmp_path):
+    for name in ("x.png", "_y.png", ".z.png"):
+        saved(tmp_path / name, RAMP)
+    (tmp_path / "._x.png").write_bytes(b"Mac OS X")
+    found = survey(tmp_path)
+    assert (sorted(found.pairs), found.problems) == ([".z", "_y", "x"], [])
+    assert sorted(find_images([tmp_path])) == [".z", "_y", "x"]

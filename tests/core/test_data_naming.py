@@ -327,3 +327,155 @@ def test_an_image_with_a_like_is_not_held_out_where_there_is_one_without(tmp_pat
         found.thumbnails[second] = found.thumbnails[first]
     held = hold_out(found)
     assert held.test == set(test.split()) and held.rule.startswith(rule)
+
+
+@pytest.fixture
+def objects(folders, tmp_path):
+    """Masks that number objects: 3, 20, 9 and, in 16 bit, 300 of them."""
+    folders([0, 1])
+    for name, count in (("0", 3), ("1", 20), ("2", 9), ("3", 300)):
+        numbers = np.arange(24 * 24, dtype=np.uint16).reshape(24, 24).clip(0, count)
+        Image.fromarray(numbers).save(tmp_path / "masks" / f"{name}.png")
+
+
+def test_numbers_of_objects_are_told_from_classes(folders, objects, capsys):
+    _, said = classes_of(capsys)
+    assert "masks: values run up to 20, in other masks less far: they look like numbers of objects; as two" in said
+    assert "301 different grey values are no classes; is this an image, or numbers of objects (then --classes" in said
+    Path("experiment.toml").unlink()
+    with pytest.raises(SystemExit):
+        main(["init", "images", "--labels", "masks", *TINY, "--classes", "air,particle"])
+    assert "look like numbers of objects: as two classes they are --classes background=0,particle=rest" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_with_a_class_for_the_rest_masks_may_have_any_number_of_values(folders, objects, capsys, beside):
+    if beside:
+        Path("masks/classes.json").write_text('{"background": 0, "particle": "rest"}')
+    classes, said = classes_of(capsys, *([] if beside else ["--classes", "background=0,particle=rest"]))
+    assert classes == {"background": 0, "particle": "rest"}
+    assert "4 images, 4 of them with a mask" in said and "to look at" not in said
+    assert len(read_experiment(Path("experiment.toml")).open("labelled")) == 3
+
+
+def test_classes_that_some_masks_lack_are_no_numbers_of_objects(folders, capsys, tmp_path):
+    folders([0, 1, 2])
+    Image.fromarray(np.zeros((24, 24), np.uint8)).save(tmp_path / "masks" / "3.png")
+    assert "look like numbers" not in classes_of(capsys)[1]
+
+
+def test_masks_of_one_class_are_told(folders, capsys):
+    folders([0])
+    assert "masks: masks show one class only, background: there is nothing to learn" in classes_of(capsys)[1]
+    Path("experiment.toml").unlink()
+    folders([0, 3])
+    assert "one class only" not in classes_of(capsys)[1]
+
+
+@pytest.fixture
+def rare(folders, tmp_path):
+    """Writes images by name, of which those named have a third class (9) too."""
+    folders([0, 7])
+    for folder in ("images", "masks"):
+        for path in (tmp_path / folder).iterdir():
+            path.unlink()
+
+    def write(names, having):
+        for number, name in enumerate(names.split()):
+            pixels = np.random.default_rng(number).integers(0, 255, (24, 24), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.png")
+            mask = np.zeros((24, 24), np.uint8)
+            mask[4:8], mask[12:16] = 7, 9 if name in having.split() else 0
+            Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("names", "having", "given", "test", "unseen"),
+    [
+        ("a_0 b_0 b_1 c_0 c_1 c_2", "b_0 c_1", "", "b_0 b_1", None),  # not the smallest group, which lacks the class
+        ("a_0 b_0 b_1 c_0 c_1 c_2", "b_0 c_1", "x=0,y=rest", "a_0", None),  # as two classes it lacks none
+        ("0 1 2 3 4", "1 3", "", "1", None),
+        ("a_0 b_0 b_1 c_0 c_1 c_2", "a_0 b_0", "", "a_0", None),
+        ("a_0 b_0 b_1 c_0 c_1 c_2", "c_0", "", "a_0", "no test image shows class-2"),  # or training would lack it
+        ("a_0 b_0 b_1 b_2 b_3", "a_0", "", "a_0", "no image that is trained on shows class-2"),
+    ],
+)
+def test_the_test_shows_every_class_where_it_can(rare, capsys, names, having, given, test, unseen):
+    rare(names, having)
+    _, said = classes_of(capsys, *(["--classes", given] if given else []))
+    data = tomllib.loads(Path("experiment.toml").read_text(encoding="utf-8"))["data"]
+    assert data["test"]["images"] == [f"images/{name}.png" for name in test.split()]
+    assert [line for line in said.splitlines() if "beware" in line] == ([f"beware: {unseen}"] if unseen else [])
+
+
+def test_a_list_that_is_cut_short_says_so(folders, capsys, tmp_path):
+    folders([0, 7])
+    for number in range(7):
+        pixels = np.random.default_rng(number).integers(0, 255, (24 + number, 24), np.uint8)
+        file, per_nm = tmp_path / "images" / f"{number}x.tif", (1 + number, 1 + number)
+        tifffile.imwrite(file, pixels, imagej=True, resolution=per_nm, metadata={"unit": "nm"})
+    said = classes_of(capsys)[1].splitlines()
+    assert "sizes: 24×24 (5), 25×24 (1), 26×24 (1), 27×24 (1), 28×24 (1) and 2 other sizes" in said
+    assert "pixel size: unknown (4), 1 nm (1), 0.5 nm (1), 0.333333 nm (1), 0.25 nm (1) and 3 other sizes" in said
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "told"),
+    [
+        ("img_0 img_1", "mask_0 mask_1", "mask_0 and img_0 differ"),
+        ("scan-A1 scan-A2", "A2 A3", "A2 and scan-A2 differ"),
+        ("lot_a lot_b", "label_lot_b x", "label_lot_b and lot_b differ"),
+        ("0 1", "mask_1 mask_2", "mask_1 and 1 differ"),
+        ("a_1 a_2", "a_1_mask b_2", None),  # one has its image: no rule is missed
+        ("cat", "mat", None),
+    ],
+)
+def test_names_that_differ_only_in_the_prefix_are_told(tmp_path, images, masks, told):
+    for folder, stems in (("images", images), ("masks", masks)):
+        (tmp_path / folder).mkdir()
+        for stem in stems.split():
+            Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / folder / f"{stem}.png")
+    problems = survey(tmp_path / "images", tmp_path / "masks").problems
+    said = [one for one in problems if "differ only in the prefix; masks have the image's name, or NAME_mask" in one]
+    assert (len(said), problems[0].startswith(told or "")) == (0 if told is None else 1, True)
+
+
+def test_one_is_not_told_as_several(folders, capsys, tmp_path):
+    folders([0, 7])
+    for folder in ("images", "masks"):
+        for number in (1, 2, 3):
+            (tmp_path / folder / f"{number}.png").unlink()
+    with pytest.raises(SystemExit):
+        main(["init", "images", "--labels", "masks", "--unlabelled", "images", *TINY])
+    said = capsys.readouterr()
+    assert said.out.startswith("1 image, 1 of them with a mask\n") and "\n1 unlabelled image\n" in said.out
+    assert said.err == "lamella: masks: 1 usable pair is too few; it takes 2, one to test on\n"
+
+
+def test_what_lies_beside_the_experiment_file_can_be_moved_with_it(folders, capsys, tmp_path, monkeypatch):
+    folders([0, 7])
+    (tmp_path / "lab" / "more").mkdir(parents=True)
+    for number in range(4):
+        pixels = np.random.default_rng(9 + number).integers(0, 255, (24, 24), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "lab" / "more" / f"{number}.png")
+    for name in ("images", "masks"):
+        (tmp_path / name).rename(tmp_path / "lab" / name)
+    monkeypatch.chdir(tmp_path / "lab")
+    classes_of(capsys, "--unlabelled", "more")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lab").rename(tmp_path / "moved")
+    experiment = read_experiment(Path("moved/experiment.toml"))
+    found = {role: (table.source, len(experiment.open(role))) for role, table in experiment.file.data.items()}
+    assert found == {"labelled": (".", 3), "test": (".", 1), "unlabelled": ("./more", 4)}
+    assert experiment.open("test").read(0).label is not None
+
+
+def test_what_lies_elsewhere_is_found_from_everywhere(folders, capsys, tmp_path):
+    folders([0, 7])
+    with pytest.raises(SystemExit):
+        main(["init", "images", "--labels", "masks", "--out", "mine/exp.toml", *TINY])
+    assert read_experiment(Path("mine/exp.toml")).file.data["labelled"].source == str(tmp_path)

@@ -62,6 +62,13 @@ def test_a_folder_pairs_images_and_masks_by_stem(folder, tiny_registry):
         assert (sample.visit, sample.name) == (5, f"images/{NAMES[number]}.png")
 
 
+def test_a_sample_is_the_same_however_its_folder_is_named(folder, tiny_registry, monkeypatch):
+    keys = opened(folder, tiny_registry).keys()
+    for here, source in ((folder / "set", "."), (folder / "set" / "masks", "..")):
+        monkeypatch.chdir(here)
+        assert opened(Path(), tiny_registry, source=source).keys() == keys
+
+
 def test_several_patterns_are_read_one_after_the_other(folder, tiny_registry):
     table = opened(folder, tiny_registry, images=["images/w2*.png", "images/w1*.png"])
     assert names(table) == [*NAMES[2:], *NAMES[:2]]

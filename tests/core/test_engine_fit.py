@@ -16,7 +16,7 @@ from lamella.engine.schedule import lr_factor
 from lamella.errors import ConfigError, DataError, LamellaError, RunError
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_plugin import CLASSES, Grey
+from tiny_plugin import CLASSES, Grey, squares
 
 VALIDATION = "data.validation.source={ name = 'tiny-squares', count = 3, seed = 2 }"
 
@@ -328,3 +328,28 @@ def test_the_resolved_experiment_in_the_run_is_toml_with_full_names(finished):
     tables = tomllib.loads((finished[0] / "experiment.toml").read_text(encoding="utf-8"))
     assert tables["trainer"]["backbone"]["name"] == "tiny_plugin:tiny-conv"
     assert tables["fit"]["steps"] == 60
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        (["data.labelled.classes=['ground', 'square', 'disc']"], None),
+        (["data.labelled.classes={ ground = 'rest', square = 7, disc = 8 }"], "one class only, ground: there is"),
+        (["fit.crop=32"], None),
+        (["fit.crop=40"], "crop = 40 is larger than every training image (at most 32×32): the rest of every crop is"),
+    ],
+)
+def test_what_makes_a_training_pointless_is_said_before_it_begins(
+    tiny_file, tiny_registry, tmp_path, capsys, settings, warned
+):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for row in squares(count=4):
+        row["image"].save(folder / f"{row['name']}.png")
+        row["label"].save(folder / f"{row['name']}_mask.png")
+    if "crop" not in settings[0]:
+        keys = [settings[0].partition("labelled.")[2], f"source='{folder.as_posix()}'", "labels='*_mask.png'"]
+        settings = [f"data.{role}.{key}" for role in ("labelled", "test") for key in keys]
+    train(tiny_file, tiny_registry, tmp_path / "run", "fit.steps=1", *settings)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("beware")]
+    assert len(said) == (warned is not None) and (warned is None or warned in said[0])

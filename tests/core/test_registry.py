@@ -126,13 +126,6 @@ def test_function_loss_takes_its_keyword_only_parameters(small_registry):
     refused(small_registry, "loss", {"name": "focal", "gamma": -1}, "gamma = -1: input should be greater than or equal")
 
 
-def test_what_the_data_fill_cannot_be_given_otherwise(small_registry):
-    plan = small_registry.plan("backbone", {"name": "net", "classes": 3}, "here")
-    assert plan.build(data={"channels": 1, "classes": 3}).classes == 3
-    with pytest.raises(RegistryError, match="backbone 'net': classes = 3, where the data have 4; leave it out"):
-        plan.build(data={"channels": 1, "classes": 4})
-
-
 def test_from_data_is_filled_when_built(small_registry):
     plan = small_registry.plan("backbone", {"name": "net", "width": 5}, "here")
     net = plan.build(data={"channels": 3, "classes": 4, "class_names": ["a"]})

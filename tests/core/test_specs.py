@@ -39,6 +39,15 @@ def test_nested_specs_are_checked_without_being_built(small_registry):
     assert learner.losses["b"].keywords == {"gamma": 1.0} and learner.extra is None
 
 
+def test_a_trainer_has_the_classes_of_its_data_and_a_network_may_have_more_channels(tiny_registry):
+    data = {"channels": 1, "classes": 2, "class_names": ["a", "b"]}
+    given = {"name": "tiny-plain", "backbone": {"name": "tiny-conv", "channels": 5}}
+    built = tiny_registry.plan("trainer", {**given, "class_names": ["a", "b"]}, "here").build(data=data)
+    assert built.backbone.first[0].weight.shape[1] == 5
+    with pytest.raises(RegistryError, match=r"class_names = \['q'\], where the data have \['a', 'b'\]; leave it out"):
+        tiny_registry.plan("trainer", {**given, "class_names": ["q"]}, "here").build(data=data)
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [

@@ -1,5 +1,6 @@
 """Every code block of every page works: pages are read from top to bottom, each in an empty folder."""
 
+import ast
 import re
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -45,6 +46,16 @@ def test_page_works(page, tmp_path, monkeypatch, capsys):
     finally:
         snippets.forget(tmp_path)
         current.__globals__["_loaded"].cache_clear()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_is_copied_alone_knows_lamella(page):
+    for block in snippets.blocks(page):
+        if block.language == "python":
+            nodes = list(ast.walk(ast.parse(block.text)))
+            used = any(isinstance(node, ast.Name) and node.id == "lamella" for node in nodes)
+            known = [one.name for node in nodes if isinstance(node, ast.Import) for one in node.names]
+            assert not used or "lamella" in known, f"{page.name}, line {block.line}: import lamella"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lamella.cli.tables import counted
 from lamella.errors import ConfigError
 
 data = typer.Typer(
@@ -96,7 +97,8 @@ def push(
         written = [path for name, table in splits.items() for path in write_set(table, folder, name)]
         first = look(next(iter(splits.values())), alike=0.96)
         write_card(folder, card(first, repository, list(splits), licence=licence, note=note))
-        print(f"{sum(map(len, splits.values()))} samples in {len(written)} parquet file{'s' * (len(written) > 1)}")
+        samples = counted(sum(map(len, splits.values())), "sample")
+        print(f"{samples} in {counted(len(written), 'parquet file')}")
         if out is not None:
             print(f"wrote {out / 'README.md'}; nothing was pushed")
             return
@@ -138,7 +140,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _said(facts: dict[str, Any], role: str, files: bool) -> str:
-    lines = [f"{f'[{role}] ' if role else ''}{facts['origin']}: {facts['samples']} samples"]
+    lines = [f"{f'[{role}] ' if role else ''}{facts['origin']}: {counted(facts['samples'], 'sample')}"]
     if facts["columns"]:
         lines.append("columns:")
         lines += [f"    {name:<16} {kind}" for name, kind in facts["columns"].items()]
@@ -148,7 +150,7 @@ def _said(facts: dict[str, Any], role: str, files: bool) -> str:
     lines += ["classes:"] if facts["classes"] else []
     for name, one in facts["classes"].items():
         bar = "#" * max(round(40 * one["share"]), 1)
-        lines.append(f"    {name:<16} {one['share']:8.3%}  in {one['samples']:.0f} samples  {bar}")
+        lines.append(f"    {name:<16} {one['share']:8.3%}  in {counted(round(one['samples']), 'sample')}  {bar}")
     lines += _listed("to look at", facts["suspicious"])
     pairs = facts["near_duplicates"]
     lines += _listed("near-duplicates", [

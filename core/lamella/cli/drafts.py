@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lamella.contracts.batch import IGNORE
 from lamella.data.classes import REST
-from lamella.data.holdout import HeldOut, hold_out, shown_in
+from lamella.data.holdout import HeldOut, shown_in
 from lamella.data.survey import Survey
 from lamella.errors import ConfigError, DataError
 from lamella.registry.component import Component
@@ -25,6 +25,7 @@ SECOND, NOISE = "anchored", ("sample", "post")
 
 def drafts(
     found: Survey,
+    held: HeldOut,
     extra: Survey | None,
     table: Mapping[str, int | str],
     chosen: Mapping[str, str],
@@ -37,6 +38,7 @@ def drafts(
 
     Args:
         found: the images with masks; ``extra``: those without, if there are any.
+        held: which of them are held out for the test.
         table: what each class looks like in the masks.
         chosen: names of modality, trainer and backbone.
         keys: further lines of every ``[data.ROLE]``.
@@ -47,10 +49,9 @@ def drafts(
     from lamella.engine.experiment import check_experiment
 
     _needs_no_more(chosen["trainer"], registry)
-    held = hold_out(found)
-    both = (found,) if extra is None else (found, extra)
-    data = _data(found, held, table, registry.get("modality", chosen["modality"]), _intensity(*both), keys)
-    more = [] if extra is None else _more(extra, shown_in(held.test, found, extra), keys)
+    both, home = (found,) if extra is None else (found, extra), Path(os.path.abspath(out.parent))
+    data = _data(found, held, table, registry.get("modality", chosen["modality"]), _intensity(*both), keys, home)
+    more = [] if extra is None else _more(extra, shown_in(held.test, found, extra), keys, home)
     batch = min(4, max(2, len(found.labelled) - len(held.test)))
     fit, fit_both = (
         ["[fit]", f"batch_size = {batch}", *_crop(*read), "evaluate_every = 200", "warmup = 20"]
@@ -126,18 +127,38 @@ def pixels_of(found: Survey, table: Mapping[str, int | str]) -> dict[str, int]:
     return {name: counts[mark] for name, mark in table.items()}
 
 
+def classes_in(found: Survey, table: Mapping[str, int | str]) -> dict[str, set[str]]:
+    """The classes that each mask shows, by stem."""
+    claimed = {*table.values(), IGNORE}
+    return {
+        stem: {name for name, mark in table.items() if (marks - claimed if mark == REST else mark in marks)}
+        for stem, marks in found.shown.items()
+    }
+
+
 def _rare(found: Survey, table: Mapping[str, int | str]) -> list[str]:
     """The classes that have little of the labelled pixels, and some."""
     total = sum(found.marks.values())
     return [name for name, pixels in pixels_of(found, table).items() if 0 < pixels < RARE * total]
 
 
-def _more(extra: Survey, seen: set[str], keys: Sequence[str]) -> list[str]:
-    """The table of unlabelled images, less those that were ``seen`` in the test."""
+def _source(root: Path, home: Path) -> str:
+    """A folder as a source of a file in ``home``: relative to that where it lies there, so that both can be moved.
+
+    >>> _source(Path("/lab/wafer/scans"), Path("/lab/wafer")), _source(Path("/lab/wafer"), Path("/lab/wafer"))
+    ('./scans', '.')
+    """
+    if not root.is_relative_to(home):
+        return str(root)
+    return "." if root == home else f"./{root.relative_to(home).as_posix()}"  # a lone name may be a dataset's
+
+
+def _more(extra: Survey, seen: set[str], keys: Sequence[str], home: Path) -> list[str]:
+    """The table of unlabelled images, less those that were ``seen`` in the test, in a file in ``home``."""
     lines = ["# For trainers that learn from unlabelled images too."]
     lines += [f"# Left out, since test images show the same: {', '.join(sorted(seen))}."] if seen else []
     root = Path(os.path.abspath(extra.images))
-    lines += ["[data.unlabelled]", f"source = {quoted(str(root))}"]
+    lines += ["[data.unlabelled]", f"source = {quoted(_source(root, home))}"]
     left = [path for stem, (path, _) in extra.pairs.items() if stem not in seen]
     if not left:
         why = "shows what an image held out for the test shows" if extra.pairs else "is one that cannot be read"
@@ -157,8 +178,9 @@ def _data(
     modality: Component,
     intensity: str,
     keys: Sequence[str],
+    home: Path,
 ) -> list[str]:
-    """The lines of modality, labelled and test images."""
+    """The lines of modality, labelled and test images in a file in ``home``."""
     assert found.masks is not None
     seen_by = [f"name = {quoted(modality.name)}"]
     if "intensity" in {parameter.name for parameter in modality.parameters()}:
@@ -175,7 +197,7 @@ def _data(
         pairs = [found.pairs[stem] for stem in stems]
         lines += [
             f"[data.{role}]",
-            f"source = {quoted(str(root))}",
+            f"source = {quoted(_source(root, home))}",
             f"images = {_files(root, [image for image, _ in pairs])}",
             f"labels = {_files(root, [mask for _, mask in pairs if mask is not None])}",
             f"classes = {_table(table)}",

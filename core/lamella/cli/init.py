@@ -1,5 +1,7 @@
 """``lamella init``."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
@@ -7,11 +9,13 @@ from typing import Annotated
 
 import typer
 
-from lamella.cli.drafts import drafts, pixels_of, quoted
+from lamella.cli.drafts import classes_in, drafts, pixels_of, quoted
+from lamella.cli.tables import counted
 from lamella.contracts.batch import IGNORE
 from lamella.data.classes import REST
 from lamella.data.formats.files import readable
-from lamella.data.naming import FILES, Names, find_names, name_classes, parse_names
+from lamella.data.holdout import hold_out
+from lamella.data.naming import AS_TWO, FILES, Names, find_names, name_classes, parse_names
 from lamella.data.reading import Reading
 from lamella.data.survey import Survey, class_table, name_groups, survey
 from lamella.errors import ConfigError, DataError, LamellaError
@@ -62,7 +66,7 @@ def init(
         out.parent.mkdir(parents=True, exist_ok=True)
     reading = Reading(data_bar.value)
     given = None if classes is None else parse_names(classes)
-    found = survey(images, labels, reading=reading)
+    found = survey(images, labels, reading=reading, rest=_has_rest(given, labels))
     table, named = _named(found, given)
     extra = None if unlabelled is None else survey(unlabelled, reading=reading)
     print(_said(found, extra, table, named))
@@ -70,11 +74,16 @@ def init(
         print("\nno masks: nothing to train on yet; run again with --labels MASKS for an experiment file")
         return
     if len(found.labelled) < 2:
-        raise DataError(f"{labels}: {len(found.labelled)} usable pairs are too few; it takes 2, one to test on")
+        few = f"{counted(len(found.labelled), 'usable pair')} {'is' if found.labelled else 'are'} too few"
+        raise DataError(f"{labels}: {few}; it takes 2, one to test on")
     keys = [f"data_bar = {quoted(data_bar.value)}"] if data_bar is not Bar.METADATA else []
     keys += [] if pixel_nm is None else [f"pixel_nm = {float(pixel_nm)!r}"]
     chosen = {"modality": modality, "trainer": trainer, "backbone": backbone}
-    files = drafts(found, extra, table, chosen, out=out, keys=keys, registry=registry)
+    shows = classes_in(found, table)
+    held = hold_out(found, shows)
+    for doubt in _unseen(shows, held.test):
+        print(f"beware: {doubt}")
+    files = drafts(found, held, extra, table, chosen, out=out, keys=keys, registry=registry)
     for path, text in files.items():
         write_text(path, text)
     if len(files) == 1:
@@ -85,6 +94,15 @@ def init(
     print(f"{unlabelled}; look them over, then:")
     print(f"    lamella train {quote(str(out))} --out {quote(str(Path('runs') / out.stem))}")
     print(f"    lamella train {quote(str(second))}")
+
+
+def _has_rest(given: Names | None, masks: Path | None) -> bool:
+    """Whether what names the classes, as `_named` finds it, has a class for all other values."""
+    with suppress(LamellaError):
+        told = find_names(masks) if given is None and masks is not None else None
+        names = given if told is None else told[1]
+        return isinstance(names, Mapping) and REST in names.values()
+    return False
 
 
 def _named(found: Survey, given: Names | None) -> tuple[dict[str, int | str], str | None]:
@@ -99,18 +117,21 @@ def _named(found: Survey, given: Names | None) -> tuple[dict[str, int | str], st
             return name_classes(found, told[1], str(told[0])), str(told[0])
     except LamellaError as error:  # a file that merely bears such a name must not stand in the way
         found.problems.append(f"not used for names: {error}")
+    if found.numbered is not None:
+        look = f"values run up to {found.numbered}, in other masks less far: they look like numbers of objects"
+        found.problems.insert(0, f"{found.masks}: {look}; {AS_TWO}")
     return class_table(found), None
 
 
 def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], named: str | None) -> str:
     """What a person wants to know of the folders; ``named`` is where the names of the classes come from."""
     total, pixels = sum(found.marks.values()) or 1, pixels_of(found, table)
-    lines = [f"{len(found.pairs)} images, {len(found.labelled)} of them with a mask"]
-    lines.append("sizes: " + ", ".join(f"{h}×{w} ({n})" for (h, w), n in found.sizes.most_common(5)))
+    lines = [f"{counted(len(found.pairs), 'image')}, {len(found.labelled)} of them with a mask"]
+    lines.append("sizes: " + _most({f"{h}×{w}": n for (h, w), n in found.sizes.most_common()}, "size"))
     lines.append("pixels: " + ", ".join(f"{kind} ({n})" for kind, n in found.kinds.most_common()))
-    lines.append("pixel size: " + ", ".join(f"{_nm(size)} ({n})" for size, n in found.pixel_nm.most_common(5)))
+    lines.append("pixel size: " + _most({_nm(size): n for size, n in found.pixel_nm.most_common()}, "size"))
     if found.makers:
-        lines.append("formats: " + ", ".join(f"{maker} ({n})" for maker, n in found.makers.most_common(5)))
+        lines.append("formats: " + _most(dict(found.makers.most_common()), "format"))
     if found.bars:
         lines.append(f"data bars: seen in {found.bars}, and left there; --data-bar find cuts them")
     lines += [f"classes, named by {named}:" if named else "classes:"] if found.marks else []
@@ -123,7 +144,10 @@ def _said(found: Survey, extra: Survey | None, table: dict[str, int | str], name
     if grouped is not None:
         lines.append(f"groups by file name: {', '.join(f'{name} ({len(stems)})' for name, stems in grouped.items())}")
     if extra is not None:
-        lines.append(f"{len(extra.pairs)} unlabelled images")
+        lines.append(counted(len(extra.pairs), "unlabelled image"))
+    alone = [name for name, count in pixels.items() if count]
+    if len(alone) == 1:
+        found.problems.insert(0, f"{found.masks}: masks show one class only, {alone[0]}: there is nothing to learn")
     problems = [*found.problems, *([] if extra is None else extra.problems)]
     if problems:
         lines.append(f"{len(problems)} to look at:")
@@ -142,6 +166,26 @@ def _left(found: Survey, table: dict[str, int | str]) -> list[str]:
     if REST in table.values() and 1 < len(levels) <= _FEW:
         said.append(f"rest has the greys {', '.join(map(str, levels))}; a class of one: --classes NAME={levels[-1]},…")
     return said
+
+
+def _unseen(shows: Mapping[str, set[str]], test: set[str]) -> list[str]:
+    """What cannot be tested, or not learned, since masks of that side do not show it."""
+    tested, learnt = (
+        set().union(*(names for stem, names in shows.items() if (stem in test) == held)) for held in (True, False)
+    )
+    said = [f"no test image shows {name}" for name in sorted(learnt - tested)]
+    return said + [f"no image that is trained on shows {name}" for name in sorted(tested - learnt)]
+
+
+def _most(counts: Mapping[str, int], what: str) -> str:
+    """The first five with their counts, and how many others there are.
+
+    >>> _most({"8×8": 4, "9×9": 3, "7×7": 2, "6×6": 2, "5×5": 1, "4×4": 1}, "size")
+    '8×8 (4), 9×9 (3), 7×7 (2), 6×6 (2), 5×5 (1) and 1 other size'
+    """
+    more = len(counts) - 5
+    listed = ", ".join(f"{one} ({count})" for one, count in list(counts.items())[:5])
+    return listed if more < 1 else f"{listed} and {counted(more, f'other {what}')}"
 
 
 def _nm(size: tuple[float, float] | None) -> str:

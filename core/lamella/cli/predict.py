@@ -74,8 +74,8 @@ def predict(
         print(f"table: {out / 'predictions.csv'} (and .parquet)")
     if wanted.measurements:
         print(f"tables: {out / 'measurements.csv'}, instances.csv, columns.csv (and .parquet)")
-    for reason in outcome["failed"].values():
-        print(f"not read: {reason}")
+    if outcome["failed"]:
+        print(f"{len(outcome['failed'])} could not be read; {out / 'failed.json'} says why")
     for doubt in outcome.get("unlike", []):
         print(f"beware: {doubt}")
 

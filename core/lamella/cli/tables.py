@@ -17,6 +17,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things that add an s.
+
+    >>> counted(1, "image"), counted(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def results_table(results: Mapping[str, Any]) -> str:
     """The headline figures of every evaluated set, with the grey-level baseline beneath each."""
     rows, names = [], named(results["sets"].values())

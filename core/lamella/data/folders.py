@@ -39,17 +39,20 @@ def from_folder(folder: Path, config: SourceConfig, classes: Classes | None) -> 
     groups = {str(image): _groups(config.group, image.stem) for image in images}
     classes, class_ids = _classes_of(groups, classes)
     rows: list[Row] = []
+    home = folder.resolve().name  # of "." too
     for image in images:
         if labels is not None and image.stem not in labels:
             raise DataError(f"{image}: no mask of the same stem matches labels = {config.labels!r}")
         label = class_ids.get(str(image)) if labels is None else labels[image.stem]
         whole = FileRow(image, label, None if instances is None else instances.get(image.stem), config.reading())
-        rows += _frames(folder, config, whole, groups[str(image)])
+        rows += _frames(folder, home, config, whole, groups[str(image)])
     return SampleTable(rows, classes, str(folder))
 
 
-def _frames(folder: Path, config: SourceConfig, whole: FileRow, groups: dict[str, str]) -> Iterator[Row]:
-    """The rows of a file: one, or one for each frame."""
+def _frames(
+    folder: Path, home: str, config: SourceConfig, whole: FileRow, groups: dict[str, str]
+) -> Iterator[Row]:
+    """The rows of a file: one, or one for each frame; ``home`` is what the folder is called."""
     image = whole.image
     assert isinstance(image, Path)
     if config.metadata:
@@ -57,7 +60,7 @@ def _frames(folder: Path, config: SourceConfig, whole: FileRow, groups: dict[str
     for frame in whole.reading.frames(image):
         name = frame_name(readable(image.relative_to(folder).as_posix()), frame)
         row = replace(whole, frame=frame)
-        yield Row(name, sample_key(folder.name, name), groups, config.pixel_size(), row, whole.label is not None)
+        yield Row(name, sample_key(home, name), groups, config.pixel_size(), row, whole.label is not None)
 
 
 def _facts(image: Path) -> Facts:
@@ -77,11 +80,11 @@ def _from_views(
     objects = by_wildcards(folder, patterns)
     groups = {name: _groups(config.group, name) for name in objects}
     classes, class_ids = _classes_of(groups, classes)
-    rows = []
+    rows, home = [], folder.resolve().name
     for name, views in objects.items():
         there = {view: views[view] for view in patterns if view in views}
         origin = FileRow(there, class_ids.get(name), None, config.reading())
-        key, lacking = sample_key(folder.name, readable(name)), tuple(view for view in patterns if view not in views)
+        key, lacking = sample_key(home, readable(name)), tuple(view for view in patterns if view not in views)
         labelled = name in class_ids
         rows.append(Row(readable(name), key, groups[name], config.pixel_size(), origin, labelled, lacking))
     return SampleTable(rows, classes, str(folder))

@@ -16,6 +16,8 @@ from lamella.errors import ConfigError, DataError
 
 FILES = ("classes.json", "classes.txt", "labels.txt", "labelmap.txt")
 """Where names are looked for, in the folder of the masks and in that above it."""
+AS_TWO = "as two classes they are --classes background=0,particle=rest"
+"""What to do with masks whose values are numbers of objects."""
 _LONGEST = 1 << 20
 _CVAT = re.compile(r"(?P<name>[^:#]+):(?P<red>\d{1,3}),(?P<green>\d{1,3}),(?P<blue>\d{1,3}):")
 Names = Sequence[str] | Mapping[str, int | str]
@@ -122,6 +124,7 @@ def name_classes(found: Survey, names: Names, where: str) -> dict[str, int | str
         if not counted and len(names) != len(marks):
             ignored = IGNORE in found.marks and IGNORE not in marks
             hint = f"; {IGNORE} is no class unless it is named, as NAME={IGNORE}" if ignored else ""
+            hint += "" if found.numbered is None else f"; these look like numbers of objects: {AS_TWO}"
             told = f"{len(names)} names ({', '.join(names)}) for {len(marks)} classes ({listed})"
             raise ConfigError(f"{where}: {told}{hint}")
         return dict(zip(names, range(len(names)) if counted else marks))

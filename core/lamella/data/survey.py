@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import numpy as np
 from lamella.contracts.batch import IGNORE
 from lamella.data.burnt_in.databar import find_bar
 from lamella.data.duplicates import clusters, near_duplicates, thumbnail
-from lamella.data.formats.files import SUFFIXES, image_files, image_stem, readable
+from lamella.data.formats.files import image_stem, images_in, readable
 from lamella.data.formats.micrograph import Micrograph
 from lamella.data.reading import AS_TOLD, Reading
 from lamella.errors import DataError, LamellaError
 
-_MOST_COLOURS = 32
+_MOST_COLOURS, _MANY = 32, 16
+_PREFIX = re.compile(r"^[^\W\d_]+(?:[_ -]|(?=\d))")
 _SEPARATORS = ("_", "-", " ", ".")
 
 
@@ -45,12 +47,22 @@ class Survey:
     """How many images still show what looks like a data bar."""
     greys: Counter[int] = field(default_factory=Counter)
     """Pixels of each grey value in masks with colours: what ``rest`` is made of."""
+    shown: dict[str, set[int | str]] = field(default_factory=dict)
+    """The grey values and colours of each mask, by stem; beside colours the greys of ``rest`` too."""
+    ends: Counter[int | None] = field(default_factory=Counter)
+    """How many grey masks hold every value up to which; None for those that leave some out."""
     problems: list[str] = field(default_factory=list)
 
     @property
     def labelled(self) -> list[str]:
         """The stems that have a mask, in order."""
         return [stem for stem, (_, mask) in self.pairs.items() if mask is not None]
+
+    @property
+    def numbered(self) -> int | None:
+        """The highest value where values look like numbers of objects: many, one after the other, not in all alike."""
+        ends = [end for end in self.ends if end is not None]
+        return max(ends) if len(ends) == len(self.ends) > 1 and max(ends) > _MANY else None
 
     def alike(self) -> list[set[str]]:
         """The stems of images that show the same thing, set by set."""
@@ -69,8 +81,11 @@ class Survey:
         self.makers.update([one.facts.maker] if one.facts.maker else [])
 
 
-def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOLD) -> Survey:
+def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOLD, rest: bool = False) -> Survey:
     """Look at every image, and at every mask if there are any; damaged files become problems, not ends.
+
+    Args:
+        rest: whether a class is ``rest``, so that masks may hold any number of values.
 
     Raises:
         DataError: a folder that is missing or holds no image.
@@ -93,13 +108,15 @@ def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOL
         mask = mask_stems.get(stem)
         if masks is not None and mask is None:
             found.problems.append(f"{path}: there is no mask of this stem; the image counts as unlabelled")
-        if mask is not None and not _count_mask(mask, one, found, reading):
+        if mask is not None and not _count_mask(stem, mask, one, found, reading, rest):
             mask = None
         found.count(stem, one)
         found.pairs[stem] = (path, mask)
     if set(found.greys) == {0, 255}:  # black and white are drawn; the ground of an overlay has more greys
         found.marks["#ffffff"] = found.greys.pop(255)
         found.marks["rest"] -= found.marks["#ffffff"]
+        for shown in found.shown.values():
+            shown ^= {255, "#ffffff"} if 255 in shown else set()
     return found
 
 
@@ -115,15 +132,27 @@ def _paired(masks: Mapping[str, Path], images: Mapping[str, Path], found: Survey
             found.problems.append(f"{path}: {other.name} belongs to the same image; this one is left out")
         else:
             paired[image] = path
+    if not paired and (told := _prefixed(masks, images)) is not None:
+        rule = "masks have the image's name, or NAME_mask"
+        found.problems.insert(0, f"{told[0]} and {told[1]} differ only in the prefix; {rule}")
     return paired
+
+
+def _prefixed(masks: Iterable[str], images: Iterable[str]) -> tuple[str, str] | None:
+    """The first stems of a mask and an image that are equal but for a prefix; None where there are none.
+
+    >>> _prefixed(["mask_0", "mask_1"], ["img_1"])
+    ('mask_1', 'img_1')
+    """
+    ends = {_PREFIX.sub("", stem): stem for stem in images} | {stem: stem for stem in images}
+    pairs = ((stem, end) for stem in masks for end in (stem, _PREFIX.sub("", stem)) if end in ends)
+    return next(((stem, ends[end]) for stem, end in pairs), None)
 
 
 def _stems(folder: Path, found: Survey) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
-    files = image_files(folder.iterdir())
-    if not files:
-        raise DataError(f"{folder}: the folder holds no image ({', '.join(SUFFIXES)})")
+    files = images_in(folder, "give one of these; an experiment file can name several, as images = [{those}]")
     stems: dict[str, Path] = {}
     for path in files:
         if readable(path.name) != path.name:
@@ -135,22 +164,26 @@ def _stems(folder: Path, found: Survey) -> dict[str, Path]:
     return stems
 
 
-def _count_mask(path: Path, one: Micrograph, found: Survey, reading: Reading) -> bool:
+def _count_mask(stem: str, path: Path, one: Micrograph, found: Survey, reading: Reading, rest: bool) -> bool:
     """Add a mask's values to the survey; False, with a problem noted, where it cannot serve."""
     try:
         mask, size = reading.mask(path, one), one.image.shape
         if mask.shape[:2] != size[:2]:
             raise DataError(f"{path}: the mask is {mask.shape[0]}×{mask.shape[1]}, its image {size[0]}×{size[1]}")
-        marks, greys = _marks(mask, path)
+        marks, greys = _marks(mask, path, rest)
     except LamellaError as error:
         found.problems.append(str(error))
         return False
     found.marks.update(marks)
     found.greys.update(greys)
+    found.shown[stem] = {*marks, *greys}
+    values = sorted(mark for mark in marks if isinstance(mark, int))
+    if values:
+        found.ends[values[-1] if values == [*range(values[0], values[-1] + 1)] and values[0] < 2 else None] += 1
     return True
 
 
-def _marks(mask: np.ndarray, path: Path) -> tuple[Counter[int | str], Counter[int]]:
+def _marks(mask: np.ndarray, path: Path, rest: bool) -> tuple[Counter[int | str], Counter[int]]:
     """Pixels of each grey value; or of each colour, and of the grey values among them."""
     if mask.ndim == 3 and (mask[..., :3] == mask[..., :1]).all():
         mask = mask[..., 0]
@@ -158,8 +191,9 @@ def _marks(mask: np.ndarray, path: Path) -> tuple[Counter[int | str], Counter[in
         raise DataError(f"{path}: a mask of type {mask.dtype} has no classes; use whole numbers or colours")
     if mask.ndim == 2:
         values, counts = np.unique(mask, return_counts=True)
-        if len(values) >= IGNORE:
-            raise DataError(f"{path}: {len(values)} different grey values are no classes; is this an image?")
+        if len(values) >= IGNORE and not rest:
+            told = "is this an image, or numbers of objects (then --classes background=0,particle=rest)?"
+            raise DataError(f"{path}: {len(values)} different grey values are no classes; {told}")
         if not 0 <= values[0] <= values[-1] <= 65535:
             odd = int(values[0] if values[0] < 0 else values[-1])
             raise DataError(f"{path}: the mask holds {odd}; grey values of classes are 0 to 65535")

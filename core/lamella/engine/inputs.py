@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lamella.contracts.data import Sample
 from lamella.contracts.model import Trainer
-from lamella.data.formats.files import SUFFIXES, Frame, image_files, readable
+from lamella.data.formats.files import Frame, images_in, readable
 from lamella.data.reading import AS_TOLD, Reading, frame_name
 from lamella.data.samples import sample_key
 from lamella.engine.experiment import Experiment
@@ -41,10 +41,7 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = image_files(path.iterdir())
-            if not inside:
-                raise DataError(f"{path}: the folder holds no image ({', '.join(SUFFIXES)})")
-            files += inside
+            files += images_in(path, "give these")
         elif path.exists():
             files.append(path)
         else:

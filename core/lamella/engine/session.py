@@ -22,6 +22,7 @@ from lamella.data.cache import cached
 from lamella.data.samples import SampleTable
 from lamella.engine.checkpoint import Checkpoints
 from lamella.engine.compiling import compile_networks
+from lamella.engine.doubts import doubts
 from lamella.engine.ema import Ema
 from lamella.engine.experiment import Experiment, FitConfig, OptimizerConfig
 from lamella.engine.freed_memory import keep_freed_memory
@@ -113,6 +114,10 @@ def prepare(experiment: Experiment, run: Path, *, resume: bool = False) -> Sessi
     else:
         modality.restore(header["modality"])
     data = _facts(tables, roles, modality, experiment.trainer.needs())
+    if accelerator.is_main_process:
+        learns = bool(experiment.trainer.needs() & {"classes", "class_names"})
+        for doubt in doubts({role: tables[role] for role in roles}, config.crop, classes=learns):
+            accelerator.print(f"beware: {doubt}")
     if header is not None and data != header["data"]:
         key = next(key for key, value in data.items() if header["data"].get(key) != value)
         raise RunError(

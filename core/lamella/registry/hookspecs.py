@@ -30,8 +30,13 @@ KINDS = {
 
 def check_kind(kind: str, *others: str) -> None:
     """Raise `RegistryError` unless ``kind`` is one of `KINDS`, or of ``others`` that will do as well."""
-    if kind not in (*KINDS, *others):
-        raise RegistryError(f"there is no kind {kind!r}; the kinds are {', '.join((*KINDS, *others))}")
+    known = (*KINDS, *others)
+    if kind not in known:
+        import difflib
+
+        close = difflib.get_close_matches(kind, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the kinds are {', '.join(known)}"
+        raise RegistryError(f"there is no kind {kind!r}; {hint}")
 
 
 @hookspec

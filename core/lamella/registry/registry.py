@@ -48,17 +48,20 @@ class Plan:
             return self.component.make(values)
 
     def _from_data(self, values: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters that a dataset fills; raises `RegistryError` where one is missing or contradicts it."""
+        """The parameters that a dataset fills; raises `RegistryError` where one is missing, or a trainer's another.
+
+        What a trainer is made of may be given others: a backbone more channels than images have, for what it adds.
+        """
         found, what = {}, f"{self.component.kind} {self.component.name!r}"
         for parameter in self.component.parameters():
             name = parameter.name
             if not parameter.from_data:
                 continue
-            if name in data:
+            if name in data and name not in values:
                 found[name] = data[name]
             elif parameter.required and name not in values:
                 raise RegistryError(f"{what}: {name!r} is filled from the dataset; give it when you build by hand")
-            if name in data and values.get(name, data[name]) != data[name]:
+            if self.component.kind == "trainer" and name in data and values.get(name, data[name]) != data[name]:
                 raise RegistryError(
                     f"{what}: {name} = {values[name]!r}, where the data have {data[name]!r}; leave it out, they fill it"
                 )

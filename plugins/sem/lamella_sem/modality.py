@@ -96,8 +96,8 @@ class SemModality:
             low, high = grey_ends(plane, whole, (sample.key, view))
         elif plane.dtype.kind == "f":
             raise DataError(
-                f"{sample.name}: floating-point pixels have no range of their own; set intensity = 'image' in the "
-                "modality"
+                f"{sample.name}: floating-point pixels have no range of their own, which intensity = 'dtype' goes by; "
+                "train with intensity = 'image' in the modality (a run with 'dtype' has to be trained again)"
             )
         else:
             low, high = 0.0, float(np.iinfo(plane.dtype).max)

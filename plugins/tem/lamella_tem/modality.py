@@ -72,8 +72,8 @@ class TemModality:
             return self._range
         if sample.image.dtype.kind == "f":
             raise DataError(
-                f"{sample.name}: floating-point pixels have no range of their own; "
-                "set intensity = 'image' or 'data' in the modality"
+                f"{sample.name}: floating-point pixels have no range of their own, which intensity = 'dtype' goes by; "
+                "give intensity = 'image' or 'data', also in the modality (a run with 'dtype' has to be trained again)"
             )
         return 0.0, float(np.iinfo(sample.image.dtype).max)
 

@@ -1,5 +1,6 @@
 """``lamella perturb``: what the perturbations make of your own image."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,17 +114,19 @@ def _write(rows: list[tuple[str, list["np.ndarray"]]], out: Path) -> None:
     from PIL import Image, ImageDraw, ImageFont
 
     height, width = rows[0][1][0].shape
-    head, gap = 20, 4
-    sheet = Image.new("L", (4 * (width + gap) + gap, len(rows) * (height + head + gap) + gap), 255)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    font, line, gap = ImageFont.load_default(size=13), 18, 4
+    levels, draws = ("as it is", "low", "middle", "high"), ("as it is", "draw 1", "draw 2", "draw 3")
+    cell = max(width, *(math.ceil(font.getlength(title)) for title in (*levels, *draws)))
+    head = 2 * line  # the name over the whole row, below it a title for each picture
+    wide = max(4 * (cell + gap), *(math.ceil(font.getlength(name)) + gap for name, _ in rows))
+    sheet = Image.new("L", (wide + gap, len(rows) * (height + head + gap) + gap), 255)
+    pen = ImageDraw.Draw(sheet)
     for i, (name, pictures) in enumerate(rows):
-        whole = i == len(rows) - 1
-        levels = ("first draw", "second draw", "third draw") if whole else ("low", "middle", "high")
-        titles = ["as it is", *(f"{name}, {level}" for level in levels)]
         top = gap + i * (height + head + gap)
-        for j, (title, picture) in enumerate(zip(titles, pictures)):
-            left = gap + j * (width + gap)
-            pen.text((left, top + 2), title, fill=0, font=font)
+        pen.text((gap, top), name, fill=0, font=font)
+        for j, (title, picture) in enumerate(zip(draws if i == len(rows) - 1 else levels, pictures)):
+            left = gap + j * (cell + gap)
+            pen.text((left, top + line), title, fill=0, font=font)
             sheet.paste(Image.fromarray((picture * 255).round().astype(np.uint8)), (left, top + head))
     try:
         save_sheet(sheet, out)

@@ -128,3 +128,8 @@ def test_pairs_of_the_synthetic_set(tmp_path):
     assert batch["high"].label.max() < 8 and all((one.meta["present"] == 1).all() for one in batch.values())
     assert (batch["high"].image - batch["low"].image).abs().mean() > 0.02
     assert batch["high"].meta["die"].tolist() != batch["high"].key.tolist()
+
+
+def test_floating_point_images_are_refused_by_default_with_advice():
+    with pytest.raises(DataError, match=r"train with intensity = 'image' in the modality \(a run with 'dtype' has"):
+        SemModality().collate([sample(pair(dtype=np.float32))])

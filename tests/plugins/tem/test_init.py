@@ -65,7 +65,7 @@ def test_unlabelled_images_count_for_the_range_too(folders, capsys):
 
 
 def test_of_unlabelled_images_what_cannot_be_read_is_left_out_and_other_sizes_are_cropped(folders, capsys):
-    (folders / "more" / "._5.png").write_bytes(b"Mac OS X")
+    (folders / "more" / "4.png").write_bytes(b"no image")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 72), np.uint8)).save(folders / "more" / "x.png")
     assert "1 to look at:" in init(capsys, "--unlabelled", "more")[1]
     first, second = (read_experiment(folders / f"{name}.toml").file for name in ("experiment", "experiment-unlabelled"))

@@ -74,7 +74,7 @@ def test_floating_point_images_are_mapped_by_percentiles(intensity):
 
 
 def test_floating_point_images_are_refused_by_default_with_advice():
-    with pytest.raises(DataError, match=r"one: .*set intensity = 'image' or 'data'"):
+    with pytest.raises(DataError, match=r"'dtype' goes by; give intensity = 'image' or 'data', .* trained again"):
         TemModality().collate([sample(ramp(np.float32, 1.0))])
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -16,13 +17,16 @@ from lamella.data.formats.sidecar import read_sidecar, sidecar_of
 from lamella.data.formats.tiff import read_tiff, read_values, tiff_frames
 from lamella.errors import DataError, LamellaError
 
-PLAIN = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+MASKS = (".png", ".bmp", ".tif", ".tiff")
 """What masks are in."""
-SUFFIXES = (*PLAIN, *READERS)
+LOSSY = (".jpg", ".jpeg")
+"""What images may be in and masks may not: it changes values along every edge."""
+SUFFIXES = (".png", *LOSSY, *MASKS[1:], *READERS)
 """What images are in."""
 Frame = int | Literal["mean"] | None
 """Which frame of a stack: its number, the mean of all, or None where a file holds one image."""
 _T = TypeVar("_T")
+_NAMED = 5
 _HINTS = {".gz": "unpack it first", ".zip": "unpack it first", ".elid": "export the images of a Phenom project as TIFF"}
 _MASK_ENDING = re.compile(r"[_-](mask|masks|label|labels|seg|segmentation|gt|annot|annotation)$", re.IGNORECASE)
 
@@ -42,10 +46,39 @@ def readable(name: str) -> str:
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
-    """Those of some paths that are image files, sorted; an EMI file counts as its SER file where that is there."""
-    found = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+    """Those of some paths that are image files, sorted; an EMI file counts as its SER file where that is there.
+
+    What macOS keeps beside a file, under its name with ``._`` before it, is none.
+    """
+    found = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("._") and p.is_file())
     series = {path.parent / path.stem.rpartition("_")[0] for path in found if path.suffix.lower() == ".ser"}
     return [path for path in found if path.suffix.lower() != ".emi" or path.with_suffix("") not in series]
+
+
+def images_in(folder: Path, advice: str) -> list[Path]:
+    """The image files in a folder itself.
+
+    Args:
+        advice: what to do where they are in folders below; ``{those}`` stands for patterns of two.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = image_files(folder.iterdir())
+    if found:
+        return found
+    below = [readable(path.name) for path in sorted(folder.iterdir()) if _holds_images(path)]
+    if not below:
+        raise DataError(f"{folder}: the folder holds no image ({', '.join(SUFFIXES)})")
+    named = ", ".join(below[:_NAMED]) + (f" and {len(below) - _NAMED} more" if len(below) > _NAMED else "")
+    told = advice.format(those=", ".join(f'"{name}/*"' for name in below[:2]))
+    raise DataError(f"{folder}: the folder holds no image itself, only below it, in {named}: {told}")
+
+
+def _holds_images(path: Path) -> bool:
+    with suppress(OSError):  # of folders that may not be read
+        return path.is_dir() and bool(image_files(path.iterdir()))
+    return False
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -72,7 +105,7 @@ def read_micrograph(path: Path, frame: Frame = None) -> Micrograph:
     if found.frames > 1:
         raise DataError(
             f"{path}: a stack of {found.frames} frames, {found.image.shape}, is neither (H, W) nor (H, W, channels); "
-            "stack = 'each' or 'mean' says what to do with it"
+            "stack = 'each' or 'mean', in [data.ROLE] of the experiment or as predict --stack, says what to do with it"
         )
     return _with_sidecar(replace(found, image=checked(found.image, str(path))), path)
 
@@ -160,10 +193,12 @@ def read_mask(path: Path) -> np.ndarray:
     """A mask file as (H, W) values or (H, W, 3 or 4) colours; palettes are read as their indices.
 
     Raises:
-        DataError: as `read_image`.
+        DataError: as `read_image`, and for JPEG.
     """
     if path.suffix.lower() in READERS:
-        raise DataError(f"{path}: a mask of type {path.suffix} is not read; use {', '.join(PLAIN)}")
+        raise DataError(f"{path}: a mask of type {path.suffix} is not read; use {', '.join(MASKS)}")
+    if path.suffix.lower() in LOSSY:
+        raise DataError(f"{path}: JPEG changes the values of a mask; save it as PNG from where it was drawn")
     return _guarded(path, lambda: _mask(path))
 
 

@@ -8,11 +8,11 @@ import torch
 from lamella import About, Batch, Streams
 from lamella.errors import LamellaError
 from lamella.registry.registry import current
-from lamella_tem.perturb_command import perturb
+from lamella_tem.perturb_command import _write, perturb
 from lamella_tem.perturbations.metal_spots import transmission
 from lamella_tem.sets import NAMES, SETS
 from lamella_tem.strengths import LEVELS, at_strength
-from PIL import Image
+from PIL import Image, ImageDraw
 from tem_trial import component
 
 
@@ -86,9 +86,28 @@ def test_the_sheet_shows_every_perturbation(picture, tmp_path, capsys):
     out = tmp_path / "sheet.png"
     perturb(picture, set_name="tem-strong", out=out, size=48, polarity="bright-field", pixel_nm=0.5, seed=1)
     with Image.open(out) as sheet:
-        assert sheet.size == (4 * 52 + 4, (len(SETS["tem-strong"]) + 1) * 72 + 4)
+        assert sheet.size == (4 * 52 + 4, (len(SETS["tem-strong"]) + 1) * 88 + 4)
     assert "15 perturbations" in capsys.readouterr().out
     assert [p.name for p in tmp_path.iterdir() if "part" in p.name] == []
+
+
+@pytest.mark.parametrize("size", [16, 48, 128])
+def test_titles_end_before_the_next_one_begins(tmp_path, monkeypatch, size):
+    titles, write = {}, ImageDraw.ImageDraw.text
+
+    def noted(pen, place, title, **drawn):
+        titles.setdefault(place[1], []).append((place[0], place[0] + drawn["font"].getlength(title), title))
+        write(pen, place, title, **drawn)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    _write([("thickness-wedge", [np.zeros((size, size))] * 4), ("set tem-strong", [np.ones((size, size))] * 4)],
+           tmp_path / "sheet.png")  # fmt: skip
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        edge = sheet.width
+    assert "thickness-wedge" in str(titles) and "middle" in str(titles)
+    for line in titles.values():
+        ends, begins = [end for _, end, _ in line], [left for left, _, _ in line]
+        assert all(end <= begin for end, begin in zip(ends, [*begins[1:], edge]))
 
 
 def test_every_frame_of_a_stack_has_a_sheet(tmp_path, capsys):
