@@ -171,7 +171,7 @@ def test_floats_have_no_range_of_their_own_here_either(folder, capsys):
     tifffile.imwrite("images/float.tif", (1000 * counted(scene(), 400, 0.0)).astype(np.float32))
     code, text = said(capsys, "images")
     assert code == 0 and "2 of 4 images tell their dose" in text
-    assert "\nfloat.tif: floating-point pixels have no range of their own, which intensity = 'dtype' goes by; give" in text
+    assert "\nfloat.tif: floating-point pixels have no range of their own, which intensity = 'dtype' goes by" in text
 
 
 def test_ends_of_all_images_leave_out_what_cannot_be_read(folder, capsys):
