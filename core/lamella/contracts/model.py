@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lamella.contracts.batch import Batch
+from lamella.contracts.processes import summed
 from lamella.contracts.streams import Streams
 
 
@@ -118,8 +119,7 @@ class Step(NamedTuple):
         if name in self.counts:
             return Mean(loss.total * world, self.counts[name]).value()
         if world > 1:
-            count = count.clone()
-            torch.distributed.all_reduce(count)
+            count = summed(count.clone())
         return Mean(loss.total * world, count).value() / self.parts
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lamella.contracts.batch import Batch
 from lamella.contracts.model import Step
+from lamella.contracts.processes import summed
 from lamella.engine.schedule import lr_factor
 from lamella.engine.session import Session
 
@@ -110,10 +111,7 @@ def _counts(session: Session, parts: list[dict[str, Any]], step: Step) -> dict[s
     for part in parts:
         for name, count in session.trainer.counts(part, step).items():
             total[name] = total[name] + count if name in total else count
-    if session.accelerator.num_processes > 1:
-        for count in total.values():
-            torch.distributed.all_reduce(count)
-    return total
+    return {name: summed(count) for name, count in total.items()}
 
 
 def step_seed(seed: int, step: int, rank: int, part: int = 0) -> int:

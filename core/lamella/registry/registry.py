@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lamella.errors import RegistryError
-from lamella.registry.component import Component
+from lamella.registry.component import Component, Parameter
 from lamella.registry.hookspecs import KINDS, check_kind
 from lamella.registry.plugins import Plugin, RegistryFile, discover
 
@@ -42,18 +42,20 @@ class Plan:
             if name not in left_out
         }
         values |= {name: None for name, required in left_out.items() if required}
-        values |= self._from_data(values, {} if data is None else data)
+        values |= self._from_data(parameters, values, {} if data is None else data)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(seed, path))
             return self.component.make(values)
 
-    def _from_data(self, values: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    def _from_data(
+        self, parameters: Sequence[Parameter], values: Mapping[str, Any], data: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """The parameters that a dataset fills; raises `RegistryError` where one is missing, or a trainer's another.
 
         What a trainer is made of may be given others: a backbone more channels than images have, for what it adds.
         """
         found, what = {}, f"{self.component.kind} {self.component.name!r}"
-        for parameter in self.component.parameters():
+        for parameter in parameters:
             name = parameter.name
             if not parameter.from_data:
                 continue
