@@ -12,7 +12,7 @@ import torch
 from lamella.errors import ConfigError, LamellaError, RunError
 from lamella.study import run as study_run
 from lamella.study.report import text_rows, write_study
-from lamella.study.run import FailedRuns, result_of, results, run_study
+from lamella.study.run import FailedRuns, result_of, results, run_study, total_flops
 from lamella.study.study import merged, read_study
 from lamella.study.table import study_table
 from PIL import Image
@@ -120,6 +120,20 @@ def test_equal_cost_leaves_out_the_start_that_both_rows_share(read, tiny_file, t
     spent = {row: result_of(study, dear._replace(row=row), tmp_path) for row in ("dear", "wide", "plain")}
     assert study.needs(dear) == ["start"] and (tmp_path / "before" / "start" / "results.json").is_file()
     assert abs(spent["dear"]["flops"] - spent["wide"]["flops"]) <= spent["plain"]["flops"] / 4 / 2
+
+
+@pytest.mark.parametrize("uncounted", ["seed-3/two/plain", "before/start"])
+def test_a_cost_that_was_not_counted_is_refused(read, tiny_file, tmp_path, uncounted):
+    tiny_file.with_name("other.toml").write_text(tiny_file.read_text())
+    begun = STUDY.replace("fit.steps = 77 }", 'fit.steps = 77, fit.best = "{start}" }')
+    study = read(begun + '\n[before.start]\nbase = "other.toml"\nonce = true\n')
+    cell = next(cell for cell in study.cells() if cell.row == "plain" and cell.folder == Path("seed-3/two/plain"))
+    assert total_flops(study, cell, tmp_path) > 0
+    path = tmp_path / uncounted / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"flops": None}))
+    what = r"\[before.start\]" if "before" in uncounted else "row 'plain'"
+    with pytest.raises(ConfigError, match=f"{what} counted no floating-point operations"):
+        total_flops(study, cell, tmp_path)
 
 
 def test_what_leaves_nothing_to_spend_is_refused(read, tmp_path):
@@ -604,6 +618,7 @@ def test_a_mistake_is_one_sentence(read, change, said):
         (("fit.clip = 1.0, fit.steps = 77", "fit = 3"), "row 'plain': fit = 3 is a value, not a table"),
         (("fit.clip = 1.0, fit.steps = 77", "data = 1"), "row 'plain': data = 1 is a value, not a table"),
         (("trainer.backbone.width = 12", "fit = 3"), "row 'wide': fit = 3 is a value"),
+        (("trainer.backbone.width = 12", "data.test = 3"), r"row 'wide': data\.test = 3 is a value"),
         (("trainer.backbone.width = 12", "data = [{ a = 1 }]"), r"row 'wide': data = \[{'a': 1}\] is a value"),
         (("data.labelled.subset = 2", "fit = 3"), "row 'plain': fit = 3 is a value"),
         (("[sizes.small.fit]", "[sizes.small]\ndata = 1\n[sizes.small.fit]"), "row 'plain': data = 1 is a value"),

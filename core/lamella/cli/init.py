@@ -1,11 +1,10 @@
 """``lamella init``."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -66,8 +65,9 @@ def init(
         out.parent.mkdir(parents=True, exist_ok=True)
     reading = Reading(data_bar.value)
     given = None if classes is None else parse_names(classes)
-    found = survey(images, labels, reading=reading, rest=_has_rest(given, labels))
-    table, named = _named(found, given)
+    naming = _Told(given, "--classes") if given is not None or labels is None else _told_beside(labels)
+    found = survey(images, labels, reading=reading, rest=naming.has_rest)
+    table, named = _named(found, naming)
     extra = None if unlabelled is None else survey(unlabelled, reading=reading)
     print(_said(found, extra, table, named))
     if labels is None:
@@ -96,27 +96,42 @@ def init(
     print(f"    lamella train {quote(str(second))}")
 
 
-def _has_rest(given: Names | None, masks: Path | None) -> bool:
-    """Whether what names the classes, as `_named` finds it, has a class for all other values."""
-    with suppress(LamellaError):
-        told = find_names(masks) if given is None and masks is not None else None
-        names = given if told is None else told[1]
-        return isinstance(names, Mapping) and REST in names.values()
-    return False
+class _Told(NamedTuple):
+    """What names the classes: the command line, else a file beside the masks, else nothing."""
+
+    names: Names | None
+    where: str = ""
+    problem: str | None = None
+    """What is wrong with a file that bears such a name."""
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether there is a class for all other values."""
+        return isinstance(self.names, Mapping) and REST in self.names.values()
 
 
-def _named(found: Survey, given: Names | None) -> tuple[dict[str, int | str], str | None]:
-    """The table of classes, and what named them: the command line, else a file beside the masks, else nothing."""
+def _told_beside(masks: Path) -> _Told:
+    try:
+        told = find_names(masks)
+    except LamellaError as error:
+        return _Told(None, problem=str(error))
+    return _Told(None) if told is None else _Told(told[1], str(told[0]))
+
+
+def _named(found: Survey, told: _Told) -> tuple[dict[str, int | str], str | None]:
+    """The table of classes, and where it is told; a file that merely bears such a name does not stand in the way."""
     if not found.marks or found.masks is None:
         return {}, None
-    if given is not None:
-        return name_classes(found, given, "--classes"), "--classes"
-    try:
-        told = find_names(found.masks)
-        if told is not None:
-            return name_classes(found, told[1], str(told[0])), str(told[0])
-    except LamellaError as error:  # a file that merely bears such a name must not stand in the way
-        found.problems.append(f"not used for names: {error}")
+    problem = told.problem
+    if told.names is not None:
+        try:
+            return name_classes(found, told.names, told.where), told.where
+        except LamellaError as error:
+            if told.where == "--classes":
+                raise
+            problem = str(error)
+    if problem is not None:
+        found.problems.append(f"not used for names: {problem}")
     if found.numbered is not None:
         look = f"values run up to {found.numbered}, in other masks less far: they look like numbers of objects"
         found.problems.insert(0, f"{found.masks}: {look}; {AS_TWO}")

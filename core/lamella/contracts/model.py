@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lamella.contracts.batch import Batch
-from lamella.contracts.processes import summed
+from lamella.contracts.processes import summed, world_size
 from lamella.contracts.streams import Streams
 
 
@@ -113,14 +113,10 @@ class Step(NamedTuple):
         """
         if isinstance(loss, Tensor):
             return loss / self.parts
-        world, count = 1, loss.count.detach()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            world = torch.distributed.get_world_size()
+        total = loss.total * world_size()
         if name in self.counts:
-            return Mean(loss.total * world, self.counts[name]).value()
-        if world > 1:
-            count = summed(count.clone())
-        return Mean(loss.total * world, count).value() / self.parts
+            return Mean(total, self.counts[name]).value()
+        return Mean(total, summed(loss.count.detach().clone())).value() / self.parts
 
 
 class Metric(Protocol):

@@ -49,8 +49,6 @@ class Survey:
     """Pixels of each grey value in masks with colours: what ``rest`` is made of."""
     shown: dict[str, set[int | str]] = field(default_factory=dict)
     """The grey values and colours of each mask, by stem; beside colours the greys of ``rest`` too."""
-    ends: Counter[int | None] = field(default_factory=Counter)
-    """How many grey masks hold every value up to which; None for those that leave some out."""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -61,8 +59,10 @@ class Survey:
     @property
     def numbered(self) -> int | None:
         """The highest value where values look like numbers of objects: many, one after the other, not in all alike."""
-        ends = [end for end in self.ends if end is not None]
-        return max(ends) if len(ends) == len(self.ends) > 1 and max(ends) > _MANY else None
+        greys = [mask for mask in self.shown.values() if all(isinstance(value, int) for value in mask)]
+        ends = {_end({value for value in mask if isinstance(value, int)}) for mask in greys}
+        highest = max((end for end in ends if end is not None), default=0)
+        return highest if None not in ends and len(ends) > 1 and highest > _MANY else None
 
     def alike(self) -> list[set[str]]:
         """The stems of images that show the same thing, set by set."""
@@ -177,10 +177,17 @@ def _count_mask(stem: str, path: Path, one: Micrograph, found: Survey, reading: 
     found.marks.update(marks)
     found.greys.update(greys)
     found.shown[stem] = {*marks, *greys}
-    values = sorted(mark for mark in marks if isinstance(mark, int))
-    if values:
-        found.ends[values[-1] if values == [*range(values[0], values[-1] + 1)] and values[0] < 2 else None] += 1
     return True
+
+
+def _end(values: set[int]) -> int | None:
+    """The highest of these grey values where they hold all from 0 or 1 up to it.
+
+    >>> _end({0, 1, 2}), _end({1, 2}), _end({0, 2})
+    (2, 2, None)
+    """
+    least, most = min(values), max(values)
+    return most if len(values) == most - least + 1 and least < 2 else None
 
 
 def _marks(mask: np.ndarray, path: Path, rest: bool) -> tuple[Counter[int | str], Counter[int]]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lamella.contracts.batch import Batch
+from lamella.contracts.processes import averaged
 
 
 class Meters:
@@ -61,12 +62,8 @@ class Meters:
 
 def _over_processes(sums: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The mean of each over all processes."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return sums
     names = sorted(sums)
-    total = torch.stack([sums[name].float() for name in names])
-    torch.distributed.all_reduce(total)
-    return dict(zip(names, (total / torch.distributed.get_world_size()).unbind()))
+    return dict(zip(names, averaged(torch.stack([sums[name].float() for name in names])).unbind()))
 
 
 def _keys(batch: Batch | dict[str, Batch]) -> Tensor:

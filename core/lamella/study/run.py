@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,13 +166,18 @@ def total_flops(study: Study, cell: Cell, out: Path, *, tell: Tell = print) -> f
 
 
 def _own_flops(study: Study, cell: Cell, out: Path, tell: Tell) -> float:
-    own = result_of(study, cell, out, tell=tell)["flops"]
-    if own is None:
-        raise ConfigError(f"{study.name}: row {cell.row!r} counted no floating-point operations")
-    return float(own)
+    return _counted(result_of(study, cell, out, tell=tell), f"{study.name}: row {cell.row!r}")
 
 
 def _flops_before(study: Study, cell: Cell, out: Path) -> float:
     """The operations of everything a cell builds on, which is trained."""
-    paths = [out / study.before_folder(name, cell) / "results.json" for name in study.needs(cell)]
-    return float(sum(read_kept(path, "flops")["flops"] for path in paths))
+    paths = {name: out / study.before_folder(name, cell) / "results.json" for name in study.needs(cell)}
+    kept = {name: read_kept(path, "flops") for name, path in paths.items()}
+    return sum(_counted(found, f"{study.name}: [before.{name}]") for name, found in kept.items())
+
+
+def _counted(found: Mapping[str, Any], what: str) -> float:
+    """The operations of a training; raises `ConfigError` where none were counted."""
+    if found["flops"] is None:
+        raise ConfigError(f"{what} counted no floating-point operations")
+    return float(found["flops"])

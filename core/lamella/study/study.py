@@ -187,10 +187,13 @@ def read_study(path: Path, size: str | None = None, *, registry: Registry | None
 
 
 def _check_tables(change: Tables, where: str) -> None:
-    """Raise `ConfigError` where ``[data]`` or ``[fit]`` is a value: what is laid over it would throw it away."""
-    for key in ("data", "fit"):
-        if key in change and not isinstance(change[key], Mapping):
-            raise ConfigError(f"{where}: {key} = {change[key]!r} is a value, not a table, as in {key}.KEY = VALUE")
+    """Raise `ConfigError` where ``[data]``, a role of it or ``[fit]`` is a value, which what comes later discards."""
+    found: Tables = {key: change[key] for key in ("data", "fit") if key in change}
+    if isinstance(roles := found.get("data"), Mapping):
+        found |= {f"data.{role}": value for role, value in roles.items()}
+    for key, value in found.items():
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: {key} = {value!r} is a value, not a table, as in {key}.KEY = VALUE")
 
 
 def _check_filled(study: Study, cell: Cell, experiment: Experiment) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple
 import torch
 from lamella import Batch, Chain, Mean, PatchEncoder, Step, Trainer
 from lamella.contracts.model import Metric
+from lamella.contracts.processes import world_size
 from lamella.errors import ConfigError
 from pydantic import Field
 from torch import Tensor
@@ -116,7 +117,7 @@ class MaeContrastive(Trainer):
     def forward(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
         """Equation 7 with its parts: ``rec``, ``self``, ``cross``, and ``paired``, the share of whole pairs."""
         pair = _pair(batches["unlabelled"])
-        if len(pair["high"].key) * _processes() == 1 and self.contrasts and step.number == 0:
+        if len(pair["high"].key) * world_size() == 1 and self.contrasts and step.number == 0:
             warnings.warn(
                 "mae-contrastive: a batch of one pair has no negatives, so equation 9 is 0 and teaches nothing; use a "
                 "larger batch_size, or less accumulation",
@@ -216,11 +217,6 @@ class MaeContrastive(Trainer):
     def metrics(self) -> list[Metric]:
         """Retrieval of the other magnification, and with labels nearest neighbours and a linear probe."""
         return [EmbeddingMetrics(self.head.alone if self.contrasts else None)]
-
-
-def _processes() -> int:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if distributed else 1
 
 
 def _pair(batch: Batch | Mapping[str, Batch]) -> dict[str, Batch]:

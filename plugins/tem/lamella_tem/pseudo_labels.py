@@ -77,7 +77,7 @@ class PseudoLabels(nn.Module):
     def threshold(self, p_w: Tensor, known: Tensor, parts: int = 1) -> Tensor | float:
         """τ, or with ``class_tau`` (K,) thresholds τ·c_k, c_k the mean confidence in class k of late, at first 1.
 
-        It is that of the pixels that are ``known``, (B, H, W) bool.
+        It is that of the pixels that are ``known``, (B, H, W) bool, of all processes.
 
         Source: after FreeMatch (Wang et al., ICLR 2023), against the collapse of rare classes; without its division by
         the largest c, by which a class that is never met, whose c stays 1, would raise the thresholds of none or all.
@@ -89,6 +89,7 @@ class PseudoLabels(nn.Module):
         rows = confidence.new_zeros(*label.shape[:2], len(self.confidence))
         sums = rows.scatter_add(2, label, torch.where(known, confidence, 0.0)).sum((0, 1))
         counts = rows.scatter_add(2, label, known.to(confidence.dtype)).sum((0, 1))
+        sums, counts = summed(torch.stack([sums, counts]))
         met = (counts > 0) & sums.isfinite()  # of a step that is left out nothing stays
         self.confidence.lerp_(torch.where(met, sums / counts.clamp(min=1), self.confidence), 0.01 / parts)
         return self.tau * self.confidence

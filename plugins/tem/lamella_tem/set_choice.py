@@ -99,6 +99,11 @@ class SetChoice(nn.Module):
             return None
         return hardest(self.engaged, self.top_k).tolist()
 
+    @property
+    def period(self) -> int:
+        """Steps from one trial of the sets to the next; 1 where none is ever made."""
+        return self.probe_every if self.select == "max-loss" and self.top_k < len(self.sets) else 1
+
     def tries(self, step: Step) -> bool:
         """Whether max-loss asks this step which sets are the hardest: one between trials remembers it."""
         return step.number % self.probe_every == 0 and self.top_k < len(self.sets)

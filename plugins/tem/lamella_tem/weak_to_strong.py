@@ -109,7 +109,7 @@ class WeakToStrong(Trainer):
             sets, select=select, per=per, top_k=top_k, probe_every=probe_every, probe_scale=probe_scale,
             probe_images=probe_images, mix=mix,
         )  # fmt: skip
-        self.period = probe_every
+        self.period = self.choice.period
         rare = self.student.pasted
         self.pseudo_labels = PseudoLabels(len(class_names), rare, tau=tau, class_tau=class_tau, doubt=doubt, cap=cap)
         self.weak, self.lam, self.drop, self.ramp = weak, lam, drop, ramp

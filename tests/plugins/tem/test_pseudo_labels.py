@@ -92,6 +92,35 @@ def test_the_share_of_the_first_steps_is_their_mean(parts):
     assert share.item() == pytest.approx(0.1 * 12 / 144, rel=0.15)
 
 
+def test_what_is_remembered_is_of_all_processes(monkeypatch):
+    """Two processes with half of the images each remember what one with all of them does."""
+    given, p_w = batches(), torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(0)).softmax(1)
+    label = torch.randint(0, 3, (4, 12, 12), generator=torch.Generator().manual_seed(1))
+    label[2:] = label[2:].clamp(max=1)  # the class c is in the first half alone
+    p_w[:2], label[0, :6] = p_w[:2] ** 2, IGNORE
+    halves = [(p_w[half], label[half]) for half in (slice(0, 2), slice(2, 4))]
+    asked: list[list[torch.Tensor]] = [[], []]
+
+    def learner(p_w, label):
+        one = trainer(paste=["c"], class_tau=True, doubt=1.0).pseudo_labels
+        weak = given["unlabelled"]._replace(image=given["unlabelled"].image[: len(p_w)])
+        one(weak._replace(label=torch.zeros_like(label)), p_w, Batch.of(torch.zeros(1, 1, 12, 12), label=label))
+        return one
+
+    whole = learner(p_w, label)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    for mine, half in enumerate(halves):
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda x, mine=mine: asked[mine].append(x.clone()))
+        learner(*half)
+    assert len(asked[0]) == len(asked[1]) > 0
+    theirs = iter(asked[1])
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda x: x.add_(next(theirs)))
+    first = learner(*halves[0])
+    assert next(theirs, None) is None
+    for name, value in whole.state_dict().items():
+        assert torch.allclose(first.state_dict()[name], value, rtol=1e-5), name
+
+
 @pytest.mark.parametrize("options", [
     {"cap": 0.5, "tau": 0.9}, {"cap": 0.0, "doubt": 1.0, "tau": 0.5}, {"class_tau": True, "tau": 0.8},
 ])  # fmt: skip

@@ -132,6 +132,12 @@ def test_probing_every_other_step_remembers():
     assert not called and one.choice.engaged.tolist() == [0.0, 1.0]
 
 
+def test_a_step_repeats_after_a_trial_of_the_sets_where_they_are_tried():
+    assert trainer(0.0, 0.8, probe_every=2).period == 2
+    for never in ({"select": "random"}, {"select": "mean"}, {"top_k": 2}):
+        assert trainer(0.0, 0.8, probe_every=2, **never).period == 1
+
+
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_between_trials_the_remembered_sets_alone_are_made_and_no_view_changes(top_k, monkeypatch):
     options = {"probe_every": 3, "top_k": top_k, "mix": 0.5}
