@@ -159,11 +159,15 @@ def _difference(entry: Entry | None) -> str:
         return "<td>–</td>"
     apart = entry["difference"]
     if not math.isfinite(apart["low"]):  # nothing to resample
-        return f"<td>{apart['mean']:+.3f}</td>"
+        return f"<td>{_signed(apart['mean'])}</td>"
     resolved = "" if resolved_sign(apart) else "<br><span class='quiet'>not resolved</span>"
-    return (
-        f"<td>{apart['mean']:+.3f} <span class='quiet'>({apart['low']:+.3f}…{apart['high']:+.3f})</span>{resolved}</td>"
-    )
+    interval = f"<span class='quiet'>({_signed(apart['low'])}…{_signed(apart['high'])})</span>"
+    return f"<td>{_signed(apart['mean'])} {interval}{resolved}</td>"
+
+
+def _signed(value: float) -> str:
+    """A difference with its sign, a minus as wide as the plus: −0.010."""
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def resolved_sign(apart: Entry) -> int:
@@ -184,24 +188,30 @@ def _cost(study: Study, table: Table) -> str:
 
 
 def _curve(study: Study, table: Table) -> str:
-    """The first figure against the number of labels, where columns say theirs."""
+    """Each figure on the first test set against the number of labels, where columns say theirs."""
     labels = {name: column.labels for name, column in study.file.columns.items() if column.labels is not None}
     if len(labels) < 2:
         return ""
     from matplotlib.figure import Figure
 
-    title, test = next(iter(study.file.figures)), study.file.sets[0]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axis = figure.subplots()
-    for row in study.file.rows:
-        points = [(count, _find(table, row, column, test, title)) for column, count in labels.items()]
-        there = [(count, entry) for count, entry in points if entry is not None]
-        if there:
-            _line(axis, _literal(_row(study, row)), there)
-    axis.set(xlabel="labelled images", ylabel=_literal(f"{title} ({test})"), xscale="log")
-    axis.set_xticks(sorted(labels.values()), [f"{count:g}" for count in sorted(labels.values())])
-    axis.legend(frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
+    titles, test = [*study.file.figures], study.file.sets[0]
+    across, ticks = min(len(titles), 2), sorted(labels.values())
+    down = -(-len(titles) // across)
+    figure = Figure(figsize=(1 + 4.5 * across, 0.6 + 3 * down + 0.22 * len(study.file.rows)), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).flatten()
+    lines: dict[str, Any] = {}
+    for axis, title in zip(axes, titles):
+        for number, row in enumerate(study.file.rows):
+            points = [(count, _find(table, row, column, test, title)) for column, count in labels.items()]
+            if there := [(count, entry) for count, entry in points if entry is not None]:
+                lines[_literal(_row(study, row))] = _line(axis, f"C{number % 10}", there)
+        axis.set(xlabel="labelled images", ylabel=_literal(f"{title} ({test})"), xscale="log")
+        axis.set_xticks(ticks, [f"{count:g}" for count in ticks])
+        axis.set_xticks([], minor=True)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[len(titles) :]:
+        axis.remove()
+    figure.legend(lines.values(), lines.keys(), loc="outside lower left", frameon=False)
     return f"<h2>Against the number of labels</h2>{png(drawn(figure))}"
 
 
@@ -210,10 +220,10 @@ def _literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _line(axis: Any, name: str, points: Sequence[tuple[float, Entry]]) -> None:
+def _line(axis: Any, color: str, points: Sequence[tuple[float, Entry]]) -> Any:
+    """The mean with its interval; returns the line, for a legend."""
     ordered = sorted(points, key=lambda point: point[0])
     x, mean = [count for count, _ in ordered], [entry["mean"] for _, entry in ordered]
-    (line,) = axis.plot(x, mean, marker="o", label=name)
-    axis.fill_between(
-        x, [e["low"] for _, e in ordered], [e["high"] for _, e in ordered], alpha=0.12, color=line.get_color()
-    )
+    (line,) = axis.plot(x, mean, marker="o", color=color)
+    axis.fill_between(x, [e["low"] for _, e in ordered], [e["high"] for _, e in ordered], alpha=0.12, color=color)
+    return line
