@@ -77,6 +77,14 @@ def untyped(*, sigma=1.0):
     return sigma
 
 
+def misspelt(*, x: "torch.Tensro" = 1):
+    return x
+
+
+def unreadable(*, x: "no Python(" = 1):
+    return x
+
+
 flip = kornia("kornia.augmentation:RandomHorizontalFlip")
 '''
 
@@ -100,7 +108,8 @@ def lamella_losses():
 @hookimpl
 def lamella_trainers():
     return {"learner": "mine_parts:Learner", "anything": "mine_parts:anything",
-            "several": "mine_parts:several", "untyped": "mine_parts:untyped"}
+            "several": "mine_parts:several", "untyped": "mine_parts:untyped",
+            "misspelt": "mine_parts:misspelt", "unreadable": "mine_parts:unreadable"}
 
 @hookimpl
 def lamella_sets():

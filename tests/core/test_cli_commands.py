@@ -97,6 +97,36 @@ def test_help_comes_even_with_a_broken_registry_file(lamella, tiny, monkeypatch)
     assert "bad.toml" in err
 
 
+def test_a_command_of_a_plugin_that_cannot_be_imported_is_one_sentence(lamella, tiny, monkeypatch):
+    (tiny / "late_one.py").write_text(
+        "from lamella import hookimpl\nLAMELLA_API = 1\n"
+        "@hookimpl\ndef lamella_commands():\n    return {'late': ('comes late', 'late_one_parts:late')}\n"
+    )
+    (tiny / "late_one_parts.py").write_text("raise RuntimeError('no licence found')\n")
+    (tiny / "registry.toml").write_text("[plugins]\nenable = []\nlocal = ['late_one']\npath = ['.']\n")
+    monkeypatch.setenv("LAMELLA_REGISTRY", str(tiny / "registry.toml"))
+    said = "lamella: the command 'late' of plugin 'late_one' cannot be imported from 'late_one_parts:late': "
+    try:
+        assert lamella("late") == (2, "", f"{said}RuntimeError: no licence found\n")
+    finally:
+        sys.modules.pop("late_one", None)
+
+
+def test_help_and_plugins_come_though_a_distribution_cannot_be_read(tmp_path):
+    info = tmp_path / "damaged-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: damaged\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[console_scripts]\ndamaged\n")
+    code = (
+        f"import sys\nsys.path.append({str(tmp_path)!r})\nfrom lamella.cli.main import main\n"
+        "main(['--help'])\nmain(['plugins'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "commands of plugins:" in done.stdout
+    assert "entry points of damaged in" in done.stdout
+
+
 def test_the_version_is_printed(lamella):
     assert lamella("--version") == (0, f"lamella {__version__}\n", "")
 
@@ -296,6 +326,19 @@ def test_the_plugins_of_this_checkout_pass_their_check(lamella, monkeypatch):
     assert (code, err) == (0, ""), out
 
 
+def test_what_a_component_prints_is_not_in_the_json_of_a_check(lamella, tiny, monkeypatch):
+    loud = BROKEN_NET.replace("raise ValueError(", "print(")
+    (tiny / "loud_net.py").write_text(loud)
+    (tiny / "registry.toml").write_text("[plugins]\nenable = []\nlocal = ['loud_net']\npath = ['.']\n")
+    monkeypatch.setenv("LAMELLA_REGISTRY", str(tiny / "registry.toml"))
+    try:
+        code, out, err = lamella("plugins", "--check", "--json")
+    finally:
+        sys.modules.pop("loud_net", None)
+    assert (code, err) == (0, "no net of 1 channels and 2 classes\nlearns no one\n")
+    assert json.loads(out)["problems"] == {}
+
+
 def of_this_checkout(kind):
     registry = Registry.load(RegistryFile.read(ROOT / "registry.toml"))
     return [component.full_name for component in registry.components(kind)]
@@ -438,6 +481,15 @@ def test_evaluate_without_a_test_set_says_what_to_add(trained, lamella):
     code, out, err = lamella("evaluate", "run")
     assert (code, out) == (2, "")
     assert "[data.test]" in err
+
+
+@pytest.mark.parametrize("command", [["evaluate", "run"], ["calibrate", "run", "--risk", "0.5"]])
+def test_a_test_set_whose_classes_are_in_another_order_is_not_measured_on(trained, lamella, command):
+    file = trained[0] / "experiment.toml"
+    file.write_text(file.read_text().replace("[data.test]\n", '[data.test]\nclasses = ["square", "ground", "disc"]\n'))
+    code, out, err = lamella(*command)
+    assert (code, out) == (2, "")
+    assert "[data.test] has the classes square, ground, disc, this run ground, square, disc; they have to be" in err
 
 
 def test_predict_writes_label_maps_and_counts_what_it_did(trained, lamella, tmp_path):

@@ -15,7 +15,8 @@ from lamella.data.samples import SampleTable
 from lamella.data.sources import SourceConfig, open_source
 from lamella.engine.evaluate import predict_whole
 from lamella.engine.large import predict_large
-from lamella.errors import ConfigError
+from lamella.errors import ConfigError, DataError
+from PIL import Image
 from tiny_plugin import Conv, Grey, Plain
 
 counts, seeds = st.integers(1, 12), st.integers(0, 2**31)
@@ -99,6 +100,23 @@ def test_a_batch_may_be_larger_than_the_set(table):
 @pytest.mark.slow
 def test_worker_processes_yield_what_the_main_process_does(table):
     assert same(loaded(table, range(3), crop=8, workers=2), loaded(table, range(3), crop=8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_error_in_a_worker_is_the_sentence_that_it_is_without_one(tmp_path, tiny_registry, damaged):
+    for name, side in (("a", 16), ("b", 24)):
+        Image.new("L", (side, 16)).save(tmp_path / f"{name}.png")
+    table = open_source(SourceConfig(source=".", images="*.png"), tiny_registry, "here", folder=tmp_path)
+    if damaged:
+        (tmp_path / "b.png").write_bytes(b"")
+    errors = []
+    for workers in (0, 1):
+        with pytest.raises(DataError if damaged else ConfigError) as caught:
+            loaded(table, range(1), batch_size=2, workers=workers)
+        errors.append(caught.value)
+    assert str(errors[0]) == str(errors[1])
+    assert "Traceback" in errors[1].__notes__[0]
 
 
 def sized(table, *sizes):

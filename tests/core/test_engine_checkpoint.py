@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -88,6 +90,18 @@ def test_a_save_that_is_killed_before_the_pointer_moves_keeps_the_checkpoint_bef
     assert checkpoints.load("last", net(1))["step"] == 5
     checkpoints.save("last", net(7), None, {"step": 6, "best": None})
     assert checkpoints.load("last", net(1))["step"] == 6
+
+
+def test_a_save_removes_what_killed_ones_have_left_and_nothing_of_a_process_that_is_alive(saved):
+    checkpoints, trainer, _ = saved
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    kept = {f".last-00000008.{os.getppid()}", f".best-00000008.{ended.pid}"}
+    for name in {f".last-00000008.{ended.pid}", f".last-00000007.{os.getpid()}", *kept}:
+        (checkpoints.folder / name).mkdir()
+        (checkpoints.folder / name / "trainer.safetensors").write_bytes(b"half")
+    checkpoints.save("last", trainer, None, {"step": 9, "best": None})
+    assert {path.name for path in checkpoints.folder.iterdir()} == {*kept, "last-00000009", "last.json"}
 
 
 def test_averaged_weights_are_the_ones_to_use_and_not_the_ones_to_go_on_with(saved):

@@ -231,9 +231,23 @@ def test_a_loss_that_is_once_nan_is_left_out_and_named_with_its_samples(tiny_fil
     assert all(value.isfinite().all() for value in weights_of(tmp_path / "run").values())
 
 
-def test_losses_that_stay_nan_end_the_run_and_keep_no_bad_weights(tiny_file, tiny_registry, tmp_path):
-    with pytest.raises(RunError, match=r"not finite.*step 0.*learning rate"):
-        train(tiny_file, tiny_registry, tmp_path / "run", "trainer.loss={ name = 'tiny-loss', factor = inf }")
+@pytest.mark.parametrize("settings", [["fit.log_every=1"], ["fit.log_every=4", "fit.checkpoint_every=5"]])
+@pytest.mark.parametrize("bad", [0, 4])
+def test_a_step_that_is_not_finite_and_read_alone_does_not_end_the_run(
+    tiny_file, tiny_registry, tmp_path, settings, bad
+):
+    results = train(tiny_file, tiny_registry, tmp_path / "run", "fit.steps=8", f"trainer.bad_step={bad}", *settings)
+    assert [f"step {bad} " in entry["trouble"] for entry in log_of(tmp_path / "run") if "trouble" in entry] == [True]
+    assert results["sets"]["test"]["miou_pooled"] > 0
+    assert "Curves" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("settings", [[], ["fit.log_every=1"], ["fit.steps=4"]])
+def test_losses_that_stay_nan_end_the_run_and_keep_no_bad_weights(tiny_file, tiny_registry, tmp_path, settings):
+    settings = ["trainer.loss={ name = 'tiny-loss', factor = inf }", *settings]
+    with pytest.raises(RunError, match=r"not finite from step 0 on.*learning rate"):
+        train(tiny_file, tiny_registry, tmp_path / "run", *settings)
+    assert log_of(tmp_path / "run")[-1]["step"] == (4 if "fit.steps=4" in settings else 10)
     for path in (tmp_path / "run").rglob("trainer.safetensors"):
         assert all(value.isfinite().all() for value in load_file(path).values())
 

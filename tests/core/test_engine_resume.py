@@ -58,6 +58,25 @@ def test_an_interrupt_saves_and_leaves(tiny_file, tiny_registry, tmp_path, monke
     assert run_experiment(tmp_path / "stopped it", registry=tiny_registry).name == whole.name != "experiment"
 
 
+def test_an_interrupt_at_a_step_that_is_not_finite_saves_too(tiny_file, tiny_registry, tmp_path, monkeypatch):
+    from lamella.engine import fit as module
+
+    experiment = read_experiment(tiny_file, [*SETTINGS, "trainer.bad_step=12"], registry=tiny_registry)
+    honest = module.update
+
+    def interrupted(session, batches, number):
+        if number == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        return honest(session, batches, number)
+
+    monkeypatch.setattr(module, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(experiment, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "checkpoints" / "last.json").read_text())["step"] == 13
+    monkeypatch.setattr(module, "update", honest)
+    assert fit(experiment, tmp_path / "run", resume=True)["sets"]["test"]["miou_pooled"] > 0
+
+
 def test_a_half_written_checkpoint_is_never_read(tiny_file, tiny_registry, tmp_path):
     experiment = read_experiment(tiny_file, SETTINGS, registry=tiny_registry)
     fit(experiment, tmp_path / "run")

@@ -5,6 +5,7 @@ import re
 import sys
 
 import pytest
+from lamella.cli.plugins import _as_text
 from lamella.registry.plugins import RegistryFile
 from lamella.registry.registry import Registry
 
@@ -59,14 +60,15 @@ def site(tmp_path, monkeypatch):
     known = set(sys.modules)
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def install(name, source, *, module=None, version="1.0"):
+    def install(name, source, *, module=None, version="1.0", entry=None):
         module = module or f"{name.replace('-', '_')}_plugin"
         (tmp_path / f"{module}.py").write_text(source)
         info = tmp_path / f"{name.replace('-', '_')}_dist-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-dist\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[lamella]\n{name} = {module}\n")
+        (info / "entry_points.txt").write_text(f"[lamella]\n{entry or name} = {module}\n")
         importlib.invalidate_caches()
+        return info
 
     yield install
     for name in set(sys.modules) - known:
@@ -153,6 +155,51 @@ def test_one_name_from_two_distributions_is_told_apart(site):
     registry, _ = load("good", "better")
     with pytest.raises(Exception, match=r"better:good \(better-dist\) and good:good \(good-dist\)"):
         registry.get("perturbation", "good")
+
+
+def test_a_distribution_that_cannot_be_read_is_listed_and_the_others_go_on(site, tmp_path):
+    site("good", GOOD)
+    (site("damaged", GOOD) / "entry_points.txt").write_text("[lamella]\ndamaged\n")
+    registry, plugins = load("good", "damaged-dist")
+    assert (plugins["damaged-dist"].status, plugins["damaged-dist"].version) == ("failed", "1.0")
+    said = rf"entry points of damaged-dist in {re.escape(str(tmp_path))} cannot be read: .*; install it anew"
+    assert re.search(said, plugins["damaged-dist"].error)
+    assert registry.names("perturbation") == ["good"]
+    assert load("good")[1]["damaged-dist"].status == "disabled"
+
+
+def test_a_distribution_without_metadata_is_listed_all_the_same(site):
+    (site("good", GOOD) / "METADATA").unlink()
+    _, plugins = load("good")
+    assert (plugins["good"].status, plugins["good"].distribution, plugins["good"].version) == ("loaded", "?", "?")
+
+
+def test_of_two_plugins_with_one_name_the_second_is_not_used(site, capsys):
+    site("first", GOOD, entry="same")
+    site("second", GOOD, entry="same")
+    registry, _ = load("same")
+    one, other = [plugin for plugin in registry.plugins if plugin.name == "same"]
+    assert (one.status, one.distribution) == ("loaded", "first-dist")
+    assert (other.status, other.distribution) == ("failed", "second-dist")
+    assert other.error == "ConfigError: first-dist has a plugin of this name already, which is used; remove one"
+    assert registry.get("perturbation", "good").distribution == "first-dist"
+    assert re.findall("    perturbation: good", _as_text(registry, {})) == ["    perturbation: good"]
+
+
+def test_a_local_plugin_takes_the_place_of_a_disabled_one_of_its_name(site, tmp_path):
+    site("desk", GOOD, module="desk_elsewhere")
+    (tmp_path / "desk.py").write_text(GOOD)
+    registry, _ = load(local=("desk",))
+    assert [plugin.status for plugin in registry.plugins if plugin.name == "desk"] == ["disabled", "loaded"]
+
+
+def test_what_a_plugin_prints_is_kept_from_what_a_command_prints(site, tmp_path, capsys):
+    site("loud", "print('imported')\n" + GOOD.replace("    return", "    print('called')\n    return"))
+    (tmp_path / "good_parts.py").write_text("print('resolved')\nGood = dict\n")
+    registry, plugins = load("loud")
+    registry.get("perturbation", "good").resolve()
+    assert plugins["loud"].status == "loaded"
+    assert capsys.readouterr() == ("", "imported\ncalled\ncalled\nresolved\n")
 
 
 def test_every_hook_is_documented_and_returns_an_empty_dict():

@@ -98,6 +98,8 @@ def test_wrong_parameters_are_explained(small_registry, parameters, part):
         ("anything", r"it takes \*\*options.*; wrap it in a factory with typed parameters"),
         ("several", r"it takes \*options.*; wrap it in a factory"),
         ("untyped", "parameter 'sigma' has no type annotation"),
+        ("misspelt", "of plugin 'mine' .*: its signature cannot be read: AttributeError: .*'Tensro'"),
+        ("unreadable", "of plugin 'mine' .*: its signature cannot be read: SyntaxError: .*'no Python"),
     ],
 )
 def test_signatures_that_are_no_schema_are_refused(small_registry, name, part):

@@ -33,7 +33,7 @@ def calibrate(
     from lamella.engine.labelmap import save_image
     from lamella.engine.predict_classes import classifies
     from lamella.engine.run import checkpoint_folder, open_run
-    from lamella.engine.session import make_accelerator
+    from lamella.engine.session import make_accelerator, open_to_measure
     from lamella.engine.trust.calibration import FILE, Collected, checked
     from lamella.engine.trust.calibration import calibrate as judge
     from lamella.engine.trust.calibration_chart import calibration_chart
@@ -48,18 +48,20 @@ def calibrate(
     if stray := [name for name in (role, *(check or ())) if name not in sets]:
         named = ", ".join(sets) or "none"
         raise ConfigError(f"{run}: {stray[0]!r} is no labelled set that training did not see; there are: {named}")
+    names = header["data"]["class_names"]
+    tables = {name: open_to_measure(experiment, name, names) for name in (role, *(check or ()))}
     accelerator = make_accelerator(experiment.fit.precision)
     trainer.to(accelerator.device)
 
     def pixels(name: str) -> "list[Pixels]":
         seen, tile = Collected(), experiment.fit.tile_for(trainer)
         with accelerator.autocast():
-            evaluate(trainer, experiment.open(name), modality, device=accelerator.device, tile=tile, watch=seen)
+            evaluate(trainer, tables[name], modality, device=accelerator.device, tile=tile, watch=seen)
         return seen.images
 
     found = {
         "set": role, "checkpoint": checkpoint_folder(run, checkpoint),
-        **judge(pixels(role), header["data"]["class_names"], risk),
+        **judge(pixels(role), names, risk),
     }  # fmt: skip
     found["checked"] = {name: checked(pixels(name), found["threshold"]) for name in check or ()}
     save_image(calibration_chart(found), run / "calibration.png")

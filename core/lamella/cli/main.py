@@ -163,8 +163,10 @@ def as_app(name: str, target: str) -> "typer.Typer":
     module, _, function = target.partition(":")
     try:
         command = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise LamellaError(f"the command {name!r} cannot be imported from {target!r}: {error}") from error
+    except Exception as error:
+        whose = "" if name in COMMANDS else f" of plugin {_foreign_commands()[name][2]!r}"
+        reason = f"{type(error).__name__}: {error}"
+        raise LamellaError(f"the command {name!r}{whose} cannot be imported from {target!r}: {reason}") from error
     if isinstance(command, typer.Typer):
         return command
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -1,12 +1,15 @@
 """``lamella plugins``."""
 
 import json
+import sys
+from contextlib import redirect_stdout
 from typing import Annotated
 
 import typer
 
 from lamella.errors import RegistryError
 from lamella.registry.hookspecs import KINDS
+from lamella.registry.plugins import Plugin
 from lamella.registry.registry import Registry, current
 
 _DATA = {"channels": 1, "classes": 2, "class_names": ["one", "other"]}
@@ -22,7 +25,8 @@ def plugins(
 ) -> None:
     """List every plugin that is installed or named in registry.toml: what it offers, or why it is not used."""
     registry = current()
-    problems = _check(registry) if check else {}
+    with redirect_stdout(sys.stderr):  # what a component prints as it is built is no part of the JSON
+        problems = _check(registry) if check else {}
     if as_json:
         print(json.dumps(_as_json(registry, problems), indent=2))
     else:
@@ -34,11 +38,12 @@ def plugins(
         raise RegistryError(f"{len(problems)} component{'s' if len(problems) > 1 else ''} cannot be used, see above")
 
 
-def _counts(registry: Registry, plugin: str) -> dict[str, list[str]]:
+def _counts(registry: Registry, plugin: Plugin) -> dict[str, list[str]]:
+    mine = (plugin.name, plugin.distribution)
     return {
         kind: names
         for kind in KINDS
-        if (names := [c.name for c in registry.components(kind) if c.plugin == plugin])
+        if (names := [c.name for c in registry.components(kind) if (c.plugin, c.distribution) == mine])
     }
 
 
@@ -52,7 +57,7 @@ def _as_json(registry: Registry, problems: dict[str, str]) -> dict[str, object]:
                 "version": plugin.version,
                 "status": plugin.status,
                 "error": plugin.error,
-                "components": _counts(registry, plugin.name),
+                "components": _counts(registry, plugin),
                 "hooks": sorted(plugin.offers),
             }
             for plugin in registry.plugins
@@ -67,7 +72,7 @@ def _as_text(registry: Registry, problems: dict[str, str]) -> str:
     lines = [f"registry file: {where}", ""]
     for plugin in registry.plugins:
         lines.append(f"{plugin.name:<14} {plugin.status:<9} {plugin.distribution} {plugin.version}")
-        lines += [f"    {kind}: {', '.join(names)}" for kind, names in _counts(registry, plugin.name).items()]
+        lines += [f"    {kind}: {', '.join(names)}" for kind, names in _counts(registry, plugin).items()]
         if plugin.error:
             lines.append(f"    {plugin.error}")
     if not registry.plugins:

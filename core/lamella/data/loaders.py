@@ -5,17 +5,18 @@ t-th stretch of it, process r its share of that stretch. A resumed run therefore
 """
 
 import hashlib
+import traceback
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lamella.contracts.batch import IGNORE, Batch
 from lamella.contracts.data import Modality, Sample
 from lamella.data.balanced import BalancedOrder
 from lamella.data.samples import SampleTable
-from lamella.errors import ConfigError
+from lamella.errors import ConfigError, LamellaError
 
 
 class Order:
@@ -85,18 +86,49 @@ def training_loader(
 
     Raises:
         ConfigError: a batch that does not divide among the processes.
+        LamellaError: while it is read, as reading in this process would, with workers too.
     """
     if batch_size % world:
         raise ConfigError(f"batch_size = {batch_size} does not divide among {world} processes")
     order = Order(len(table), seed) if classes is None else BalancedOrder(classes, seed)
-    return DataLoader(
-        _Visits(table, crop, seed),
-        batch_sampler=_Steps(order, batch_size, steps, rank, world),
-        collate_fn=_Collate(modality),
+    return _Loader(
+        _Batches(_Visits(table, crop, seed), _Collate(modality)),
+        batch_size=None,
+        sampler=_Steps(order, batch_size, steps, rank, world),
+        collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="spawn" if workers else None,
     )
+
+
+class _Batches(Dataset):
+    """Batches by the (row, visit) pairs of a step, or the error that reading one met."""
+
+    def __init__(self, visits: "_Visits", collate: "_Collate"):
+        self.visits, self.collate = visits, collate
+
+    def __getitem__(self, pairs: list[tuple[int, int]]) -> Batch | dict[str, Batch] | LamellaError:
+        try:
+            return self.collate([self.visits[pair] for pair in pairs])
+        except LamellaError as error:
+            if get_worker_info() is not None:
+                error.add_note(traceback.format_exc())  # for --traceback: pickling loses the worker's own
+            return error
+
+
+class _Loader(DataLoader):
+    """Raises an error of `_Batches` as itself: raised in a worker, torch would put its traceback into the sentence."""
+
+    def __iter__(self) -> Iterator[Batch | dict[str, Batch]]:  # type: ignore[override]
+        for made in super().__iter__():
+            if isinstance(made, LamellaError):
+                raise made
+            yield made
+
+
+def _as_it_is(made: Batch | dict[str, Batch] | LamellaError) -> Batch | dict[str, Batch] | LamellaError:
+    return made
 
 
 class _Collate:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -44,9 +45,9 @@ class Checkpoints:
 
         ``averaged`` are the weights of an EMA; where there are any, a run is opened with them.
         """
+        self._clear(name)
         target = self.folder / f"{name}-{state['step']:08d}"
         beside = self.folder / f".{target.name}.{os.getpid()}"
-        shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         save_file(_portable(trainer.state_dict()), beside / "trainer.safetensors")
         if averaged is not None:
@@ -60,6 +61,14 @@ class Checkpoints:
         for old in self.folder.glob(f"{name}-*"):
             if old != target:
                 shutil.rmtree(old, ignore_errors=True)
+
+    def _clear(self, name: str) -> None:
+        """Remove what saves that were killed have left; the folder of another process that is alive stays."""
+        for left in self.folder.glob(f".{name}-*"):
+            process = left.suffix.removeprefix(".")
+            mine = process == str(os.getpid())
+            if mine or (process.isdecimal() and not psutil.pid_exists(int(process))):
+                shutil.rmtree(left, ignore_errors=True)
 
     def has(self, name: str) -> bool:
         """Whether there is a checkpoint of that name."""

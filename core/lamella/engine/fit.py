@@ -33,6 +33,9 @@ from lamella.engine.update import update
 from lamella.engine.whole import write_json
 from lamella.errors import ConfigError, RunError
 
+_STUCK = 10
+"""Steps in a row that are not finite, after which a training is given up; all of them where it has fewer."""
+
 
 def fit(experiment: Experiment, run: Path, *, resume: bool = False) -> dict[str, Any]:
     """Train an experiment into a run folder and return its results, as in ``results.json``.
@@ -78,8 +81,9 @@ def _loop(session: Session, progress: Progress) -> None:
             done = number + 1
             due = done % checkpoint_every == 0 or done == config.steps
             logging, saving = due or done % config.log_every == 0, due or interrupted.is_set()
+            trouble, bad = None, 0
             if logging or saving:  # Ctrl-C need not find every process at the same step
-                _log(session, progress, done, meters.read(together=logging))
+                trouble, bad = _log(session, progress, done, meters.read(together=logging)), meters.bad_in_a_row()
             else:
                 progress.at(done)
             last = done == config.steps and (config.evaluate_every or "validation" in session.tables)
@@ -91,6 +95,11 @@ def _loop(session: Session, progress: Progress) -> None:
                 again = f"lamella train {quote(str(session.run))} --resume"
                 progress.say(f"interrupted after step {done}; go on with: {again}")
                 raise KeyboardInterrupt
+            if bad >= min(_STUCK, config.steps):
+                raise RunError(
+                    f"the losses stay not finite from step {done - bad} on: {trouble}; "
+                    "lower the learning rate, or look at these images"
+                )
 
 
 def training_batches(session: Session) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -136,15 +145,15 @@ def _interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _log(session: Session, progress: Progress, done: int, read: tuple[dict[str, float], str | None]) -> None:
+def _log(session: Session, progress: Progress, done: int, read: tuple[dict[str, float], str | None]) -> str | None:
+    """Log a reading of the meters; returns what was not finite."""
     means, trouble = read
     if trouble is not None:
         progress.say(f"step {done}: {trouble}; these updates were left out")
-    if not means:
-        raise RunError(f"the losses stay not finite: {trouble}; lower the learning rate, or look at these images")
     progress.at(done, {name: value for name, value in means.items() if "/" not in name})
     rate = session.optimizer.param_groups[0]["lr"]
     session.write_log({"step": done, "lr": rate, **means, **({"trouble": trouble} if trouble else {})})
+    return trouble
 
 
 def measure(session: Session, table: SampleTable, *watchers: Gallery | ImageCounts) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from lamella.contracts.processes import averaged
 
 
 class Meters:
-    """Counts on the device; `read` is the one place that waits for it."""
+    """Counts on the device; nothing but reading them waits for it."""
 
     def __init__(self, device: torch.device):
         self._sums: dict[str, Tensor] = {}
         self._count = torch.zeros((), dtype=torch.int64, device=device)
         self._bad = torch.zeros((), dtype=torch.int64, device=device)
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self._row = torch.zeros((), dtype=torch.int64, device=device)
         self._bad_keys: dict[str, Tensor] = {}
 
     def add(self, step: int, losses: Mapping[str, Tensor], finite: Tensor, batches: Mapping[str, Any]) -> None:
@@ -28,6 +29,7 @@ class Meters:
         """
         self._count += finite
         self._bad += ~finite
+        self._row.add_(1).mul_(~finite)
         for name, value in losses.items():
             kept = torch.where(finite, value, torch.zeros_like(value))
             self._sums[name] = self._sums[name] + kept if name in self._sums else kept
@@ -36,6 +38,10 @@ class Meters:
         for role, batch in batches.items():
             keys = _keys(batch)
             self._bad_keys[role] = torch.where(new, keys, self._bad_keys.get(role, keys))
+
+    def bad_in_a_row(self) -> int:
+        """How many steps in a row were not finite up to now, over readings too; waits for the device as `read` does."""
+        return int(self._row)
 
     def read(self, *, together: bool = True) -> tuple[dict[str, float], str | None]:
         """(means since the last reading, what was not finite); starts over.

@@ -190,9 +190,9 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
 
     training = [entry for entry in log if "lr" in entry]
     checks = [entry for entry in log if HEADLINE.keys() & entry.get("validation", {}).keys()]
-    if not training:
+    groups = _groups({name: value for entry in training for name, value in entry.items()})
+    if not groups:
         return ""
-    groups = _groups(training[0])
     panels = len(groups) + bool(checks)
     figure = Figure(figsize=(max(11.0, 4.4 * panels), 3.4), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]

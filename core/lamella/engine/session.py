@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,6 +189,27 @@ def _check_labels(tables: Mapping[str, SampleTable], roles: tuple[str, ...]) -> 
             raise ConfigError(f"[data.{role}] {what}; a set to measure on needs both")
 
 
+def open_to_measure(experiment: Experiment, role: str, names: Sequence[str]) -> SampleTable:
+    """A set to measure a run on that was trained on the classes ``names``; raises `ConfigError` as its training would.
+
+    The order of the classes counts: labels are their numbers.
+    """
+    table = experiment.open(role)
+    _check_labels({role: table}, ())
+    if names:
+        _check_names(role, table, names, "this run")
+    return table
+
+
+def _check_names(role: str, table: SampleTable, names: Sequence[str], whose: str) -> None:
+    """Raise `ConfigError` where a labelled set has other classes than ``names``, or these in another order."""
+    if table.labelled and table.classes is not None and list(table.classes.names) != list(names):
+        raise ConfigError(
+            f"[data.{role}] has the classes {', '.join(table.classes.names)}, {whose} {', '.join(names)}; "
+            "they have to be the same ones in the same order"
+        )
+
+
 def _check_views(experiment: Experiment, trainer: Trainer, modality: Modality, table: SampleTable) -> None:
     """Raise `ConfigError` where batches are of several views and the trainer takes single images."""
     if trainer.takes_views:
@@ -213,10 +234,8 @@ def _facts(
         raise ConfigError(f"the data of {', '.join(roles)} name no classes; write classes = [ … ] in [data.{roles[0]}]")
     names = named[0].classes.names
     for role, table in tables.items():
-        if role != "unlabelled" and table.labelled and table.classes is not None and table.classes.names != names:
-            raise ConfigError(
-                f"[data.{role}] has the classes {', '.join(table.classes.names)}, [data.{roles[0]}] {', '.join(names)}"
-            )
+        if role != "unlabelled":
+            _check_names(role, table, names, f"[data.{roles[0]}]")
     return {"channels": modality.channels, "classes": len(names), "class_names": list(names)}
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -59,7 +61,8 @@ class Component:
             return self.target
         module, _, attribute = self.target.partition(":")
         try:
-            self.target = getattr(import_module(module), attribute)
+            with redirect_stdout(sys.stderr):  # what a plugin prints is no part of a command's JSON
+                self.target = getattr(import_module(module), attribute)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -88,8 +91,8 @@ class Component:
             signature = inspect.signature(target)
             function = target.__init__ if inspect.isclass(target) else target
             hints = typing.get_type_hints(function, include_extras=True)
-        except (TypeError, ValueError, NameError) as error:
-            raise self._bad(f"its signature cannot be read: {error}") from error
+        except Exception as error:  # an annotation in quotes is evaluated, and may raise anything
+            raise self._bad(f"its signature cannot be read: {type(error).__name__}: {error}") from error
         keyword_only = self.kind == "loss" and not inspect.isclass(target)
         found = []
         for name, parameter in signature.parameters.items():

@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -119,15 +120,54 @@ def discover(file: RegistryFile) -> list[Plugin]:
     for folder in file.folders:
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
-    return [_load(manager, plugin, file) for plugin in _found(file)]
+    plugins: list[Plugin] = []
+    for plugin in _found(file):
+        taken = {other.name: other.distribution for other in plugins if other.status == "loaded"}
+        plugins.append(_load(manager, plugin, file, taken))
+    return plugins
+
+
+def _installed() -> list[Plugin]:
+    """The plugins of installed distributions, by name; a distribution that cannot be read is one that failed.
+
+    Where a distribution is there twice, the first on the path counts, as for imports.
+    """
+    plugins, seen = [], set()
+    for distribution in importlib.metadata.distributions():
+        try:
+            entries = distribution.entry_points.select(group="lamella")
+        except Exception as error:  # whatever a damaged file leads to
+            name, version = _named(distribution)
+            told = f"the entry points of {name} in {distribution.locate_file('')} cannot be read: {_sentence(error)}"
+            plugins.append(Plugin(name, name, version, "", "failed", f"{told}; install it anew, or remove it"))
+            continue
+        if not entries:
+            continue
+        name, version = _named(distribution)
+        if name not in seen:
+            plugins += [Plugin(entry.name, name, version, entry.value) for entry in entries]
+        if name != "?":
+            seen.add(name)
+    return sorted(plugins, key=lambda plugin: (plugin.name, plugin.distribution))
+
+
+def _named(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
+    """Name and version of a distribution; "?" where its metadata do not say."""
+    try:
+        return distribution.name or "?", distribution.version or "?"
+    except Exception:
+        return "?", "?"
+
+
+def _sentence(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _found(file: RegistryFile) -> Iterator[Plugin]:
     found = set()
-    for entry in sorted(importlib.metadata.entry_points(group="lamella"), key=lambda entry: entry.name):
-        dist = entry.dist
-        yield Plugin(entry.name, dist.name if dist else "?", dist.version if dist else "?", entry.value)
-        found.add(entry.name)
+    for plugin in _installed():
+        yield plugin
+        found.add(plugin.name)
     for module in file.local:
         yield Plugin(module, f"local ({file.path})", "-", module)
         found.add(module)
@@ -137,25 +177,28 @@ def _found(file: RegistryFile) -> Iterator[Plugin]:
             yield Plugin(name, "?", "?", "", status="failed", error=error)
 
 
-def _load(manager: pluggy.PluginManager, plugin: Plugin, file: RegistryFile) -> Plugin:
-    if plugin.status == "failed":
-        return plugin
+def _load(manager: pluggy.PluginManager, plugin: Plugin, file: RegistryFile, taken: Mapping[str, str]) -> Plugin:
     local = plugin.target in file.local
     wanted = local or any(fnmatchcase(plugin.name, pattern) for pattern in file.enable)
     if not wanted or any(fnmatchcase(plugin.name, pattern) for pattern in file.disable):
         plugin.status = "disabled"
         return plugin
+    if plugin.status == "failed":
+        return plugin
     try:
-        module = importlib.import_module(plugin.target.partition(":")[0])
-        _check_api(module)
-        manager.register(module, name=f"{plugin.name} ({plugin.distribution})")
-        _check_hooks(manager, module)
-        plugin.offers = _call(manager, module)
+        if plugin.name in taken:
+            raise ConfigError(f"{taken[plugin.name]} has a plugin of this name already, which is used; remove one")
+        with redirect_stdout(sys.stderr):  # what a plugin prints is no part of a command's JSON
+            module = importlib.import_module(plugin.target.partition(":")[0])
+            _check_api(module)
+            manager.register(module, name=f"{plugin.name} ({plugin.distribution})")
+            _check_hooks(manager, module)
+            plugin.offers = _call(manager, module)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit too: a plugin must not end the program
         plugin.status = "failed"
-        plugin.error = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        plugin.error = _sentence(error)
     return plugin
 
 
