@@ -203,22 +203,16 @@ def _prompts(
 
 
 def _mask_prompts(network: Any, values: "np.ndarray", size: tuple[int, int]) -> "Prompts":
-    """A prompt for each value above 0 that was drawn, in the order of the values.
-
-    Cells hold the share of them that is covered, as in training; of a stroke too thin to fill half a cell, what it
-    touches.
-    """
+    """A prompt for each value above 0 that was drawn, in the order of the values, as in training."""
     import numpy as np
     import torch
 
-    from lamella_sam.prompting import mask_logits
+    from lamella_sam.prompting import logits_of_masks
     from lamella_sam.prompts import mask_prompts
 
     objects = [value for value in np.unique(values) if value > 0]
     masks = torch.stack([torch.from_numpy(values == value) for value in objects]).unsqueeze(0)
-    share = network.reduce(masks.float())
-    filled = (share > 0.5).flatten(2).any(2)[..., None, None]
-    return mask_prompts(mask_logits(torch.where(filled, share, network.touched(masks))), size)
+    return mask_prompts(logits_of_masks(masks, network), size)
 
 
 def _asked(network: Any, image: "torch.Tensor", prompts: "Prompts") -> "Found":

@@ -299,7 +299,8 @@ class Sesami(Trainer):
 
 def _whole(backbone: PromptableBackbone) -> Any:
     """The backbone, if it has all that prompts from labels need; raises `ConfigError`."""
-    missing = [name for name in ("masks", "reduce", "enlarge", "cell", "width") if not hasattr(backbone, name)]
+    needed = ("masks", "reduce", "touched", "enlarge", "cell", "width")
+    missing = [name for name in needed if not hasattr(backbone, name)]
     if missing:
         raise ConfigError(f"sesami needs a backbone like sam-nano or sam-vit-b; this one has no {missing[0]!r}")
     return backbone

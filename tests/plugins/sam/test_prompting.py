@@ -212,7 +212,20 @@ def test_every_type_is_given_as_often_as_the_mix_says(nano, batch):
     negative = prompts.labels[..., 2] == NEGATIVE
     assert abs(negative.float().mean() - 0.25) < 0.05
     assert torch.equal(doubt, pointed & ~negative)
-    assert (prompts.mask[masked] > 0).flatten(1).any(1).float().mean() > 0.8  # slivers may fill no cell by half
+    assert (prompts.mask[masked] > 0).flatten(1).any(1).all()  # nor is a sliver nowhere that fills no cell by half
+
+
+def test_a_partial_mask_that_fills_no_cell_by_half_is_given_by_the_cells_that_it_touches(nano):
+    """A line of one pixel, where a cell of the mask grid is two wide, beside an object that fills many cells."""
+    identity = torch.zeros(1, 64, 64, dtype=torch.int64)
+    identity[0, 20, 10:50], identity[0, 30:60, 10:50] = 1, 2
+    objects = all_objects(identity, streams(1), 2)
+    prompts, _ = given_prompts(objects, nano, streams(2), Mix(point=0, box=0, mask=1))
+    partial = partial_masks(objects, streams(2).child("partial"), Mix().least, Mix().most)
+    assert not (nano.reduce(partial.float())[0, 1] > 0.5).any()
+    assert torch.equal(prompts.mask[0, 0] > 0, nano.reduce(partial.float())[0, 0] > 0.5)
+    assert torch.equal(prompts.mask[0, 1] > 0, nano.touched(partial)[0, 1] > 0)
+    check_prompts(prompts)
 
 
 def test_prompts_depend_on_the_image_s_stream_alone(nano, batch):
