@@ -1,9 +1,11 @@
 """Rounds of the data engine: training on what was accepted, the locked images, and the gate."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from lamella.engine.experiment import check_experiment, read_experiment
 from lamella.engine.fit import fit
 from lamella.errors import DataError
@@ -130,6 +132,21 @@ def test_grey_level_is_that_of_the_locked_images_of_now(folder, run, monkeypatch
         assert folder.facts["zero_shot"]["figures"]["miou_pooled"] == pytest.approx(np.mean(ious), abs=0.02)
         assert list(folder.facts["zero_shot"]["locked"]) == ["im2", "im3"][:count]
         assert verdict.promoted is (count == 2)
+
+
+def test_the_gate_measures_in_the_precision_of_the_run(folder, run, tmp_path, monkeypatch):
+    folder.write_mask("im2", truth(2))
+    folder.accept("im2", by="test", lock=True)
+    half = shutil.copytree(run, tmp_path / "half")
+    file = half / "experiment.toml"
+    file.write_text(file.read_text().replace('precision = "no"', 'precision = "bf16"'))
+    cast = []
+    monkeypatch.setattr(
+        retrain, "evaluate", lambda *_, device, tile: cast.append(torch.is_autocast_enabled(device.type)) or {}
+    )
+    for measured in (run, half):
+        locked_figures(folder, measured)
+    assert cast == [False, True]
 
 
 def test_a_promoted_run_goes_with_the_folder(folder, tmp_path, monkeypatch):

@@ -161,7 +161,9 @@ def locked_figures(folder: AnnotationFolder, run: Path) -> dict[str, Any]:
     table = _table(folder, experiment, trainer, folder.of("locked"))
     accelerator = make_accelerator(experiment.fit.precision)
     trainer.to(accelerator.device)
-    figures = evaluate(trainer, table, modality, device=accelerator.device, tile=experiment.fit.tile_for(trainer))
+    tile = experiment.fit.tile_for(trainer)
+    with accelerator.autocast():
+        figures = evaluate(trainer, table, modality, device=accelerator.device, tile=tile)
     return json.loads(json_text(figures))
 
 
