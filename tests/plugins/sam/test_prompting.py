@@ -273,10 +273,13 @@ ONE = torch.ones(1, 1, 1, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        (point_prompts(torch.tensor([[[[70.0, 5.0]]]]), ONE, (64, 64)), r"0 of image 0: the point \(x 70, y 5\)"),
+        (point_prompts(torch.tensor([[[[70.0, 5.0]]]]), ONE, (64, 64)), r"^prompt 0: the point \(x 70, y 5\)"),
         (point_prompts(torch.tensor([[[[5.0, -3.0]]]]), ONE, (64, 64)), "lies outside of the image of 64×64"),
         (point_prompts(torch.tensor([[[[5.0, torch.nan]]]]), ONE, (64, 64)), "lies outside"),
         (box_prompts(torch.tensor([[[30.0, 5.0, 20.0, 9.0]]]), (64, 64)), "must read x0, y0, x1, y1"),
+        (box_prompts(torch.tensor([[[20.0, 5.0, 20.0, 9.0]]]), (64, 64)), r"box \[20.0, 5.0, 20.0, 9.0\] must read"),
+        (box_prompts(torch.tensor([[[20.0, 5.0, 30.0, 5.0]]]), (64, 64)), "with x0 < x1 and y0 < y1"),
+        (box_prompts(torch.tensor([[[0.0, 0.0, 9.0, 9.0]], [[9.0, 5.0, 2.0, 9.0]]]), (64, 64)), "0 of image 1: the"),
         (mask_prompts(torch.full((1, 1, 32, 32), -5.0), (64, 64)), "its mask is empty"),
         (point_prompts(torch.zeros(1, 0, 1, 2), ONE[:, :0], (64, 64)), "there is no prompt"),
         (point_prompts(torch.zeros(1, 1, 1, 2), ONE, (1, 64)), "1×64 pixels is too small"),
