@@ -173,11 +173,11 @@ def _drawn(marks: Path, image: "Input", reading: "Reading", size: tuple[int, int
     """The values of a file of marks, for an image of ``size`` without its data bar, if it has one."""
     values = reading.mask(marks, reading.micrograph(image.path, image.frame), image.frame)
     if values.ndim != 2:
-        raise LamellaError(f"{marks}: marks are grey or palette values, one for each object; this file has colours")
+        raise DataError(f"{marks}: marks are grey or palette values, one for each object; this file has colours")
     if values.shape != size:
-        raise LamellaError(f"{marks}: {values.shape[0]}×{values.shape[1]} pixels, its image has {size[0]}×{size[1]}")
+        raise DataError(f"{marks}: {values.shape[0]}×{values.shape[1]} pixels, its image has {size[0]}×{size[1]}")
     if not (values > 0).any():
-        raise LamellaError(f"{marks}: it marks no pixel; draw in each object, by a value above 0 of its own")
+        raise DataError(f"{marks}: it marks no pixel; draw in each object, by a value above 0 of its own")
     return values
 
 

@@ -215,8 +215,12 @@ def test_a_file_whose_name_cannot_be_printed_is_told_too(tmp_path):
     assert (done.returncode, done.stdout.count(r"not read: " + str(images) + r"/im\udcff.png")) == (0, 1), done.stderr
 
 
-def test_marks_that_cannot_be_read_leave_out_their_image(tmp_path, capsys):
-    images, marks = lot(tmp_path / "lot", damaged=0), lot(tmp_path / "marks", damaged=1)
+@pytest.mark.parametrize("spoiled", [None, (40, 50), (41, 50), (40, 50, 3)], ids=str)
+def test_marks_that_cannot_be_used_leave_out_their_image(tmp_path, capsys, spoiled):
+    """Cut off, blank, of another size, or in colours."""
+    images, marks = lot(tmp_path / "lot", damaged=0), lot(tmp_path / "marks", damaged=spoiled is None)
+    if spoiled is not None:
+        Image.fromarray(np.full(spoiled, len(spoiled) - 2, np.uint8)).save(marks / "im0.png")
     assert command(images, "--out", tmp_path / "out", "--weights", "none", "--mask", marks) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"not read: {marks / 'im0.png'}")
     assert len(list((tmp_path / "out").glob("*.instances.png"))) == 2
