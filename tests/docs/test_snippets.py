@@ -2,13 +2,16 @@
 
 import ast
 import re
+import shlex
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import pairwise
 from pathlib import Path
 
 import lamella.testing
 import pytest
 from lamella.cli.main import COMMANDS
+from lamella.engine.experiment import read_experiment
 from lamella.registry.hookspecs import KINDS
 from lamella.registry.registry import current
 
@@ -56,6 +59,22 @@ def test_what_is_copied_alone_knows_lamella(page):
             used = any(isinstance(node, ast.Name) and node.id == "lamella" for node in nodes)
             known = [one.name for node in nodes if isinstance(node, ast.Import) for one in node.names]
             assert not used or "lamella" in known, f"{page.name}, line {block.line}: import lamella"
+
+
+def changed_examples():
+    """(example file, its settings) of each `lamella train FILE --set …` on a page or in the head of an example."""
+    root = DOCS.parent
+    for page in [*sorted(DOCS.rglob("*.md")), *sorted((root / "examples").rglob("*.toml"))]:
+        for command in re.findall(r"lamella train (?:\\\n|[^`\n])+", page.read_text(encoding="utf-8")):
+            words = shlex.split(re.sub(r"\\\n#?", " ", command), comments=True)
+            settings = [after for word, after in pairwise(words) if word == "--set"]
+            if settings and (root / words[2]).is_file():
+                yield pytest.param(root / words[2], settings, id=f"{page.stem}: {settings[0]}")
+
+
+@pytest.mark.parametrize(("example", "settings"), list(changed_examples()))
+def test_settings_that_are_shown_are_those_of_the_example(example, settings):
+    assert read_experiment(example, settings).file.trainer
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -70,9 +70,10 @@ def classes_of(objects: Objects, label: Tensor) -> Tensor:
 class PromptedFigures:
     """Mean IoU over objects by type of prompt, and the segmentation that these answers make.
 
-    ``compute`` gives ``miou_point``, ``miou_box``, ``miou_mask`` (mean over all objects), and under ``prompted``
-    for each type ``miou``, ``miou_per_image``, ``recall`` (share of objects with IoU ≥ ½), ``objects``, and
-    ``classes``: the figures of the class map. Prompts are made from the labels with a fixed seed.
+    ``compute`` gives ``miou_point``, ``miou_box``, ``miou_mask`` (mean over the objects of `LEAST` pixels or more, of
+    an image with more than `MOST` the largest), and under ``prompted`` for each type ``miou``, ``miou_per_image``,
+    ``recall`` (share of objects with IoU ≥ ½), ``objects``, and ``classes``: the figures of the class map. Prompts are
+    made from the labels with a fixed seed.
     """
 
     def __init__(self, asker: Any, classes: Sequence[str]):

@@ -97,8 +97,8 @@ def asked_prompts(objects: Objects, streams: Streams, mix: Mix) -> Asked:
 def given_prompts(objects: Objects, backbone: SamBackbone, streams: Streams, mix: Mix) -> tuple[Prompts, Tensor]:
     """What `asked_prompts` draws as prompts of a network; and (B, Q) bool, which leave doubt (single points)."""
     asked = asked_prompts(objects, streams, mix)
-    logits = mask_logits(backbone.reduce(asked.partial.to(torch.float32)))
     height, width = objects.mask.shape[-2:]
+    logits = logits_of_masks(asked.partial, backbone)
     return Prompts(asked.points, asked.labels, (height, width), logits, asked.masked), asked.doubt
 
 
@@ -150,6 +150,16 @@ def partial_masks(objects: Objects, streams: Streams, least: float, most: float)
 def mask_logits(share: Tensor) -> Tensor:
     """Mask prompts (B, Q, h, w) from covered shares in [0, 1]: ±`MASK_LOGIT` where a cell is full or empty."""
     return MASK_LOGIT * (2.0 * share - 1.0)
+
+
+def logits_of_masks(mask: Tensor, backbone: SamBackbone) -> Tensor:
+    """Masks (B, Q, H, W) bool as mask prompts (B, Q, h, w): of each cell the share that is covered.
+
+    Of a mask too thin to cover more than half of any cell, the cells that it touches: by shares it would be nowhere.
+    """
+    share = backbone.reduce(mask.to(torch.float32))
+    filled = (share > 0.5).flatten(2).any(2)[..., None, None]
+    return mask_logits(torch.where(filled, share, backbone.touched(mask)))
 
 
 def corrected(

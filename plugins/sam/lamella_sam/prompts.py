@@ -89,9 +89,9 @@ def check_prompts(prompts: Prompts) -> None:
     x, y = torch.where(real, prompts.points, 0.0).unbind(-1)
     wrong = (x < -0.5) | (y < -0.5) | (x > width - 0.5) | (y > height - 0.5) | ~torch.isfinite(x + y)
     if bool(wrong.any()):
-        b, q, p = (int(i) for i in wrong.nonzero()[0])
+        (b, q, p), named = _first(wrong)
         raise DataError(
-            f"prompt {q} of image {b}: the point (x {float(x[b, q, p]):g}, y {float(y[b, q, p]):g}) "
+            f"{named}: the point (x {float(x[b, q, p]):g}, y {float(y[b, q, p]):g}) "
             f"lies outside of the image of {height}×{width} pixels (height × width)"
         )
     _check_boxes(prompts)
@@ -99,8 +99,7 @@ def check_prompts(prompts: Prompts) -> None:
         inside = (prompts.mask > 0).flatten(2).any(2)
         empty = ~inside if prompts.with_mask is None else ~inside & prompts.with_mask
         if bool(empty.any()):
-            b, q = (int(i) for i in empty.nonzero()[0])
-            raise DataError(f"prompt {q} of image {b}: its mask is empty, or smaller than half a cell of the mask grid")
+            raise DataError(f"{_first(empty)[1]}: its mask is empty, or smaller than half a cell of the mask grid")
 
 
 def _check_boxes(prompts: Prompts) -> None:
@@ -109,8 +108,14 @@ def _check_boxes(prompts: Prompts) -> None:
         return
     corner = torch.where(first.unsqueeze(-1), prompts.points, 0.0).sum(2)
     opposite = torch.where(second.unsqueeze(-1), prompts.points, 0.0).sum(2)
-    bad = first.any(2) & (opposite < corner).any(-1)
+    bad = first.any(2) & (opposite <= corner).any(-1)
     if bool(bad.any()):
-        b, q = (int(i) for i in bad.nonzero()[0])
+        (b, q), named = _first(bad)
         box = [round(float(v), 1) for v in (*corner[b, q], *opposite[b, q])]
-        raise DataError(f"prompt {q} of image {b}: the box {box} must read x0, y0, x1, y1 with x0 ≤ x1 and y0 ≤ y1")
+        raise DataError(f"{named}: the box {box} must read x0, y0, x1, y1 with x0 < x1 and y0 < y1")
+
+
+def _first(wrong: Tensor) -> tuple[list[int], str]:
+    """Where the first wrong one of (B, Q, …) bool is, and what a sentence calls its prompt."""
+    place = wrong.nonzero()[0].tolist()
+    return place, f"prompt {place[1]}" + (f" of image {place[0]}" if len(wrong) > 1 else "")

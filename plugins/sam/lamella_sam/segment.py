@@ -58,7 +58,7 @@ def ask(backbone: "SamBackbone", embedding: Tensor, prompts: Prompts) -> Found:
     """The objects that prompts ask for, on the embedding (1, C, g, g) of one image.
 
     Raises:
-        DataError: prompts outside of the image, boxes the wrong way round, empty masks.
+        DataError: prompts outside of the image, boxes the wrong way round or without area, empty masks.
     """
     check_prompts(prompts)
     logits, iou = backbone.masks(embedding, prompts)

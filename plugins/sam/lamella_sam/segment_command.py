@@ -1,6 +1,6 @@
 """``lamella segment``: objects of images by prompts, or all of them."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,20 +66,25 @@ def segment(
     device = make_accelerator("no").device
     network.to(device)
     files = with_frames(named, reading)
-    marks, failed = {} if mask is None else _marks(mask, files), list[str]()
-    for name, image, drawn in _read(files, modality, reading, marks, failed):
+    marks = {} if mask is None else _marks(mask, files)
+
+    def one(name: str, file: "Input") -> None:
+        image, drawn = _read(name, file, modality, reading, marks.get(name))
         prompts = _prompts(network, image, points, boxes, drawn)
         if prompts is None:
             found = everything(network, image.to(device), **search)
         else:
+            _check(prompts, file.path)
             found = _asked(network, image.to(device), send_to_device(prompts, device))
         ids = found.instances().cpu().numpy()
         _write(ids, modality.picture(image[0]), out, name)
         _tell(found, ids, _words(point or [], box or [], drawn), out, name)
+
+    failed = _each(files, one)
     if failed:
         print(f"{len(files) - len(failed)} of {len(files)} segmented into {out}")
     for reason in failed:
-        print(f"not read: {reason}")
+        print(f"not segmented: {reason}")
 
 
 def _network(
@@ -143,41 +148,60 @@ def _marks(given: Path, images: Collection[str]) -> dict[str, Path]:
     return files
 
 
-def _read(
-    files: Mapping[str, "Input"], modality: Any, reading: "Reading", marks: Mapping[str, Path], failed: list[str]
-) -> Iterator[tuple[str, "torch.Tensor", "np.ndarray | None"]]:
-    """Each image that can be read, and what is drawn in it; what is wrong with the others is told and noted.
+def _each(files: Mapping[str, "Input"], one: Callable[[str, "Input"], None]) -> list[str]:
+    """Do ``one`` with each image; what is wrong with some is told and returned, and the others are done.
 
     Raises:
-        DataError: the only image cannot be read, or none of several.
+        DataError: the only image cannot be segmented, or none of several.
     """
     from lamella.data.formats.files import readable
-    from lamella.engine.inputs import read_sample
 
+    failed = []
     for name, file in files.items():
         try:
-            image = modality.collate([read_sample(name, file, reading)]).image
-            drawn = _drawn(marks[name], file, reading, (image.shape[-2], image.shape[-1])) if marks else None
+            one(name, file)
         except DataError as error:
             if len(files) == 1:
                 raise
-            typer.echo(f"not read: {error}", err=True)
+            typer.echo(f"not segmented: {error}", err=True)
             failed.append(readable(str(error)))
-            continue
-        yield name, image, drawn
     if len(failed) == len(files):
-        raise DataError(f"none of the {len(files)} images can be read; see above what is wrong with each")
+        raise DataError(f"none of the {len(files)} images can be segmented; see above what is wrong with each")
+    return failed
+
+
+def _read(
+    name: str, file: "Input", modality: Any, reading: "Reading", marks: Path | None
+) -> tuple["torch.Tensor", "np.ndarray | None"]:
+    """An image, and what is drawn in it; raises `DataError`."""
+    from lamella.engine.inputs import read_sample
+
+    image = modality.collate([read_sample(name, file, reading)]).image
+    size = (image.shape[-2], image.shape[-1])
+    if min(size) < 2:
+        raise DataError(f"{file.path}: {size[0]}×{size[1]} pixels are too few to segment; an image needs 2×2 at least")
+    return image, None if marks is None else _drawn(marks, file, reading, size)
+
+
+def _check(prompts: "Prompts", image: Path) -> None:
+    """Refuse prompts that the image has no place for, by its name."""
+    from lamella_sam.prompts import check_prompts
+
+    try:
+        check_prompts(prompts)
+    except DataError as error:
+        raise DataError(f"{image}: {error}") from None
 
 
 def _drawn(marks: Path, image: "Input", reading: "Reading", size: tuple[int, int]) -> "np.ndarray":
     """The values of a file of marks, for an image of ``size`` without its data bar, if it has one."""
     values = reading.mask(marks, reading.micrograph(image.path, image.frame), image.frame)
     if values.ndim != 2:
-        raise LamellaError(f"{marks}: marks are grey or palette values, one for each object; this file has colours")
+        raise DataError(f"{marks}: marks are grey or palette values, one for each object; this file has colours")
     if values.shape != size:
-        raise LamellaError(f"{marks}: {values.shape[0]}×{values.shape[1]} pixels, its image has {size[0]}×{size[1]}")
+        raise DataError(f"{marks}: {values.shape[0]}×{values.shape[1]} pixels, its image has {size[0]}×{size[1]}")
     if not (values > 0).any():
-        raise LamellaError(f"{marks}: it marks no pixel; draw in each object, by a value above 0 of its own")
+        raise DataError(f"{marks}: it marks no pixel; draw in each object, by a value above 0 of its own")
     return values
 
 
@@ -203,22 +227,16 @@ def _prompts(
 
 
 def _mask_prompts(network: Any, values: "np.ndarray", size: tuple[int, int]) -> "Prompts":
-    """A prompt for each value above 0 that was drawn, in the order of the values.
-
-    Cells hold the share of them that is covered, as in training; of a stroke too thin to fill half a cell, what it
-    touches.
-    """
+    """A prompt for each value above 0 that was drawn, in the order of the values, as in training."""
     import numpy as np
     import torch
 
-    from lamella_sam.prompting import mask_logits
+    from lamella_sam.prompting import logits_of_masks
     from lamella_sam.prompts import mask_prompts
 
     objects = [value for value in np.unique(values) if value > 0]
     masks = torch.stack([torch.from_numpy(values == value) for value in objects]).unsqueeze(0)
-    share = network.reduce(masks.float())
-    filled = (share > 0.5).flatten(2).any(2)[..., None, None]
-    return mask_prompts(mask_logits(torch.where(filled, share, network.touched(masks))), size)
+    return mask_prompts(logits_of_masks(masks, network), size)
 
 
 def _asked(network: Any, image: "torch.Tensor", prompts: "Prompts") -> "Found":

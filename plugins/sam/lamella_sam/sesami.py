@@ -197,9 +197,7 @@ class Sesami(Trainer):
     def _masks(self, embedding: Tensor, batch: Batch, identity: Tensor, step: Step) -> dict[str, Tensor]:
         """The rounds: a prompt for every object, then clicks where the mask is wrong."""
         streams = step.streams(batch, "prompts")
-        objects = drawn_objects(identity, streams.child("objects"), self.prompts, evenness=self.evenness)
-        target = self.backbone.reduce(objects.mask.to(torch.float32))
-        weight = self.backbone.reduce(_trust(batch).unsqueeze(1)) * objects.there[..., None, None]
+        objects, target, weight = self._drawn(batch, identity, step)
         prompts, doubt = given_prompts(objects, self.backbone, streams.child("given"), self.mix)
         cell = self.backbone.cell(prompts.size)
         logits, iou = self.backbone.masks(embedding, prompts)
@@ -214,6 +212,18 @@ class Sesami(Trainer):
             rounds.append(losses)
         out = {name: step.mean(torch.stack([r[name] for r in rounds]).mean()) for name in ("focal", "dice", "iou")}
         return {**out, "miou_first": step.mean(first, "miou_first"), "miou_last": step.mean(last, "miou_last")}
+
+    def _drawn(self, batch: Batch, identity: Tensor, step: Step) -> tuple[Objects, Tensor, Tensor]:
+        """Objects to ask for, the share of each cell that they cover, and how far each cell counts, (B, Q, h, w).
+
+        An object that fills no cell by half counts as not there: no mask is right for it but an empty one.
+        """
+        streams = step.streams(batch, "prompts").child("objects")
+        objects = drawn_objects(identity, streams, self.prompts, evenness=self.evenness)
+        target = self.backbone.reduce(objects.mask.to(torch.float32))
+        trust = self.backbone.reduce(_trust(batch).unsqueeze(1))
+        there = objects.there & ((target >= 0.5) & (trust > 0)).flatten(2).any(2)
+        return objects._replace(there=there), target, trust * there[..., None, None]
 
     def _classes(self, embedding: Tensor, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Cross-entropy and Dice of the class map that the class tokens ask for."""
@@ -246,12 +256,12 @@ class Sesami(Trainer):
         return identities(batch, self.objects, background=self.background)
 
     def counts(self, batches: Mapping[str, Batch], step: Step) -> dict[str, Tensor]:
-        """What the means are divided by, which depends on labels and trust alone."""
+        """What the means are divided by, which depends on labels, trust and the objects that are drawn alone."""
         batch = self._perturbed(batches["labelled"], step)
         assert batch.label is not None
         identity, trust = self.identity(batch), _trust(batch)
         nothing = batch.image.new_zeros(()).expand(len(batch.label), len(self.class_names), *batch.label.shape[1:])
-        asked = self.prompts * (identity.flatten(1) > 0).any(1).sum()
+        asked = self._drawn(batch, identity, step)[0].there.sum()
         counts = {"ce": trust.sum(), "class_dice": class_dice(nothing, batch.label, trust).count}
         if self.weights["affinity"] > 0:
             same, other = pairs(self.backbone.numbers(identity), self.backbone.patch)
@@ -299,7 +309,8 @@ class Sesami(Trainer):
 
 def _whole(backbone: PromptableBackbone) -> Any:
     """The backbone, if it has all that prompts from labels need; raises `ConfigError`."""
-    missing = [name for name in ("masks", "reduce", "enlarge", "cell", "width") if not hasattr(backbone, name)]
+    needed = ("masks", "reduce", "touched", "enlarge", "cell", "width")
+    missing = [name for name in needed if not hasattr(backbone, name)]
     if missing:
         raise ConfigError(f"sesami needs a backbone like sam-nano or sam-vit-b; this one has no {missing[0]!r}")
     return backbone

@@ -50,6 +50,19 @@ def test_a_folder_with_files_of_the_user_where_its_own_would_lie_is_refused_unto
     assert list(AnnotationFolder.create(tmp_path / "work", given, CLASSES).entries) == ["a"]
 
 
+def test_a_mask_has_room_for_255_classes(tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "a.png")
+    names = [f"c{number}" for number in range(256)]
+    with pytest.raises(ConfigError, match="256 classes: a mask tells 255 at most"):
+        AnnotationFolder.create(tmp_path / "work", [tmp_path / "a.png"], names)
+    assert not (tmp_path / "work").exists()
+    folder = AnnotationFolder.create(tmp_path / "work", [tmp_path / "a.png"], names[:255])
+    label = np.full((48, 64), 254, np.uint8)
+    label[0] = 255
+    folder.write_mask("a", label)
+    assert np.array_equal(folder.mask("a"), label)
+
+
 def test_nothing_is_written_before_every_image_is_read(tmp_path):
     (tmp_path / "raw").mkdir()
     Image.fromarray(picture(0)).save(tmp_path / "raw" / "a.png")

@@ -1,9 +1,11 @@
 """Rounds of the data engine: training on what was accepted, the locked images, and the gate."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from lamella.engine.experiment import check_experiment, read_experiment
 from lamella.engine.fit import fit
 from lamella.errors import DataError
@@ -116,17 +118,35 @@ def test_a_locked_image_is_learned_from_where_somebody_says_so_alone(folder, cap
     assert AnnotationFolder(folder.path).entry("im0").status == "accepted"
 
 
-def test_grey_level_is_that_of_the_locked_images_of_now(folder, tmp_path, monkeypatch):
-    scores(monkeypatch, round_1={"im0": 0.5}, round_2={"im0": 0.5, "im1": 0.5})
-    for number in (1, 2):
-        folder.write_mask(f"im{number - 1}", truth(0))
-        folder.accept(f"im{number - 1}", by="test", lock=True)
-        run = tmp_path / f"round-{number}"
-        run.mkdir()
-        results = {"sets": {"test": {"grey_level": {"miou_pooled": 0.6 / number}}}}
-        (run / "results.json").write_text(json.dumps(results))
-        folder.facts.setdefault("zero_shot", {"figures": {}})
-        assert promote(folder, run).promoted is (number == 2)
+def test_grey_level_is_that_of_the_locked_images_of_now(folder, run, monkeypatch):
+    """Grey values tell the mask of the first locked image, and not that of the second, which is upside down."""
+    scores(monkeypatch, run={"im2": 0.9, "im3": 0.9})
+    said, true = [truth(2), truth(3)], [truth(2), truth(3)[::-1]]
+    for count in (1, 2):
+        name = f"im{count + 1}"
+        folder.write_mask(name, true[count - 1])
+        folder.accept(name, by="test", lock=True)
+        verdict = promote(folder, run)
+        found, wanted = np.stack(said[:count]), np.stack(true[:count])
+        ious = [((found == k) & (wanted == k)).sum() / ((found == k) | (wanted == k)).sum() for k in range(3)]
+        assert folder.facts["zero_shot"]["figures"]["miou_pooled"] == pytest.approx(np.mean(ious), abs=0.02)
+        assert list(folder.facts["zero_shot"]["locked"]) == ["im2", "im3"][:count]
+        assert verdict.promoted is (count == 2)
+
+
+def test_the_gate_measures_in_the_precision_of_the_run(folder, run, tmp_path, monkeypatch):
+    folder.write_mask("im2", truth(2))
+    folder.accept("im2", by="test", lock=True)
+    half = shutil.copytree(run, tmp_path / "half")
+    file = half / "experiment.toml"
+    file.write_text(file.read_text().replace('precision = "no"', 'precision = "bf16"'))
+    cast = []
+    monkeypatch.setattr(
+        retrain, "evaluate", lambda *_, device, tile: cast.append(torch.is_autocast_enabled(device.type)) or {}
+    )
+    for measured in (run, half):
+        locked_figures(folder, measured)
+    assert cast == [False, True]
 
 
 def test_a_promoted_run_goes_with_the_folder(folder, tmp_path, monkeypatch):

@@ -212,7 +212,20 @@ def test_every_type_is_given_as_often_as_the_mix_says(nano, batch):
     negative = prompts.labels[..., 2] == NEGATIVE
     assert abs(negative.float().mean() - 0.25) < 0.05
     assert torch.equal(doubt, pointed & ~negative)
-    assert (prompts.mask[masked] > 0).flatten(1).any(1).float().mean() > 0.8  # slivers may fill no cell by half
+    assert (prompts.mask[masked] > 0).flatten(1).any(1).all()  # nor is a sliver nowhere that fills no cell by half
+
+
+def test_a_partial_mask_that_fills_no_cell_by_half_is_given_by_the_cells_that_it_touches(nano):
+    """A line of one pixel, where a cell of the mask grid is two wide, beside an object that fills many cells."""
+    identity = torch.zeros(1, 64, 64, dtype=torch.int64)
+    identity[0, 20, 10:50], identity[0, 30:60, 10:50] = 1, 2
+    objects = all_objects(identity, streams(1), 2)
+    prompts, _ = given_prompts(objects, nano, streams(2), Mix(point=0, box=0, mask=1))
+    partial = partial_masks(objects, streams(2).child("partial"), Mix().least, Mix().most)
+    assert not (nano.reduce(partial.float())[0, 1] > 0.5).any()
+    assert torch.equal(prompts.mask[0, 0] > 0, nano.reduce(partial.float())[0, 0] > 0.5)
+    assert torch.equal(prompts.mask[0, 1] > 0, nano.touched(partial)[0, 1] > 0)
+    check_prompts(prompts)
 
 
 def test_prompts_depend_on_the_image_s_stream_alone(nano, batch):
@@ -260,10 +273,13 @@ ONE = torch.ones(1, 1, 1, dtype=torch.int64)
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        (point_prompts(torch.tensor([[[[70.0, 5.0]]]]), ONE, (64, 64)), r"0 of image 0: the point \(x 70, y 5\)"),
+        (point_prompts(torch.tensor([[[[70.0, 5.0]]]]), ONE, (64, 64)), r"^prompt 0: the point \(x 70, y 5\)"),
         (point_prompts(torch.tensor([[[[5.0, -3.0]]]]), ONE, (64, 64)), "lies outside of the image of 64×64"),
         (point_prompts(torch.tensor([[[[5.0, torch.nan]]]]), ONE, (64, 64)), "lies outside"),
         (box_prompts(torch.tensor([[[30.0, 5.0, 20.0, 9.0]]]), (64, 64)), "must read x0, y0, x1, y1"),
+        (box_prompts(torch.tensor([[[20.0, 5.0, 20.0, 9.0]]]), (64, 64)), r"box \[20.0, 5.0, 20.0, 9.0\] must read"),
+        (box_prompts(torch.tensor([[[20.0, 5.0, 30.0, 5.0]]]), (64, 64)), "with x0 < x1 and y0 < y1"),
+        (box_prompts(torch.tensor([[[0.0, 0.0, 9.0, 9.0]], [[9.0, 5.0, 2.0, 9.0]]]), (64, 64)), "0 of image 1: the"),
         (mask_prompts(torch.full((1, 1, 32, 32), -5.0), (64, 64)), "its mask is empty"),
         (point_prompts(torch.zeros(1, 0, 1, 2), ONE[:, :0], (64, 64)), "there is no prompt"),
         (point_prompts(torch.zeros(1, 1, 1, 2), ONE, (1, 64)), "1×64 pixels is too small"),

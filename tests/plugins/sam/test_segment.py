@@ -188,7 +188,7 @@ def test_files_that_cannot_be_read_are_told_and_the_others_are_done(tmp_path, ca
     assert command(images, "--out", out, "--weights", "none", "--box", "5,5,30,30") == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()
-    assert lines[-2] == f"2 of 3 segmented into {out}" and lines[-1].startswith(f"not read: {images / 'im0.png'}")
+    assert lines[-2] == f"2 of 3 segmented into {out}" and lines[-1].startswith(f"not segmented: {images / 'im0.png'}")
     assert said.err == lines[-1] + "\n"
     assert {path.name for path in out.glob("*.instances.png")} == {"im1.instances.png", "im2.instances.png"}
 
@@ -201,8 +201,8 @@ def test_where_nothing_can_be_read_the_command_fails(tmp_path, capsys, damaged, 
     if damaged == 1:
         assert len(lines) == 1 and lines[0].startswith(f"lamella: {images / 'im0.png'}")
     else:
-        assert [line.startswith("not read: ") for line in lines] == [True, True, True, False]
-        assert lines[3].startswith("lamella: none of the 3 images can be read")
+        assert [line.startswith("not segmented: ") for line in lines] == [True, True, True, False]
+        assert lines[3].startswith("lamella: none of the 3 images can be segmented")
     assert not out.exists()
 
 
@@ -212,14 +212,43 @@ def test_a_file_whose_name_cannot_be_printed_is_told_too(tmp_path):
     (images / "im0.png").rename(images / os.fsdecode(b"im\xff.png"))
     words = ["segment", images, "--out", tmp_path / "out", "--weights", "none", "--box", "5,5,30,30"]
     done = subprocess.run([sys.executable, "-m", "lamella", *words], capture_output=True, text=True)
-    assert (done.returncode, done.stdout.count(r"not read: " + str(images) + r"/im\udcff.png")) == (0, 1), done.stderr
+    told = r"not segmented: " + str(images) + r"/im\udcff.png"
+    assert (done.returncode, done.stdout.count(told)) == (0, 1), done.stderr
 
 
-def test_marks_that_cannot_be_read_leave_out_their_image(tmp_path, capsys):
-    images, marks = lot(tmp_path / "lot", damaged=0), lot(tmp_path / "marks", damaged=1)
+@pytest.mark.parametrize("spoiled", [None, (40, 50), (41, 50), (40, 50, 3)], ids=str)
+def test_marks_that_cannot_be_used_leave_out_their_image(tmp_path, capsys, spoiled):
+    """Cut off, blank, of another size, or in colours."""
+    images, marks = lot(tmp_path / "lot", damaged=0), lot(tmp_path / "marks", damaged=spoiled is None)
+    if spoiled is not None:
+        Image.fromarray(np.full(spoiled, len(spoiled) - 2, np.uint8)).save(marks / "im0.png")
     assert command(images, "--out", tmp_path / "out", "--weights", "none", "--mask", marks) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"not read: {marks / 'im0.png'}")
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"not segmented: {marks / 'im0.png'}")
     assert len(list((tmp_path / "out").glob("*.instances.png"))) == 2
+
+
+def test_an_image_that_a_prompt_lies_outside_of_is_named_and_the_others_are_done(tmp_path, capsys):
+    images, out = lot(tmp_path / "lot", damaged=0), tmp_path / "out"
+    Image.fromarray(np.zeros((20, 50), np.uint8)).save(images / "im1.png")
+    assert command(images, "--out", out, "--weights", "none", "--point", "5,30") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2] == f"2 of 3 segmented into {out}"
+    assert lines[-1].startswith(f"not segmented: {images / 'im1.png'}: prompt 0: the point (x 5, y 30) lies outside")
+    assert {path.name for path in out.glob("*.instances.png")} == {"im0.instances.png", "im2.instances.png"}
+    assert command(images / "im1.png", "--out", out, "--weights", "none", "--point", "5,30") == 2
+    assert capsys.readouterr().err.startswith(f"lamella: {images / 'im1.png'}: prompt 0: the point (x 5, y 30)")
+
+
+@pytest.mark.parametrize("words", [["--grid", 2], ["--box", "5,0,9,1"]], ids=["everything", "a box"])
+def test_an_image_of_one_row_is_named_and_the_others_are_done(tmp_path, capsys, words):
+    images, out = lot(tmp_path / "lot", damaged=0), tmp_path / "out"
+    Image.fromarray(np.arange(50, dtype=np.uint8).reshape(1, 50)).save(images / "im1.png")
+    assert command(images, "--out", out, "--weights", "none", *words) == 0
+    told = f"{images / 'im1.png'}: 1×50 pixels are too few to segment; an image needs 2×2 at least\n"
+    assert capsys.readouterr().out.endswith(f"not segmented: {told}")
+    assert len(list(out.glob("*.instances.png"))) == 2
+    assert command(images / "im1.png", "--out", out, "--weights", "none", *words) == 2
+    assert capsys.readouterr().err == f"lamella: {told}"
 
 
 def test_nothing_is_segmented_into_the_folder_of_the_images(tmp_path, capsys):

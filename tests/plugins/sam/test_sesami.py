@@ -155,6 +155,24 @@ def test_the_iou_of_objects_does_not_count_images_without_any():
         assert both[name].item() == pytest.approx(alone[name].item(), rel=1e-4) and alone[name] > 0
 
 
+def test_an_object_that_fills_no_cell_by_half_counts_as_not_there():
+    """A line of one pixel, where a cell of the mask grid is four wide; beside it an image with a broad object."""
+    label = torch.zeros(2, 256, 256, dtype=torch.int64)
+    label[0, 101, 20:200], label[1, 80:140, 20:200] = 1, 1
+    both = Batch.of(label.float().unsqueeze(1), label=label, key=torch.tensor([5, 6]))
+    trainer = build(background="a", semantic="none", answer="box")
+    thin, broad, found = (
+        (trainer.counts({"labelled": batch}, STEP)["miou_first"], trainer({"labelled": batch}, STEP))
+        for batch in (both.select(slice(0, 1)), both.select(slice(1, 2)), both)
+    )
+    assert [count.item() for count, _ in (thin, broad, found)] == [0, 3, 3]
+    for name in ("focal", "dice", "iou"):
+        assert thin[1][name].item() == 0 < broad[1][name].item()
+        assert found[1][name].item() == pytest.approx(broad[1][name].item() / 2, rel=1e-4)  # the mean of two images
+    for name in ("miou_first", "miou_last"):
+        assert found[1][name].item() == pytest.approx(broad[1][name].item(), rel=1e-4)
+
+
 def test_lora_trains_adapters_and_class_tokens_and_nothing_else():
     trainer = build()
     learning = {name for name, p in trainer.named_parameters() if p.requires_grad}

@@ -75,13 +75,15 @@ class AnnotationFolder:
 
         Raises:
             ConfigError: a folder that is there already, images that lie where it keeps its own, files of others there,
-                or classes of which one is empty or named twice.
+                classes of which one is empty or named twice, or more than 255 of them.
             DataError: an image that cannot be read, or has too few pixels.
         """
         if (path / "annotate.json").exists():
             raise ConfigError(f"{path}: an annotation folder is there already")
         if len(classes) < 2 or len(set(classes)) < len(classes) or "" in classes:
             raise ConfigError(f"classes {', '.join(classes) or 'none'}: name two or more, none twice and none empty")
+        if len(classes) > IGNORE:
+            raise ConfigError(f"{len(classes)} classes: a mask tells {IGNORE} at most (0 to 254; 255 is unlabelled)")
         found = find_images(images)
         own = [(path / part).resolve() for part in _PARTS]
         for image in found.values():

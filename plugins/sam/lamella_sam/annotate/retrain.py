@@ -2,13 +2,16 @@
 
 import glob
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lamella import Trainer
+from lamella.data.samples import SampleTable
+from lamella.engine.baseline import grey_level_baseline, grey_likelihood
 from lamella.engine.evaluate import evaluate
-from lamella.engine.experiment import check_experiment
+from lamella.engine.experiment import Experiment, check_experiment
 from lamella.engine.fit import fit
 from lamella.engine.run import new_folder, run_experiment
 from lamella.engine.session import make_accelerator
@@ -16,7 +19,7 @@ from lamella.engine.whole import json_text
 from lamella.errors import ConfigError
 from lamella.registry.tomlfile import read_toml
 
-from lamella_sam.annotate.folder import AnnotationFolder
+from lamella_sam.annotate.folder import AnnotationFolder, Entry
 from lamella_sam.annotate.gate import Verdict, judge
 from lamella_sam.annotate.suggest import open_for, refuse_prompted
 
@@ -54,7 +57,7 @@ def retrain(
     except KeyboardInterrupt:
         tell(f"then judge it: lamella annotate retrain {folder.path} --judge {run}")
         raise
-    return run, _judged(folder, run, learned)
+    return run, promote(folder, run, learned)
 
 
 def judge_run(folder: AnnotationFolder, run: Path, *, zero_shot: Path | None = None) -> Verdict:
@@ -72,7 +75,7 @@ def judge_run(folder: AnnotationFolder, run: Path, *, zero_shot: Path | None = N
     if folder.note(run) in [entry["run"] for entry in folder.facts["rounds"]]:
         raise ConfigError(f"{run}: it was judged already; {folder.path / 'annotate.json'} says how")
     _measure_first(folder, zero_shot)
-    return _judged(folder, run, [names[pattern] for pattern in patterns])
+    return promote(folder, run, [names[pattern] for pattern in patterns])
 
 
 def _measure_first(folder: AnnotationFolder, zero_shot: Path | None) -> None:
@@ -81,12 +84,6 @@ def _measure_first(folder: AnnotationFolder, zero_shot: Path | None) -> None:
         folder.facts["zero_shot"] = {"run": folder.note(zero_shot), **_measured(folder, zero_shot)}
     _measure_again(folder)
     folder.save()
-
-
-def _judged(folder: AnnotationFolder, run: Path, learned: list[str]) -> Verdict:
-    if "zero_shot" not in folder.facts:
-        folder.facts["zero_shot"] = _grey_level(folder, run)
-    return promote(folder, run, learned)
 
 
 def promote(folder: AnnotationFolder, run: Path, learned: list[str] | None = None) -> Verdict:
@@ -98,8 +95,8 @@ def promote(folder: AnnotationFolder, run: Path, learned: list[str] | None = Non
     """
     learned = [entry.name for entry in folder.of("accepted")] if learned is None else learned
     _measure_again(folder)
-    if not _of_now(folder, folder.facts["zero_shot"]):
-        folder.facts["zero_shot"] = _grey_level(folder, run)
+    if not _of_now(folder, folder.facts.get("zero_shot", {})):
+        folder.facts["zero_shot"] = _grey_level(folder, run, learned)
     measured = _measured(folder, run)
     first = folder.facts["zero_shot"]
     others = {first.get("name", "zero-shot"): first["figures"]}
@@ -145,28 +142,38 @@ def _of_now(folder: AnnotationFolder, noted: Mapping[str, Any]) -> bool:
     return noted.get("locked") == _locked(folder)
 
 
-def _grey_level(folder: AnnotationFolder, run: Path) -> dict[str, Any]:
+def _grey_level(folder: AnnotationFolder, run: Path, learned: list[str]) -> dict[str, Any]:
     """What stands in the place of a zero-shot run: grey value alone, learned from the images that a run learned from.
 
-    Its figures are those of the run's test set, the locked images that the folder had when it was trained.
+    Its figures are of the locked images of now, which need not be those of the run's test set.
     """
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    figures = {**results["sets"]["test"]["grey_level"], "iou": {}}
-    return {"name": "grey level alone", "figures": figures, "locked": _locked(folder)}
+    experiment, trainer, modality = open_for(run, folder.classes)
+    shown = _table(folder, experiment, trainer, [folder.entry(name) for name in learned])
+    likelihood = grey_likelihood(shown, modality, len(folder.classes))
+    locked = _table(folder, experiment, trainer, folder.of("locked"))
+    figures = json.loads(json_text(grey_level_baseline(likelihood, locked, modality, folder.classes)))
+    return {"name": "grey level alone", "figures": {**figures, "iou": {}}, "locked": _locked(folder)}
 
 
 def locked_figures(folder: AnnotationFolder, run: Path) -> dict[str, Any]:
     """A run's figures on the locked set; those that JSON can hold. `ConfigError` for a run that tells other classes."""
     experiment, trainer, modality = open_for(run, folder.classes)
+    table = _table(folder, experiment, trainer, folder.of("locked"))
+    accelerator = make_accelerator(experiment.fit.precision)
+    trainer.to(accelerator.device)
+    tile = experiment.fit.tile_for(trainer)
+    with accelerator.autocast():
+        figures = evaluate(trainer, table, modality, device=accelerator.device, tile=tile)
+    return json.loads(json_text(figures))
+
+
+def _table(folder: AnnotationFolder, experiment: Experiment, trainer: Trainer, entries: Iterable[Entry]) -> SampleTable:
+    """Images of the folder with their masks, read as the images that a run learned from."""
     tables = experiment.file.model_dump(exclude_none=True)
     first = [tables["data"][role] for role in type(trainer).roles if role in tables["data"]]
     reading = _reading(first[0] if first else None)
-    tables["data"] = {"labelled": {**folder.source(folder.of("locked")), **reading}}
-    table = check_experiment(tables, name="locked", folder=folder.path).open("labelled")
-    accelerator = make_accelerator(experiment.fit.precision)
-    trainer.to(accelerator.device)
-    figures = evaluate(trainer, table, modality, device=accelerator.device, tile=experiment.fit.tile_for(trainer))
-    return json.loads(json_text(figures))
+    tables["data"] = {"labelled": {**folder.source(entries), **reading}}
+    return check_experiment(tables, name="locked", folder=folder.path).open("labelled")
 
 
 def _tables(folder: AnnotationFolder, template: Path) -> dict[str, Any]:
