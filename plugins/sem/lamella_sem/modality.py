@@ -23,7 +23,7 @@ class SemModality:
     A sample holds its magnifications along the last axis: named by its source, or else high first. One that lacks a
     magnification gives a black image with ``present`` 0, which trainers leave out. ``meta`` carries ``present`` (1 or
     0) and ``die``, a number that is the same for defects of one die (or of whatever group ``same`` names) and is the
-    sample's own where the source names no such group; and ``alike``, likewise of the group that ``alike`` names (one
+    sample's own where the source names no such group (null, say); and ``alike``, likewise of the group that ``alike`` names (one
     pattern), and −1 where there is none. The pixel size of each magnification is read from the columns
     ``high_nm`` and ``low_nm`` where there are any.
 

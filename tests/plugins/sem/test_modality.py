@@ -2,6 +2,7 @@
 
 import math
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -75,6 +76,22 @@ def test_defects_of_one_die_share_a_number_and_others_have_their_own():
     assert dies.dtype == torch.int64 and dies[0] == dies[2] and len(set(dies.tolist())) == 4
     by_wafer = SemModality(same="wafer").collate([sample(pair(), key=9, groups={"die": "a"})])
     assert by_wafer["low"].meta["die"].tolist() == [9]
+
+
+def test_defects_whose_die_and_pattern_no_one_knows_are_of_no_group(tmp_path):
+    kinds = {"image": datasets.Image(), **dict.fromkeys(("die", "pattern", "name"), datasets.Value("string"))}
+    black = Image.fromarray(np.zeros((6, 8), np.uint8))
+    rows = [{"image": black, "die": die, "pattern": None, "name": f"p{i}"} for i, die in enumerate([None, None, "D1"])]
+    datasets.Dataset.from_list(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "set.parquet")
+    for name in ("1-a_H", "2-a_H"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        black.save(tmp_path / "set" / f"{name}.png")
+    files = {"source": "set", "images": {"high": "*_H.png"}, "group": r"^(?P<die>X\d+)?"}
+    for config in ({"source": "set.parquet"}, files):
+        table = open_source(SourceConfig(**config), current(), "[data.x]", folder=tmp_path)
+        meta = SemModality().collate([table.read(i) for i in range(len(table))])["high"].meta
+        assert len(set(meta["die"].tolist())) == len(table)
+        assert set(meta["alike"].tolist()) == {-1}
 
 
 def test_each_magnification_has_its_pixel_size():
