@@ -68,6 +68,18 @@ def test_an_encoder_starts_from_a_run_of_either_trainer(runs):
     assert not same(encoder_of(runs["pre"]), encoder_of(runs["cls"]))
 
 
+def test_weights_of_an_encoder_with_other_heads_are_refused_where_it_is_known(runs, tmp_path):
+    export(runs["pre"], tmp_path, onnx=False)
+    other = {**{key: value for key, value in SMALL.items() if key != "name"}, "heads": 3, "channels": 1}
+    for weights, run in ((runs["pre"], "pre"), (runs["cls"], "cls"), (tmp_path / "model.safetensors", "pre")):
+        with pytest.raises(ContractError, match="are of an encoder with heads = 2, not 3; set theirs") as caught:
+            vit(**other, weights=str(weights))
+        assert "\n" not in str(caught.value)
+        assert same(vit(**{**other, "heads": 2}, weights=str(weights)), encoder_of(runs[run]))
+    (tmp_path / "config.json").unlink()  # of a bare file nobody knows
+    vit(**other, weights=str(tmp_path / "model.safetensors"))
+
+
 def test_a_run_is_opened_after_the_run_it_started_from_is_gone(runs, tmp_path):
     moved = shutil.copytree(runs["cls"], tmp_path / "moved")
     text = (moved / "experiment.toml").read_text()
