@@ -7,6 +7,7 @@ from lamella.data.cache import cached
 from lamella.data.sources import SourceConfig, open_source
 from lamella.data.tables import from_dataset
 from lamella.data.views import by_wildcards, stacked
+from lamella.engine.doubts import doubts
 from lamella.errors import ConfigError, DataError
 from PIL import Image
 
@@ -119,6 +120,15 @@ def test_columns_by_view_and_a_row_without_one(tmp_path):
         from_dataset(dataset, SourceConfig(source="x", columns={"image": {"high": "tiny"}}), None, "set")
     with pytest.raises(ConfigError, match="only the image may have several"):
         from_dataset(dataset, SourceConfig(source="x", columns={"label": {"high": "big"}}), None, "set")
+
+
+def test_a_crop_of_several_views_is_doubted_before_it_is_trained_on(tmp_path, tiny_registry):
+    write(tmp_path / "set", "high/b.png", "low/a.png", "low/b.png")
+    pairs = {"unlabelled": opened(tmp_path, tiny_registry, images=FOLDERS)}
+    single = {"unlabelled": opened(tmp_path, tiny_registry, images="high/*.png")}
+    assert [list(doubts(tables, crop, classes=False)) for tables, crop in ((single, 4), (pairs, None))] == [[], []]
+    (said,) = doubts(pairs, 4, classes=False)
+    assert said.startswith("[fit] crop = 4 cuts the same window out of every image of a sample, which shows one place")
 
 
 def test_mistakes_are_named(tmp_path, tiny_registry):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from lamella import IGNORE, Sample
+from lamella.data.loaders import cropped
 from lamella.data.sources import SourceConfig, open_source
-from lamella.errors import DataError
+from lamella.errors import ConfigError, DataError
 from lamella.registry.registry import current
 from lamella.testing import modality_contract
 from lamella_sem.modality import SemModality
@@ -99,6 +100,18 @@ def test_each_magnification_has_its_pixel_size():
     batch = SemModality().collate([known, sample(pair(), pixel_nm=(1.5, 1.0))])
     assert batch["high"].pixel_nm.tolist() == [[2.0, 2.0], [1.5, 1.0]]
     assert batch["low"].pixel_nm[0].tolist() == [9.0, 9.0] and batch["low"].pixel_nm[1].isnan().all()
+
+
+def test_one_window_out_of_two_magnifications_is_refused():
+    registered = {"high_nm": 2.0, "low_nm": 2.0}
+    for whole, meta in ((pair(), registered), (pair(), {"high_nm": 2.0}), (pair()[..., :1], {"low_nm": 9.0})):
+        views = ("high", "low")[: whole.shape[2]]
+        SemModality().collate([cropped(sample(whole, meta=meta, views=views, pixel_nm=(2.0, 2.0)), 4, 0)])
+    apart = sample(pair(), meta={"high_nm": 2.0, "low_nm": 9.0})
+    SemModality().collate([apart])
+    for views in ((), ("high", "low")):
+        with pytest.raises(ConfigError, match="shows two places at 2 and 9 nm/px; leave crop out and bring"):
+            SemModality().collate([cropped(apart._replace(views=views), 4, 0)])
 
 
 def test_grey_values_by_type_and_by_image():
