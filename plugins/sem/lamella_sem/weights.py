@@ -53,7 +53,7 @@ def load_weights(encoder: VisionTransformer, source: str) -> None:
         )
     heads, theirs = encoder.blocks[0].attn.num_heads, _heads(Path(source))
     if theirs not in (None, heads):
-        raise ContractError(f"vit: weights = {source!r} are of an encoder with heads = {theirs}, not {heads}; set theirs")
+        raise ContractError(f"vit: weights = {source!r} are of an encoder with heads = {theirs}, not {heads}; set that")
     encoder.load_state_dict({name: state[name] for name in wanted})
 
 
@@ -77,6 +77,8 @@ def _read(source: str) -> dict[str, Tensor]:
         return _of_run(path)
     if path.is_file():
         return _of_file(path)
+    if path.parent != Path() and path.parent.is_dir():
+        raise ContractError(f"vit: weights = {source!r}: {path.parent} has no run folder and no file of that name")
     if _HUB.fullmatch(source) and not source.startswith("."):
         return _of_hub(source)
     raise ContractError(
@@ -112,7 +114,8 @@ def _of_hub(source: str) -> dict[str, Tensor]:
     except Exception as error:  # network, authentication, missing repository: one sentence each
         reason = str(error).splitlines()[0] if str(error) else "no details"
         raise ContractError(
-            f"vit: weights = {source!r} cannot be had from the Hub: {type(error).__name__}: {reason}"
+            f"vit: weights = {source!r} cannot be had from the Hub, and there is no folder of that name: "
+            f"{type(error).__name__}: {reason}"
         ) from error
 
 
