@@ -1,8 +1,11 @@
 """Several images of one object: paired by what wildcards stand for, or by columns; a missing one is named."""
 
+import math
+
 import datasets
 import numpy as np
 import pytest
+import tifffile
 from lamella.data.cache import cached
 from lamella.data.sources import SourceConfig, open_source
 from lamella.data.tables import from_dataset
@@ -100,6 +103,29 @@ def test_the_decoded_copy_keeps_views_groups_and_classes(tmp_path, tiny_registry
     assert copy.incomplete() == table.incomplete()
     other = opened(tmp_path, tiny_registry, images=dict(reversed(FOLDERS.items())), group=r"(?P<label>\w+)-(?P<die>\d)")
     assert cached(other, folder=tmp_path / "cache").read(1).views == ("low", "high")
+
+
+def test_each_view_says_its_pixel_size_and_all_together_where_they_agree(tmp_path, tiny_registry):
+    (tmp_path / "set").mkdir()
+    sizes = {"a_H": 2, "a_L": 12, "b_L": 12, "c_H": 2, "d_H": 2, "d_L": 2}
+    for name, nm in sizes.items():
+        told = {"imagej": True, "resolution": (1 / nm, 1 / nm), "metadata": {"unit": "nm"}}
+        tifffile.imwrite(tmp_path / "set" / f"{name}.tif", grey(nm), **told)
+    images = {"high": "*_H.tif", "low": "*_L.tif"}
+    table = opened(tmp_path, tiny_registry, images=images)
+    for found in (table, cached(table, folder=tmp_path / "cache")):
+        samples = [found.read(i) for i in range(4)]
+        assert [sample.meta for sample in samples] == [
+            pytest.approx(meta) for meta in ({"high_nm": 2, "low_nm": 12}, {"low_nm": 12}, {"high_nm": 2},
+                                             {"high_nm": 2, "low_nm": 2})
+        ]  # fmt: skip
+        told = [sample.pixel_nm for sample in samples]
+        assert [math.isnan(y) and math.isnan(x) for y, x in told[:3]] == [True] * 3 and told[3] == pytest.approx((2, 2))
+    alone = opened(tmp_path, tiny_registry, images={"low": "*_L.tif"})
+    assert alone.read(0).pixel_nm == pytest.approx((12, 12))
+    whole = cached(alone, folder=tmp_path / "cache").read(1)
+    assert whole.pixel_nm == pytest.approx((12, 12))
+    assert opened(tmp_path, tiny_registry, images=images, pixel_nm=5.0).read(1).pixel_nm == (5, 5)
 
 
 def test_columns_by_view_and_a_row_without_one(tmp_path):

@@ -83,8 +83,8 @@ def _from_views(
     rows, home = [], folder.resolve().name
     for name, views in objects.items():
         there = {view: views[view] for view in patterns if view in views}
-        origin = FileRow(there, class_ids.get(name), None, config.reading())
         key, lacking = sample_key(home, readable(name)), tuple(view for view in patterns if view not in views)
+        origin = FileRow(there, class_ids.get(name), None, config.reading(), whole=not lacking)
         labelled = name in class_ids
         rows.append(Row(readable(name), key, groups[name], config.pixel_size(), origin, labelled, lacking))
     return SampleTable(rows, classes, str(folder))

@@ -24,7 +24,7 @@ class SemModality:
     magnification gives a black image with ``present`` 0, which trainers leave out. ``meta`` carries ``present`` (1 or
     0) and ``die``, a number that is the same for defects of one die (or of whatever group ``same`` names) and is the
     sample's own where the source names no such group; and ``alike``, likewise of the group that ``alike`` names (one
-    pattern), and −1 where there is none. The pixel size of each magnification is read from the columns
+    pattern), and −1 where there is none. The pixel size of each magnification is that of its file, or of the columns
     ``high_nm`` and ``low_nm`` where there are any.
 
     Grey values are mapped to [0, 1] by the range of the file's type (``dtype``) or by the 0.1 and 99.9 percentiles of

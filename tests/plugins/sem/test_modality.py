@@ -5,6 +5,7 @@ import math
 import datasets
 import numpy as np
 import pytest
+import tifffile
 import torch
 from lamella import IGNORE, Sample
 from lamella.data.loaders import cropped
@@ -112,6 +113,18 @@ def test_one_window_out_of_two_magnifications_is_refused():
     for views in ((), ("high", "low")):
         with pytest.raises(ConfigError, match="shows two places at 2 and 9 nm/px; leave crop out and bring"):
             SemModality().collate([cropped(apart._replace(views=views), 4, 0)])
+
+
+def test_a_missing_magnification_does_not_get_the_pixel_size_of_the_other(tmp_path):
+    (tmp_path / "set").mkdir()
+    for name, nm in {"a_H": 2, "a_L": 12, "b_L": 12, "c_H": 2}.items():
+        told = {"imagej": True, "resolution": (1 / nm, 1 / nm), "metadata": {"unit": "nm"}}
+        tifffile.imwrite(tmp_path / "set" / f"{name}.tif", np.zeros((6, 8), np.uint8), **told)
+    config = SourceConfig(source="set", images={"high": "*_H.tif", "low": "*_L.tif"})
+    table = open_source(config, current(), "[data.x]", folder=tmp_path)
+    batch = SemModality().collate([table.read(i) for i in range(3)])
+    assert batch["high"].pixel_nm[:, 0].tolist() == pytest.approx([2, math.nan, 2], nan_ok=True)
+    assert batch["low"].pixel_nm[:, 0].tolist() == pytest.approx([12, 12, math.nan], nan_ok=True)
 
 
 def test_grey_values_by_type_and_by_image():
