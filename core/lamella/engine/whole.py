@@ -43,7 +43,7 @@ def json_text(value: Any) -> str:
 
 
 def json_line(value: Any) -> str:
-    """The same in one line, with its end."""
+    """`json_text` in one line, with its end."""
     return json.dumps(_finite(value), allow_nan=False) + "\n"
 
 
