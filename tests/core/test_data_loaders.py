@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lamella import IGNORE, Sample
 from lamella.data.balanced import BalancedOrder
-from lamella.data.loaders import Order, cropped, evaluation_batches, training_loader
+from lamella.data.loaders import Order, _Collate, cropped, evaluation_batches, training_loader
 from lamella.data.samples import SampleTable
 from lamella.data.sources import SourceConfig, open_source
 from lamella.engine.evaluate import predict_whole
@@ -134,6 +134,9 @@ def test_images_of_different_sizes_need_a_crop_and_the_message_says_so(table):
     mixed = sized(table, (8, 8), (8, 12))
     with pytest.raises(ConfigError, match=r"8×8, 8×12.*set crop"):
         loaded(mixed, range(1), batch_size=2)
+    views = [Sample(np.zeros((s, 8, 2)), None, None, 0, 0, (1.0, 1.0), {}, "D", views=("high", "low")) for s in (8, 9)]
+    with pytest.raises(ConfigError, match=r"different sizes \(8×8, 9×8\) cannot share a batch; bring all to one size"):
+        _Collate(Grey())(views)
     (batch,) = loaded(mixed, range(1), batch_size=2, crop=8)
     assert batch.image.shape == (2, 1, 8, 8)
 

@@ -255,6 +255,14 @@ def test_groups_come_from_a_regular_expression_and_choose_rows(folder, tiny_regi
     assert names(both) == [NAMES[2]]
 
 
+def test_a_group_that_took_no_part_is_unknown_and_a_class_has_to_be_found(folder, tiny_registry):
+    table = opened(folder, tiny_registry, group=r"^(?P<wafer>w1)?.*_(?P<lot>[AB]?)")
+    assert [row.groups.get("wafer") for row in table.rows] == ["w1", "w1", None, None]
+    assert all(row.groups.keys() <= {"wafer", "lot"} and all(row.groups.values()) for row in table.rows)
+    with pytest.raises(ConfigError, match=r"w2_A_03.png: the group 'label' of its name is empty; let the pattern find"):
+        opened(folder, tiny_registry, labels=None, classes=None, group=r"^(?P<label>w1)?")
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [

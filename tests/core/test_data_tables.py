@@ -2,6 +2,7 @@
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 from lamella import IGNORE
 from lamella.data.cache import cached
@@ -140,3 +141,23 @@ def test_a_named_column_that_is_missing_is_refused(tmp_path, tiny_registry):
     renamed = datasets.Dataset.from_parquet(str(tmp_path / "set.parquet")).remove_columns("label")
     renamed.to_parquet(tmp_path / "bare.parquet")
     assert not opened(tmp_path, tiny_registry, source="bare.parquet").labelled
+
+
+def test_what_is_null_or_empty_is_no_group(tmp_path, tiny_registry):
+    dies = ["D1", None, "", float("nan"), "D2", "D1"]
+    frame = pandas.DataFrame({"image": range(6), "die": dies, "name": list("abcdef")})
+    kinds = {"image": datasets.Value("int64"), "die": datasets.Value("string"), "name": datasets.Value("string")}
+    datasets.Dataset.from_pandas(frame, features=datasets.Features(kinds)).to_parquet(tmp_path / "set.parquet")
+
+    def names(**table):
+        return "".join(row.name for row in opened(tmp_path, tiny_registry, **table).rows)
+
+    groups = [row.groups for row in opened(tmp_path, tiny_registry).rows]
+    assert groups == [{"die": "D1"}, {}, {}, {}, {"die": "D2"}, {"die": "D1"}]
+    assert names(only={"die": "D1"}) == "af" and names(exclude={"die": "D1"}) == "bcde"
+    with pytest.raises(ConfigError, match="column 'die' never holds 'None'; it holds D1, D2"):
+        names(only={"die": "None"})
+    fold = {"column": "die", "of": 2, "take": [0]}
+    with pytest.raises(ConfigError, match=r"fold.column = 'die': 3 of 6 samples have no 'die', .* only = \{ die ="):
+        names(fold=fold)
+    assert names(fold=fold, only={"die": ["D1", "D2"]}) == "af"

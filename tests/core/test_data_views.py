@@ -1,12 +1,16 @@
 """Several images of one object: paired by what wildcards stand for, or by columns; a missing one is named."""
 
+import math
+
 import datasets
 import numpy as np
 import pytest
+import tifffile
 from lamella.data.cache import cached
 from lamella.data.sources import SourceConfig, open_source
 from lamella.data.tables import from_dataset
 from lamella.data.views import by_wildcards, stacked
+from lamella.engine.doubts import doubts
 from lamella.errors import ConfigError, DataError
 from PIL import Image
 
@@ -101,6 +105,29 @@ def test_the_decoded_copy_keeps_views_groups_and_classes(tmp_path, tiny_registry
     assert cached(other, folder=tmp_path / "cache").read(1).views == ("low", "high")
 
 
+def test_each_view_says_its_pixel_size_and_all_together_where_they_agree(tmp_path, tiny_registry):
+    (tmp_path / "set").mkdir()
+    sizes = {"a_H": 2, "a_L": 12, "b_L": 12, "c_H": 2, "d_H": 2, "d_L": 2}
+    for name, nm in sizes.items():
+        told = {"imagej": True, "resolution": (1 / nm, 1 / nm), "metadata": {"unit": "nm"}}
+        tifffile.imwrite(tmp_path / "set" / f"{name}.tif", grey(nm), **told)
+    images = {"high": "*_H.tif", "low": "*_L.tif"}
+    table = opened(tmp_path, tiny_registry, images=images)
+    for found in (table, cached(table, folder=tmp_path / "cache")):
+        samples = [found.read(i) for i in range(4)]
+        assert [sample.meta for sample in samples] == [
+            pytest.approx(meta) for meta in ({"high_nm": 2, "low_nm": 12}, {"low_nm": 12}, {"high_nm": 2},
+                                             {"high_nm": 2, "low_nm": 2})
+        ]  # fmt: skip
+        told = [sample.pixel_nm for sample in samples]
+        assert [math.isnan(y) and math.isnan(x) for y, x in told[:3]] == [True] * 3 and told[3] == pytest.approx((2, 2))
+    alone = opened(tmp_path, tiny_registry, images={"low": "*_L.tif"})
+    assert alone.read(0).pixel_nm == pytest.approx((12, 12))
+    whole = cached(alone, folder=tmp_path / "cache").read(1)
+    assert whole.pixel_nm == pytest.approx((12, 12))
+    assert opened(tmp_path, tiny_registry, images=images, pixel_nm=5.0).read(1).pixel_nm == (5, 5)
+
+
 def test_columns_by_view_and_a_row_without_one(tmp_path):
     rows = [{"big": grey(1), "small": grey(2), "label": 0}, {"big": grey(3), "small": None, "label": 1}]
     features = datasets.Features(
@@ -119,6 +146,15 @@ def test_columns_by_view_and_a_row_without_one(tmp_path):
         from_dataset(dataset, SourceConfig(source="x", columns={"image": {"high": "tiny"}}), None, "set")
     with pytest.raises(ConfigError, match="only the image may have several"):
         from_dataset(dataset, SourceConfig(source="x", columns={"label": {"high": "big"}}), None, "set")
+
+
+def test_a_crop_of_several_views_is_doubted_before_it_is_trained_on(tmp_path, tiny_registry):
+    write(tmp_path / "set", "high/b.png", "low/a.png", "low/b.png")
+    pairs = {"unlabelled": opened(tmp_path, tiny_registry, images=FOLDERS)}
+    single = {"unlabelled": opened(tmp_path, tiny_registry, images="high/*.png")}
+    assert [list(doubts(tables, crop, classes=False)) for tables, crop in ((single, 4), (pairs, None))] == [[], []]
+    (said,) = doubts(pairs, 4, classes=False)
+    assert said.startswith("[fit] crop = 4 cuts the same window out of every image of a sample, which shows one place")
 
 
 def test_mistakes_are_named(tmp_path, tiny_registry):

@@ -1,8 +1,10 @@
 """The training loop: a run goes all the way, is a function of its seed, and says what is wrong."""
 
 import json
+import math
 import re
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from lamella.engine.experiment import read_experiment
 from lamella.engine.fit import fit
 from lamella.engine.run import new_folder, open_run, read_header
 from lamella.engine.schedule import lr_factor
+from lamella.engine.session import Session, _log_lines
 from lamella.errors import ConfigError, DataError, LamellaError, RunError
 from PIL import Image
 from safetensors.torch import load_file
@@ -84,6 +87,16 @@ def test_the_log_has_rate_and_named_losses_at_every_log_step(finished):
     assert [entry["step"] for entry in entries] == list(range(5, 61, 5))
     assert all({"pixels", "loss"} < set(entry) for entry in entries)
     assert entries[0]["lr"] == pytest.approx(0.03 * (1 - 4 / 60) ** 0.9)
+
+
+def test_a_figure_that_is_not_finite_is_null_in_the_log_and_nan_again_where_a_run_goes_on(tmp_path):
+    entry = {"step": 2, "validation": {"recall": math.nan, "miou": 0.5}}
+    session = SimpleNamespace(log=[], main=True, run=tmp_path)
+    Session.write_log(session, entry)
+    text = (tmp_path / "log.jsonl").read_text()
+    assert text == '{"step": 2, "validation": {"recall": null, "miou": 0.5}}\n'
+    (again,) = _log_lines(tmp_path / "log.jsonl")
+    assert math.isnan(again["validation"].pop("recall")) and again == {"step": 2, "validation": {"miou": 0.5}}
 
 
 def test_the_header_names_format_versions_plugins_and_data(finished):

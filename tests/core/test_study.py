@@ -11,6 +11,7 @@ import pytest
 import torch
 from lamella.errors import ConfigError, LamellaError, RunError
 from lamella.study import run as study_run
+from lamella.study.check import check_data
 from lamella.study.report import text_rows, write_study
 from lamella.study.run import FailedRuns, result_of, results, run_study, total_flops
 from lamella.study.study import merged, read_study
@@ -770,6 +771,15 @@ def test_every_row_s_test_set_is_looked_at_before_anything_is_trained(read, tmp_
     other = f'set.data.test = {{ source = "{tmp_path}", images = "images/*", labels = "labels/*", classes = {names} }}'
     with pytest.raises(ConfigError, match="groups = 'lot': the test set 'test' has no such group column"):
         silently(read(APART.replace("set.data.test.source.count = 1", other)), tmp_path / "out")
+    some = other.replace(" }", ", group = '(?P<lot>1)?' }")
+    for kind in ("images", "labels"):
+        shutil.copy(tmp_path / kind / "1.png", tmp_path / kind / "0.png")
+    with pytest.raises(ConfigError, match="groups = 'lot': 1 of 2 images of the test set 'test' have no 'lot'; give"):
+        silently(read(APART.replace("set.data.test.source.count = 1", some)), tmp_path / "out")
+    by = APART.replace('groups = "lot"', "").replace("set.data.test.source.count = 1", some)
+    with pytest.raises(ConfigError, match="by 'lot': 1 of 2 images of the test set 'test' have no 'lot'"):
+        silently(read(by), tmp_path / "out")
+    check_data(read(by.replace("by lot", "by lot in 1")))  # the others are not asked for
     assert not list(tmp_path.glob("out/seed-*/*/*/run.json"))
 
 

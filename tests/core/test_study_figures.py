@@ -1,8 +1,11 @@
 """Figures from counts against another library, and intervals that cover what they should."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from lamella import Batch
 from lamella.errors import ConfigError
 from lamella.study.figures import difference, estimate, figure, of_values
 from lamella.study.report import _difference
@@ -125,6 +128,18 @@ def test_counts_of_images_come_back_by_group(tmp_path, tiny_file, tiny_registry)
     classes, lots = read_counts(tmp_path / "run" / "counts" / "test.json", "lot")
     assert classes == found["classes"] and sorted(lots) == ["A", "B"]
     assert torch.equal(torch.from_numpy(sum(lots.values())), torch.tensor(found["sets"]["test"]["confusion"]))
+
+
+def test_counts_have_the_groups_that_any_image_has(tmp_path):
+    from lamella.data.samples import Row, SampleTable
+    from lamella.engine.counts import ImageCounts
+
+    rows = [Row(name, 0, groups, (1.0, 1.0), None, True) for name, groups in (("a", {}), ("b", {"lot": "B"}))]
+    counts = ImageCounts(SampleTable(rows, None, "set"), ["x", "y"])
+    batch = Batch.of(torch.zeros(2, 1, 4, 4), label=torch.tensor([0, 1]))
+    counts.watch(batch, torch.eye(2), ["a", "b"])
+    counts.save(tmp_path / "counts.json")
+    assert json.loads((tmp_path / "counts.json").read_text())["groups"] == {"lot": ["", "B"]}
 
 
 @pytest.mark.parametrize("groups, stride, transposed", [(1, 1, False), (8, 1, False), (4, 2, False), (1, 2, True)])

@@ -150,3 +150,9 @@ def test_pixels_without_a_label_are_no_defects_that_are_invented(monkeypatch):
     found = script.counted(Path(), "test", "defect", large=10)
     assert found["IoU"] == 12 / 17
     assert found["false objects per image"] == found["false pixels per defect pixel"] == 0
+
+
+def test_no_image_of_the_magnification_series_is_in_two_pairs():
+    pairs = _loaded(HOME / "examples" / "sem_magnification_series.py").PAIRS
+    images = [image for pair in pairs.values() for image in pair]
+    assert len(set(images)) == len(images) == 2 * 8

@@ -24,7 +24,7 @@ import numpy as np
 from lamella.contracts.data import Sample
 from lamella.data.samples import Arrays, FileRow, SampleTable, TableRow
 
-_FORMAT = "lamella-cache-6"
+_FORMAT = "lamella-cache-7"
 _MARGIN = 1.2  # of the free space that a cache may not take
 
 
@@ -104,7 +104,8 @@ def _content(table: SampleTable) -> str:
         if isinstance(origin, FileRow):
             named = None if isinstance(origin.image, Path) else list(origin.image)
             label = origin.label if not isinstance(origin.label, Path) else "a mask"
-            digest.update(repr((named, label, origin.instance is None, origin.reading, origin.frame)).encode())
+            read = origin.reading, origin.frame, origin.whole
+            digest.update(repr((named, label, origin.instance is None, *read)).encode())
             for path in origin.files():
                 digest.update(hashlib.blake2b(path.read_bytes()).digest())
         elif isinstance(origin, TableRow):

@@ -56,7 +56,7 @@ def _frames(
     image = whole.image
     assert isinstance(image, Path)
     if config.metadata:
-        groups = {**_facts(image).texts(), **groups}
+        groups = {**_said(_facts(image).texts()), **groups}
     for frame in whole.reading.frames(image):
         name = frame_name(readable(image.relative_to(folder).as_posix()), frame)
         row = replace(whole, frame=frame)
@@ -83,8 +83,8 @@ def _from_views(
     rows, home = [], folder.resolve().name
     for name, views in objects.items():
         there = {view: views[view] for view in patterns if view in views}
-        origin = FileRow(there, class_ids.get(name), None, config.reading())
         key, lacking = sample_key(home, readable(name)), tuple(view for view in patterns if view not in views)
+        origin = FileRow(there, class_ids.get(name), None, config.reading(), whole=not lacking)
         labelled = name in class_ids
         rows.append(Row(readable(name), key, groups[name], config.pixel_size(), origin, labelled, lacking))
     return SampleTable(rows, classes, str(folder))
@@ -97,6 +97,11 @@ def _classes_of(
     found = {name: values["label"] for name, values in groups.items() if "label" in values}
     if not found:
         return classes, {}
+    if unknown := [name for name in groups if name not in found]:
+        raise ConfigError(
+            f"{unknown[0]}: the group 'label' of its name is empty; let the pattern find a class in every name, or "
+            "leave the file out of images"
+        )
     classes = classes or Classes.of(sorted(set(found.values())))
     for name, label in found.items():
         if label not in classes.names:
@@ -150,4 +155,9 @@ def _groups(pattern: str | None, stem: str) -> dict[str, str]:
         raise ConfigError(f"group = {pattern!r} is no regular expression: {error}") from error
     if match is None or not match.groupdict():
         raise ConfigError(f"group = {pattern!r} finds no named group, as '(?P<lot>…)', in {stem!r}")
-    return {name: value or "" for name, value in match.groupdict().items()}
+    return _said(match.groupdict())
+
+
+def _said(groups: Mapping[str, str | None]) -> dict[str, str]:
+    """Those that say something: what a group that took no part holds, or an empty one, is unknown."""
+    return {name: value for name, value in groups.items() if value}

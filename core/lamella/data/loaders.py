@@ -141,7 +141,9 @@ class _Collate:
         sizes = {sample.image.shape[:2] for sample in samples}
         if len(sizes) > 1:
             listed = ", ".join(f"{h}×{w}" for h, w in sorted(sizes))
-            raise ConfigError(f"images of different sizes ({listed}) cannot share a batch; set crop in [fit]")
+            several = any(len(sample.views) > 1 for sample in samples)
+            advice = "bring all to one size" if several else "set crop in [fit]"
+            raise ConfigError(f"images of different sizes ({listed}) cannot share a batch; {advice}")
         made, inside = self.modality.collate(samples), _inside(samples, *sizes.pop())
         if inside is None:
             return made
@@ -180,7 +182,7 @@ def evaluation_batches(
 def cropped(sample: Sample, size: int, seed: int) -> Sample:
     """A square of ``size`` pixels at a place keyed by (seed, sample, visit); small images are padded by mirroring.
 
-    Padding is labelled ``IGNORE``.
+    Padding is labelled ``IGNORE``. Of several views the window is the same, as fits those that are registered.
     """
     height, width = sample.image.shape[:2]
     # A hash of its own, not `Streams`: a few tensors of one element cost more than reading the crop.

@@ -118,6 +118,8 @@ class FileRow:
     instance: Path | None
     reading: Reading = AS_TOLD
     frame: Frame = None
+    whole: bool = True
+    """Whether all of its views are there."""
 
     decoded: ClassVar[bool] = False
 
@@ -133,12 +135,14 @@ class FileRow:
         return found.image, label, _objects(instance), found.pixel_nm, found.facts.numbers(), ()
 
     def _of_views(self, files: Mapping[str, Path]) -> Arrays:
-        """The pixel size is that of the views where they agree."""
+        """The pixel size is that of the views where all are there and agree; the metadata hold each one's own."""
         found = {view: self.reading.micrograph(path) for view, path in files.items()}
         image, views = stacked({view: one.image for view, one in found.items()}, str(next(iter(files.values()))))
-        sizes = {one.pixel_nm for one in found.values()}
+        sizes = {view: one.pixel_nm for view, one in found.items()}
+        meta = {f"{view}_nm": y for view, (y, x) in sizes.items() if math.isclose(y, x, rel_tol=1e-4)}
+        pixel_nm = next(iter(sizes.values())) if self.whole and len(set(sizes.values())) == 1 else UNKNOWN_NM
         assert not isinstance(self.label, Path)
-        return image, self.label, None, sizes.pop() if len(sizes) == 1 else UNKNOWN_NM, {}, views
+        return image, self.label, None, pixel_nm, meta, views
 
     def files(self) -> list[Path]:
         """Every file that the sample depends on."""

@@ -12,6 +12,8 @@ Filter = Mapping[str, Sequence[str] | str]
 def by_group(rows: Sequence[Mapping[str, str]], wanted: Filter, unwanted: Filter) -> list[int]:
     """The indices of the rows whose columns hold one of the wanted and none of the unwanted values.
 
+    A row without a column holds none of its values.
+
     Raises:
         ConfigError: a column that no row has, or a value that never occurs in it.
     """
@@ -28,8 +30,8 @@ def by_group(rows: Sequence[Mapping[str, str]], wanted: Filter, unwanted: Filter
     return [
         index
         for index, row in enumerate(rows)
-        if all(row[column] in _many(values) for column, values in wanted.items())
-        and not any(row[column] in _many(values) for column, values in unwanted.items())
+        if all(row.get(column) in _many(values) for column, values in wanted.items())
+        and not any(row.get(column) in _many(values) for column, values in unwanted.items())
     ]
 
 
@@ -75,15 +77,21 @@ def by_fold(rows: Sequence[Mapping[str, str]], column: str, of: int, take: Seque
     are about equal; which group goes where depends on the groups alone, not on the order of the rows.
 
     Raises:
-        ConfigError: no such column, fewer groups than parts, or a part that does not exist.
+        ConfigError: no such column, rows without it, fewer groups than parts, or a part that does not exist.
 
     >>> rows = [{"lot": lot} for lot in "AABBBCD"]
     >>> [by_fold(rows, "lot", 3, [part]) for part in range(3)]
     [[2, 3, 4], [0, 1], [5, 6]]
     """
-    if any(column not in row for row in rows):
+    lacking = sum(column not in row for row in rows)
+    if rows and lacking == len(rows):
         known = ", ".join(sorted({name for row in rows for name in row})) or "none"
         raise ConfigError(f"fold.column = {column!r} is no group column; the columns are {known}")
+    if lacking:
+        raise ConfigError(
+            f"fold.column = {column!r}: {lacking} of {len(rows)} samples have no {column!r}, so no part can be theirs; "
+            f"give them one, or choose the others with only = {{ {column} = [ … ] }}"
+        )
     if stray := [part for part in take if not 0 <= part < of]:
         raise ConfigError(f"fold: there is no part {stray[0]} of {of}; they are numbered from 0 to {of - 1}")
     sizes = Counter(row[column] for row in rows)

@@ -36,7 +36,7 @@ def from_dataset(dataset: Any, config: SourceConfig, classes: Classes | None, or
         Row(
             name,
             sample_key(origin, name),
-            {text: str(groups[text][i]) for text in texts},
+            {text: value for text in texts if (value := groups[text][i])},  # null and "" are no group
             pixel_nm,
             TableRow(dataset, i, columns, name, views, config.pixel_nm == "scale-bar", numbers),
             labelled,

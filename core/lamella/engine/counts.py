@@ -41,7 +41,8 @@ class ImageCounts:
         if not self._parts:
             return
         rows = self.table.rows
-        groups = {name: [row.groups.get(name, "") for row in rows] for name in (rows[0].groups if rows else {})}
+        columns = dict.fromkeys(name for row in rows for name in row.groups)
+        groups = {name: [row.groups.get(name, "") for row in rows] for name in columns}
         counts = torch.cat(self._parts).flatten(1).tolist()
         kept = {"classes": self.classes, "names": [row.name for row in rows], "groups": groups, "confusion": counts}
         write_text(path, json.dumps(kept) + "\n")

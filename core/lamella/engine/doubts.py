@@ -25,6 +25,17 @@ def doubts(tables: Mapping[str, SampleTable], crop: int | None, *, classes: bool
             f"[fit] crop = {crop} is larger than every training image (at most {largest[0]}×{largest[1]}): "
             "the rest of every crop is mirrored"
         )
+    if crop is not None and any(_shows_several(table) for table in tables.values()):
+        yield (
+            f"[fit] crop = {crop} cuts the same window out of every image of a sample, which shows one place only "
+            "where they are registered to each other; bring others, as two magnifications are, to one size instead"
+        )
+
+
+def _shows_several(table: SampleTable) -> bool:
+    """Whether a sample is several views; one that has all of them is read."""
+    complete = next((index for index, row in enumerate(table.rows) if not row.missing), None)
+    return complete is not None and len(table.read(complete).views) > 1
 
 
 def _lone_class(table: SampleTable) -> int | None:

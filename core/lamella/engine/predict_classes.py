@@ -109,7 +109,7 @@ def find_objects(
                 name, number = f"{readable(stem)}-{number}", number + 1
             named = {view: readable(file.relative_to(path).as_posix()) for view, file in files.items()}
             ordered = {view: files[view] for view in views if view in files}
-            objects[name] = Object(FileRow(ordered, None, None, reading), named)
+            objects[name] = Object(FileRow(ordered, None, None, reading, whole=len(ordered) == len(views)), named)
     if objects and max(len(one.files) for one in objects.values()) < len(patterns):
         listed = ", ".join(sorted(file for one in list(objects.values())[:4] for file in one.files.values()))
         told = " ".join(f"--view '{view}={pattern}'" for view, pattern in patterns.items())

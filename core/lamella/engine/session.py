@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -27,7 +28,7 @@ from lamella.engine.ema import Ema
 from lamella.engine.experiment import Experiment, FitConfig, OptimizerConfig
 from lamella.engine.freed_memory import keep_freed_memory
 from lamella.engine.run import read_header
-from lamella.engine.whole import write_text
+from lamella.engine.whole import json_line, write_text
 from lamella.errors import ConfigError, RunError
 
 
@@ -75,7 +76,7 @@ class Session:
         self.log.append(entry)
         if self.main:
             with (self.run / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+                file.write(json_line(entry))
 
     def save(self, name: str, done: int) -> None:
         """Save a checkpoint after ``done`` steps."""
@@ -284,12 +285,16 @@ def _pick_up(session: Session) -> None:
             session.ema.restore(session.trainer.state_dict() if averaged is None else averaged)
     session.log = [entry for entry in _log_lines(session.run / "log.jsonl") if entry["step"] <= session.start]
     if session.main:
-        write_text(session.run / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in session.log))
+        write_text(session.run / "log.jsonl", "".join(map(json_line, session.log)))
 
 
 def _log_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; the last may have been cut short by a kill."""
+    """The whole lines of a log, null as nan again; the last may have been cut short by a kill."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [json.loads(line, object_hook=_numbers) for line in lines if line.endswith("\n")]
+
+
+def _numbers(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in entry.items()}

@@ -42,6 +42,11 @@ def json_text(value: Any) -> str:
     return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
+def json_line(value: Any) -> str:
+    """`json_text` in one line, with its end."""
+    return json.dumps(_finite(value), allow_nan=False) + "\n"
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None

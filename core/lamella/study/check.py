@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from lamella.data.samples import SampleTable
 from lamella.engine.experiment import Experiment
-from lamella.errors import LamellaError
+from lamella.errors import ConfigError, LamellaError
 from lamella.study.figures import figure
 from lamella.study.groups import check_column, check_groups, group_figure
 from lamella.study.pictures import mapped
@@ -51,14 +51,24 @@ def _check_figures(study: Study, test: str, table: SampleTable) -> None:
     counted = _counted(study)
     if table.classes is None or not counted:
         return
-    columns = table.rows[0].groups
     if study.file.groups not in (None, "name"):
-        check_column(columns, str(study.file.groups), f"groups = {study.file.groups!r}", test)
+        _check_column(table, str(study.file.groups), f"groups = {study.file.groups!r}", test)
     for text in counted:
         asked = group_figure(text)
         figure(text if asked is None else asked.figure, table.classes.names)
         if asked is not None:
-            check_column(columns, asked.column, f"figure by {asked.column!r}", test)
+            _check_column(table, asked.column, f"figure by {asked.column!r}", test, some=bool(asked.groups))
+
+
+def _check_column(table: SampleTable, column: str, what: str, test: str, *, some: bool = False) -> None:
+    """Raise `ConfigError` where a test set has no such group column, or unless for ``some`` groups, images without."""
+    check_column(dict.fromkeys(name for row in table.rows for name in row.groups), column, what, test)
+    lacking = sum(column not in row.groups for row in table.rows)
+    if lacking and not some:
+        raise ConfigError(
+            f"{what}: {lacking} of {len(table)} images of the test set {test!r} have no {column!r}; give them one, or "
+            f"choose the others with only = {{ {column} = [ … ] }}"
+        )
 
 
 def _units(table: SampleTable, column: str) -> set[str]:

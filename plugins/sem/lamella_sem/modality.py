@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lamella import Batch, Sample
 from lamella.data.grey import grey_ends, grey_levels
-from lamella.errors import DataError
+from lamella.errors import ConfigError, DataError
 from pydantic import Field
 from torch import Tensor
 
@@ -24,7 +24,7 @@ class SemModality:
     magnification gives a black image with ``present`` 0, which trainers leave out. ``meta`` carries ``present`` (1 or
     0) and ``die``, a number that is the same for defects of one die (or of whatever group ``same`` names) and is the
     sample's own where the source names no such group; and ``alike``, likewise of the group that ``alike`` names (one
-    pattern), and −1 where there is none. The pixel size of each magnification is read from the columns
+    pattern), and −1 where there is none. The pixel size of each magnification is that of its file, or of the columns
     ``high_nm`` and ``low_nm`` where there are any.
 
     Grey values are mapped to [0, 1] by the range of the file's type (``dtype``) or by the 0.1 and 99.9 percentiles of
@@ -64,11 +64,13 @@ class SemModality:
         self.alike = state.get("alike", self.alike)
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Batch]:
-        """Samples of one size as a batch for each magnification."""
+        """Samples of one size as a batch for each magnification; raises `ConfigError` for a crop out of two of them."""
         label, dies = _labels(samples), torch.tensor([_group(sample, self.same, sample.key) for sample in samples])
         alike = torch.tensor([_group(sample, self.alike, -1) for sample in samples])
         key, visit = (torch.tensor([getattr(sample, what) for sample in samples]) for what in ("key", "visit"))
         planes = [_planes(sample, sample.image) for sample in samples]
+        for sample, plane in zip(samples, planes):
+            _check_crop(sample, plane)
         wholes = [{} if sample.whole is None else _planes(sample, sample.whole) for sample in samples]
         out = {}
         for view in VIEWS:
@@ -122,6 +124,18 @@ def _planes(sample: Sample, image: np.ndarray) -> dict[str, np.ndarray]:
     if image.shape[2] == 2:
         return {"high": image[..., 0], "low": image[..., 1]}
     return {"high": grey_levels(image)}  # colours, of one magnification
+
+
+def _check_crop(sample: Sample, planes: Mapping[str, np.ndarray]) -> None:
+    """Raise `ConfigError` where one window was cut out of both images though their pixels are of different size."""
+    if sample.whole is None or len(planes) < 2:
+        return
+    high, low = (_pixel_nm(sample, view)[0] for view in VIEWS)
+    if abs(high - low) > 1e-3 * high:  # not so where either is unknown
+        raise ConfigError(
+            f"{sample.name}: [fit] crop cuts the same window out of both images, which shows two places at {high:g} "
+            f"and {low:g} nm/px; leave crop out and bring the images to one size, a multiple of the patch"
+        )
 
 
 def _labels(samples: Sequence[Sample]) -> Tensor | None:

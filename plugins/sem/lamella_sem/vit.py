@@ -95,7 +95,10 @@ def embedded(encoder: "VisionTransformer", image: Tensor) -> Tensor:
     side = patch_side(encoder)
     height, width = image.shape[-2:]
     if height % side or width % side:
-        raise ContractError(f"images of {height}×{width} pixels cannot be cut into patches of {side}; crop them")
+        raise ContractError(
+            f"images of {height}×{width} pixels cannot be cut into patches of {side}; bring them to one size, a "
+            "multiple of the patch"
+        )
     return encoder.norm_pre(encoder._pos_embed(encoder.patch_embed((image - MEAN) / STD)))
 
 

@@ -1,5 +1,6 @@
 """Weights to start an encoder from: a run of ours, a file of timm, or the Hub."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,10 +8,13 @@ from pathlib import Path
 import torch
 from lamella.engine.run import run_weights
 from lamella.errors import ContractError, LamellaError
+from lamella.registry.tomlfile import read_toml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
+
+from lamella_sem.export import CONFIG, WEIGHTS
 
 _HUB = re.compile(r"(hf-hub:)?[\w.-]+/[\w.-]+(@[\w.-]+)?")
 _PREFIX = "encoder."
@@ -27,7 +31,8 @@ def load_weights(encoder: VisionTransformer, source: str) -> None:
             where it kept averages), a ``.safetensors`` file of timm, or a Hub id.
 
     Raises:
-        ContractError: nothing there, or weights of another architecture, in one sentence.
+        ContractError: nothing there, or weights of another architecture, in one sentence. Another number of heads shows
+            in no tensor: it is noticed of runs and exports, which say theirs.
     """
     state = adapted(encoder, _read(source), source)
     wanted = encoder.state_dict()
@@ -46,7 +51,24 @@ def load_weights(encoder: VisionTransformer, source: str) -> None:
             f"vit: weights = {source!r} do not fit: {name!r} is {_size(state[name])} there and {_size(wanted[name])} "
             "here; set width, depth and patch as theirs"
         )
+    heads, theirs = encoder.blocks[0].attn.num_heads, _heads(Path(source))
+    if theirs not in (None, heads):
+        raise ContractError(f"vit: weights = {source!r} are of an encoder with heads = {theirs}, not {heads}; set that")
     encoder.load_state_dict({name: state[name] for name in wanted})
+
+
+def _heads(path: Path) -> int | None:
+    """How many heads a run's experiment, or the configuration beside an export, says; None for other weights."""
+    try:
+        if path.is_dir():
+            told: int = read_toml(path / "experiment.toml", "experiment file")["trainer"]["encoder"]["heads"]
+        elif path.name == WEIGHTS:
+            told = json.loads((path.parent / CONFIG).read_text(encoding="utf-8"))["model_args"]["num_heads"]
+        else:
+            return None
+    except (LamellaError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return told
 
 
 def _read(source: str) -> dict[str, Tensor]:
@@ -55,6 +77,8 @@ def _read(source: str) -> dict[str, Tensor]:
         return _of_run(path)
     if path.is_file():
         return _of_file(path)
+    if path.parent != Path() and path.parent.is_dir():
+        raise ContractError(f"vit: weights = {source!r}: {path.parent} has no run folder and no file of that name")
     if _HUB.fullmatch(source) and not source.startswith("."):
         return _of_hub(source)
     raise ContractError(
@@ -90,7 +114,8 @@ def _of_hub(source: str) -> dict[str, Tensor]:
     except Exception as error:  # network, authentication, missing repository: one sentence each
         reason = str(error).splitlines()[0] if str(error) else "no details"
         raise ContractError(
-            f"vit: weights = {source!r} cannot be had from the Hub: {type(error).__name__}: {reason}"
+            f"vit: weights = {source!r} cannot be had from the Hub, and there is no folder of that name: "
+            f"{type(error).__name__}: {reason}"
         ) from error
 
 

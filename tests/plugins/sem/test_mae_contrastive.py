@@ -149,7 +149,7 @@ def test_images_of_another_size_than_the_encoder_was_made_for():
     made = trainer()
     assert losses(made, pairs(2, size=24))["loss"].isfinite()
     assert made.predict(pairs(2, size=24)).shape == (2, 2, 24)
-    with pytest.raises(ContractError, match=r"18×18 pixels cannot be cut into patches of 4"):
+    with pytest.raises(ContractError, match=r"18×18 pixels cannot be cut into patches of 4; bring them to one size"):
         losses(made, pairs(2, size=18))
 
 

@@ -2,12 +2,15 @@
 
 import math
 
+import datasets
 import numpy as np
 import pytest
+import tifffile
 import torch
 from lamella import IGNORE, Sample
+from lamella.data.loaders import cropped
 from lamella.data.sources import SourceConfig, open_source
-from lamella.errors import DataError
+from lamella.errors import ConfigError, DataError
 from lamella.registry.registry import current
 from lamella.testing import modality_contract
 from lamella_sem.modality import SemModality
@@ -77,11 +80,51 @@ def test_defects_of_one_die_share_a_number_and_others_have_their_own():
     assert by_wafer["low"].meta["die"].tolist() == [9]
 
 
+def test_defects_whose_die_and_pattern_no_one_knows_are_of_no_group(tmp_path):
+    kinds = {"image": datasets.Image(), **dict.fromkeys(("die", "pattern", "name"), datasets.Value("string"))}
+    black = Image.fromarray(np.zeros((6, 8), np.uint8))
+    rows = [{"image": black, "die": die, "pattern": None, "name": f"p{i}"} for i, die in enumerate([None, None, "D1"])]
+    datasets.Dataset.from_list(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "set.parquet")
+    for name in ("1-a_H", "2-a_H"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        black.save(tmp_path / "set" / f"{name}.png")
+    files = {"source": "set", "images": {"high": "*_H.png"}, "group": r"^(?P<die>X\d+)?"}
+    for config in ({"source": "set.parquet"}, files):
+        table = open_source(SourceConfig(**config), current(), "[data.x]", folder=tmp_path)
+        meta = SemModality().collate([table.read(i) for i in range(len(table))])["high"].meta
+        assert len(set(meta["die"].tolist())) == len(table)
+        assert set(meta["alike"].tolist()) == {-1}
+
+
 def test_each_magnification_has_its_pixel_size():
     known = sample(pair(), meta={"high_nm": 2.0, "low_nm": 9.0}, pixel_nm=(1.0, 1.0))
     batch = SemModality().collate([known, sample(pair(), pixel_nm=(1.5, 1.0))])
     assert batch["high"].pixel_nm.tolist() == [[2.0, 2.0], [1.5, 1.0]]
     assert batch["low"].pixel_nm[0].tolist() == [9.0, 9.0] and batch["low"].pixel_nm[1].isnan().all()
+
+
+def test_one_window_out_of_two_magnifications_is_refused():
+    registered = {"high_nm": 2.0, "low_nm": 2.0}
+    for whole, meta in ((pair(), registered), (pair(), {"high_nm": 2.0}), (pair()[..., :1], {"low_nm": 9.0})):
+        views = ("high", "low")[: whole.shape[2]]
+        SemModality().collate([cropped(sample(whole, meta=meta, views=views, pixel_nm=(2.0, 2.0)), 4, 0)])
+    apart = sample(pair(), meta={"high_nm": 2.0, "low_nm": 9.0})
+    SemModality().collate([apart])
+    for views in ((), ("high", "low")):
+        with pytest.raises(ConfigError, match="shows two places at 2 and 9 nm/px; leave crop out and bring"):
+            SemModality().collate([cropped(apart._replace(views=views), 4, 0)])
+
+
+def test_a_missing_magnification_does_not_get_the_pixel_size_of_the_other(tmp_path):
+    (tmp_path / "set").mkdir()
+    for name, nm in {"a_H": 2, "a_L": 12, "b_L": 12, "c_H": 2}.items():
+        told = {"imagej": True, "resolution": (1 / nm, 1 / nm), "metadata": {"unit": "nm"}}
+        tifffile.imwrite(tmp_path / "set" / f"{name}.tif", np.zeros((6, 8), np.uint8), **told)
+    config = SourceConfig(source="set", images={"high": "*_H.tif", "low": "*_L.tif"})
+    table = open_source(config, current(), "[data.x]", folder=tmp_path)
+    batch = SemModality().collate([table.read(i) for i in range(3)])
+    assert batch["high"].pixel_nm[:, 0].tolist() == pytest.approx([2, math.nan, 2], nan_ok=True)
+    assert batch["low"].pixel_nm[:, 0].tolist() == pytest.approx([12, 12, math.nan], nan_ok=True)
 
 
 def test_grey_values_by_type_and_by_image():

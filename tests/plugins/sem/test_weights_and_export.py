@@ -68,6 +68,18 @@ def test_an_encoder_starts_from_a_run_of_either_trainer(runs):
     assert not same(encoder_of(runs["pre"]), encoder_of(runs["cls"]))
 
 
+def test_weights_of_an_encoder_with_other_heads_are_refused_where_it_is_known(runs, tmp_path):
+    export(runs["pre"], tmp_path, onnx=False)
+    other = {**{key: value for key, value in SMALL.items() if key != "name"}, "heads": 3, "channels": 1}
+    for weights, run in ((runs["pre"], "pre"), (runs["cls"], "cls"), (tmp_path / "model.safetensors", "pre")):
+        with pytest.raises(ContractError, match="are of an encoder with heads = 2, not 3; set that") as caught:
+            vit(**other, weights=str(weights))
+        assert "\n" not in str(caught.value)
+        assert same(vit(**{**other, "heads": 2}, weights=str(weights)), encoder_of(runs[run]))
+    (tmp_path / "config.json").unlink()  # of a bare file nobody knows
+    vit(**other, weights=str(tmp_path / "model.safetensors"))
+
+
 def test_a_run_is_opened_after_the_run_it_started_from_is_gone(runs, tmp_path):
     moved = shutil.copytree(runs["cls"], tmp_path / "moved")
     text = (moved / "experiment.toml").read_text()
@@ -97,13 +109,22 @@ def test_a_timm_file_of_colour_and_another_size_is_resampled(tmp_path):
         (lambda folder: _file(folder, depth=1), "lacks 'blocks.1"),
         (lambda folder: _file(folder, width=48), r"do not fit: .* is .* there and .* here"),
         (lambda folder: _broken(folder), "cannot be read as safetensors"),
-        (lambda folder: "timm/no-such-model", "cannot be had from the Hub"),
+        (lambda folder: "timm/no-such-model", "cannot be had from the Hub, and there is no folder of that name"),
     ],
 )
 def test_wrong_weights_are_named_in_one_sentence(make, message, tmp_path):
     with pytest.raises(ContractError, match=message) as caught:
         vit(**SHAPE, weights=make(tmp_path), channels=1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mistyped_run_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr(timm.models, "load_state_dict_from_hf", lambda *given, **more: pytest.fail("it asks the Hub"))
+    for source in ("runs/pretraned", str(tmp_path / "runs" / "pretraned")):
+        with pytest.raises(ContractError, match=r"runs has no run folder and no file of that name"):
+            vit(**SHAPE, weights=source, channels=1)
 
 
 def _file(folder, **changes):
