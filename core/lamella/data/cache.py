@@ -24,7 +24,7 @@ import numpy as np
 from lamella.contracts.data import Sample
 from lamella.data.samples import Arrays, FileRow, SampleTable, TableRow
 
-_FORMAT = "lamella-cache-6"
+_FORMAT = "lamella-cache-7"
 _MARGIN = 1.2  # of the free space that a cache may not take
 
 

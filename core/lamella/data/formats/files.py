@@ -107,7 +107,8 @@ def read_micrograph(path: Path, frame: Frame = None) -> Micrograph:
             f"{path}: a stack of {found.frames} frames, {found.image.shape}, is neither (H, W) nor (H, W, channels); "
             "stack = 'each' or 'mean', in [data.ROLE] of the experiment or as predict --stack, says what to do with it"
         )
-    return _with_sidecar(replace(found, image=checked(found.image, str(path))), path)
+    size = found.pixel_nm if not np.isnan(found.pixel_nm).any() else UNKNOWN_NM  # of one direction alone it is no size
+    return _with_sidecar(replace(found, image=checked(found.image, str(path)), pixel_nm=size), path)
 
 
 def count_frames(path: Path) -> int:
@@ -177,16 +178,15 @@ def checked(image: np.ndarray, name: str) -> np.ndarray:
         raise DataError(f"{name}: an image of shape {image.shape} is neither (H, W) nor (H, W, channels)")
     if image.dtype == bool:
         return image.astype(np.uint8) * 255
-    if image.dtype.kind == "f":
-        if not np.isfinite(image).all():
-            raise DataError(f"{name}: the image holds NaN or infinite values")
-        return image.astype(np.float32)
     if image.dtype in (np.uint8, np.uint16):
         return image
-    if image.dtype.kind not in "iu":
+    if image.dtype.kind not in "iuf":
         raise DataError(f"{name}: pixels of type {image.dtype} are not supported")
-    fits = image.min() >= 0 and image.max() <= 65535
-    return image.astype(np.uint16 if fits else np.float32)  # signed and long counts keep 24 bits
+    with np.errstate(over="ignore"):
+        image = image.astype(np.float32)  # by the type alone, so that all files of a camera are of one type
+    if not np.isfinite(image).all():
+        raise DataError(f"{name}: the image holds NaN, infinite values, or some that 32-bit floating point cannot hold")
+    return image
 
 
 def read_mask(path: Path) -> np.ndarray:
