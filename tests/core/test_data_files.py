@@ -12,8 +12,9 @@ from hypothesis.extra.numpy import arrays
 from lamella.data.config import SourceConfig
 from lamella.data.folders import from_folder
 from lamella.data.formats.files import count_frames, image_stem, read_image, read_mask, read_micrograph
+from lamella.data.reading import Reading
 from lamella.data.survey import survey
-from lamella.engine.inputs import find_images
+from lamella.engine.inputs import find_images, with_frames
 from lamella.errors import DataError
 from PIL import Image
 
@@ -253,6 +254,17 @@ def test_a_stack_is_refused_with_the_places_where_it_is_said_what_to_do(tmp_path
     path = saved(tmp_path / "a.tif", np.zeros((7, 8, 12), np.uint8))
     with pytest.raises(DataError, match=r"in \[data\.ROLE\] of the experiment or as predict --stack, says what"):
         read_image(path)
+
+
+def test_a_frame_never_takes_the_name_of_another_image(tmp_path):
+    saved(tmp_path / "scan-f0000.png", RAMP)
+    for name in ("scan.tif", "scan.tiff"):
+        tifffile.imwrite(tmp_path / name, np.stack([RAMP, RAMP]), photometric="minisblack")
+    found = with_frames(find_images([tmp_path]), Reading(stack="each"))
+    assert {name: (one.path.name, one.frame) for name, one in found.items()} == {
+        "scan-f0000": ("scan-f0000.png", None), "scan.tif-f0000": ("scan.tif", 0), "scan-f0001": ("scan.tif", 1),
+        "scan.tiff-f0000": ("scan.tiff", 0), "scan.tiff-f0001": ("scan.tiff", 1),
+    }  # fmt: skip
 
 
 def test_what_macos_keeps_beside_a_file_is_no_image(tmp_path):

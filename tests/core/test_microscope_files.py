@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tifffile
 from lamella.data.burnt_in.databar import find_bar
-from lamella.data.formats.files import count_frames, image_files, read_image, read_mask, read_micrograph
+from lamella.data.formats.files import count_frames, files_of, image_files, read_image, read_mask, read_micrograph
 from lamella.data.reading import Reading
+from lamella.data.samples import FileRow
 from lamella.data.sources import SourceConfig, open_source
 from lamella.engine.inputs import Input, read_sample
 from lamella.errors import DataError
@@ -152,6 +153,21 @@ def test_a_series_and_its_index_count_once(tmp_path):
     for name in ("a_1.ser", "a.emi", "b.emi", "c.dm3", "d.txt", "e.png"):
         (tmp_path / name).touch()
     assert [path.name for path in image_files(tmp_path.iterdir())] == ["a_1.ser", "b.emi", "c.dm3", "e.png"]
+
+
+def test_a_file_depends_on_what_is_read_with_it(tmp_path):
+    for name in ("a_1.ser", "a.emi", "b_1.ser", "b_2.ser", "b.emi", "c_1.ser", "d.tif", "d.txt"):
+        (tmp_path / name).write_bytes(b"x")
+
+    def beside(name):
+        first, *others = files_of(tmp_path / name)
+        assert first == tmp_path / name
+        return [path.name for path in others]
+
+    assert beside("a_1.ser") == ["a.emi"] and beside("a.emi") == ["a_1.ser"]
+    assert beside("b_1.ser") == [] and beside("b.emi") == ["b_1.ser", "b_2.ser"]  # not read for one of two
+    assert beside("c_1.ser") == [] and beside("d.tif") == ["d.txt"]
+    assert FileRow(tmp_path / "a_1.ser", None, None).files() == files_of(tmp_path / "a_1.ser")
 
 
 # Data bars

@@ -15,10 +15,9 @@ import numpy as np
 from lamella.contracts.batch import IGNORE
 from lamella.contracts.data import Sample
 from lamella.data.classes import Classes
-from lamella.data.formats.files import Frame, checked
+from lamella.data.formats.files import Frame, checked, files_of
 from lamella.data.formats.micrograph import UNKNOWN_NM, Micrograph
 from lamella.data.formats.raster import pixels
-from lamella.data.formats.sidecar import sidecar_of
 from lamella.data.reading import AS_TOLD, Reading, with_scale_bar
 from lamella.data.views import stacked
 from lamella.errors import ConfigError, DataError, LamellaError
@@ -143,8 +142,8 @@ class FileRow:
     def files(self) -> list[Path]:
         """Every file that the sample depends on."""
         images = [self.image] if isinstance(self.image, Path) else list(self.image.values())
-        told = [beside for image in images if (beside := sidecar_of(image)) is not None]
-        return [*images, *told, *(mask for mask in (self.label, self.instance) if isinstance(mask, Path))]
+        read = [path for image in images for path in files_of(image)]
+        return [*read, *(mask for mask in (self.label, self.instance) if isinstance(mask, Path))]
 
 
 @dataclass(frozen=True)

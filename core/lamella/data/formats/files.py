@@ -12,7 +12,7 @@ import numpy as np
 
 from lamella.data.formats.micrograph import UNKNOWN_NM, Micrograph, asked, positive
 from lamella.data.formats.raster import read_raster
-from lamella.data.formats.rosetta import READERS, read_rosetta, rosetta_frames
+from lamella.data.formats.rosetta import READERS, read_beside, read_rosetta, rosetta_frames
 from lamella.data.formats.sidecar import read_sidecar, sidecar_of
 from lamella.data.formats.tiff import read_tiff, read_values, tiff_frames
 from lamella.errors import DataError, LamellaError
@@ -152,6 +152,12 @@ def _own_size(path: Path) -> tuple[float, float]:
     with Image.open(path) as opened:
         y, x = (positive(part) for part in str(opened.info["pixel_nm"]).split())
     return y, x
+
+
+def files_of(path: Path) -> list[Path]:
+    """An image file and those beside it that `read_micrograph` reads with it: an EMI or SER file, a text."""
+    told = sidecar_of(path)
+    return [path, *read_beside(path), *([] if told is None else [told])]
 
 
 def _with_sidecar(found: Micrograph, path: Path) -> Micrograph:
