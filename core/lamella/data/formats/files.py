@@ -184,6 +184,7 @@ def checked(image: np.ndarray, name: str) -> np.ndarray:
         raise DataError(f"{name}: an image of shape {image.shape} is neither (H, W) nor (H, W, channels)")
     if image.dtype == bool:
         return image.astype(np.uint8) * 255
+    image = image.astype(image.dtype.newbyteorder("="), copy=False)
     if image.dtype in (np.uint8, np.uint16):
         return image
     if image.dtype.kind not in "iuf":
