@@ -12,8 +12,9 @@ from hypothesis.extra.numpy import arrays
 from lamella.data.config import SourceConfig
 from lamella.data.folders import from_folder
 from lamella.data.formats.files import count_frames, image_stem, read_image, read_mask, read_micrograph
+from lamella.data.reading import Reading
 from lamella.data.survey import survey
-from lamella.engine.inputs import find_images
+from lamella.engine.inputs import find_images, with_frames
 from lamella.errors import DataError
 from PIL import Image
 
@@ -147,16 +148,13 @@ def test_a_mask_saved_as_jpeg_is_refused_and_read_as_an_image_all_the_same(tmp_p
         read_mask(path)
 
 
-@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32, np.int64])
-def test_wider_integers_are_read_where_they_fit_sixteen_bits(tmp_path, dtype):
-    image = read_image(saved(tmp_path / "a.tif", RAMP.astype(dtype) * 300))
-    assert (image.dtype, image.tolist()) == (np.uint16, (RAMP.astype(np.uint16) * 300).tolist())
-
-
-@pytest.mark.parametrize("value", [-1, 65536])
-def test_integers_beyond_sixteen_bits_become_floating_point_exactly(tmp_path, value):
-    image = read_image(saved(tmp_path / "a.tif", np.full((4, 4), value, np.int32)))
-    assert (image.dtype, image.tolist()) == (np.float32, np.full((4, 4), float(value)).tolist())
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint32, np.int64])
+@pytest.mark.parametrize("factor", [1, -1, 700])
+def test_other_integers_become_floating_point_whatever_their_values(tmp_path, dtype, factor):
+    values = (RAMP.astype(np.int64) * factor).astype(dtype)
+    image = read_image(saved(tmp_path / "a.tif", values))
+    assert (image.dtype, image.tolist()) == (np.float32, values.astype(np.float32).tolist())
+    assert (read_mask(tmp_path / "a.tif") == values).all() and read_mask(tmp_path / "a.tif").dtype == dtype
 
 
 def test_palette_masks_are_read_as_their_indices_and_palette_images_as_colours(tmp_path):
@@ -199,6 +197,7 @@ BAD = {
     "text.tif": lambda path: path.write_text("these are no pixels"),
     "nan.tif": holed(np.nan),
     "inf.tif": holed(np.inf),
+    "large.tif": lambda path: tifffile.imwrite(path, np.full((8, 12), 1e300)),
     "stack.tif": lambda path: tifffile.imwrite(path, np.zeros((5, 8, 12), np.uint8), photometric="minisblack"),
     "complex.tif": lambda path: tifffile.imwrite(path, RAMP.astype(np.complex64)),
     "gone.png": lambda path: None,
@@ -255,6 +254,17 @@ def test_a_stack_is_refused_with_the_places_where_it_is_said_what_to_do(tmp_path
     path = saved(tmp_path / "a.tif", np.zeros((7, 8, 12), np.uint8))
     with pytest.raises(DataError, match=r"in \[data\.ROLE\] of the experiment or as predict --stack, says what"):
         read_image(path)
+
+
+def test_a_frame_never_takes_the_name_of_another_image(tmp_path):
+    saved(tmp_path / "scan-f0000.png", RAMP)
+    for name in ("scan.tif", "scan.tiff"):
+        tifffile.imwrite(tmp_path / name, np.stack([RAMP, RAMP]), photometric="minisblack")
+    found = with_frames(find_images([tmp_path]), Reading(stack="each"))
+    assert {name: (one.path.name, one.frame) for name, one in found.items()} == {
+        "scan-f0000": ("scan-f0000.png", None), "scan.tif-f0000": ("scan.tif", 0), "scan-f0001": ("scan.tif", 1),
+        "scan.tiff-f0000": ("scan.tiff", 0), "scan.tiff-f0001": ("scan.tiff", 1),
+    }  # fmt: skip
 
 
 def test_what_macos_keeps_beside_a_file_is_no_image(tmp_path):

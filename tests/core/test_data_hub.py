@@ -8,8 +8,11 @@ import sys
 import time
 from io import BytesIO
 
+import datasets
+import numpy as np
 import pytest
 from hub_server import Hub, Repository
+from PIL import Image
 from tiny_plugin import squares
 
 ASK = """
@@ -40,6 +43,7 @@ for name, case in json.loads(sys.argv[2]).items():
         read = {i: sample(table, i) for i in order}
         classes = None if table.classes is None else table.classes.names
         answers[name] = {"rows": [read[i] for i in range(len(table))], "classes": classes,
+                         "labelled": [row.labelled for row in table.rows],
                          "groups": [dict(row.groups) for row in table.rows]}
     except LamellaError as error:
         answers[name] = {"error": str(error)}
@@ -93,6 +97,23 @@ def other_columns():
     return {"data/train-0.parquet": parquet(renamed)}
 
 
+def photographs():
+    """JPEGs and a 16-bit TIFF."""
+    files, random = {}, np.random.default_rng(5)
+    for i, (kind, dtype) in enumerate((("jpeg", np.uint8), ("jpeg", np.uint8), ("tiff", np.uint16))):
+        buffer = BytesIO()
+        Image.fromarray(random.integers(0, np.iinfo(dtype).max, (24, 32), dtype)).save(buffer, kind)
+        files[f"train/{i}.{kind}"] = buffer.getvalue()
+    return files
+
+
+def partly(*lacking):
+    """Row groups of two, in which some rows have no label map."""
+    rows = squares(count=4, seed=7)
+    given = [{**row, "label": None if i in lacking else row["label"]} for i, row in enumerate(rows)]
+    return {"data/train-0.parquet": parquet(datasets.Dataset.from_list(given, features=rows.features), 2)}
+
+
 def ask(url, home, registry, cases, *, offline=False):
     """Start a process that opens every case; gives the process."""
     environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_DATASETS_CACHE": str(home / "datasets"),
@@ -140,6 +161,10 @@ CASES = {
     "folder": {"source": "lab/folder"},
     "folder streaming": {"source": "lab/folder", "streaming": True},
     "folder streaming some": {"source": "lab/folder", "streaming": True, "slice": "1:3"},
+    "photographs": {"source": "lab/photographs"},
+    "photographs streaming": {"source": "lab/photographs", "streaming": True, "slice": "0:3"},
+    "partly": {"source": "lab/partly"},
+    "partly streaming": {"source": "lab/partly", "streaming": True},
     "columns": {"source": "lab/columns", "columns": {"image": "micrograph", "label": "truth"}},
     "no columns": {"source": "lab/columns"},
 }
@@ -155,6 +180,8 @@ def session(tmp_path_factory, registry):
         "lab/squares": Repository({"main": plain(), "v1": plain(extra=1)}),
         "lab/secret": Repository({"main": plain()}, private=True),
         "lab/folder": Repository({"main": folder()}),
+        "lab/photographs": Repository({"main": photographs()}),
+        "lab/partly": Repository({"main": partly(2)}),
         "lab/columns": Repository({"main": other_columns()}),
         "lab/broken": Repository({"main": broken}),
     }, cut={"other/train-00001-of-00002.parquet": 1500})  # fmt: skip
@@ -243,6 +270,18 @@ def test_folders_of_images_have_their_folders_as_classes(session):
     some = [row[2:] for row in online["folder streaming some"]["rows"]]
     assert some == [row[2:] for row in online["folder"]["rows"]][1:3]
     assert len(online["columns"]["rows"]) == 2
+
+
+def test_streamed_files_are_those_that_are_downloaded(session):
+    online, _, _ = session
+    assert online["photographs streaming"] == online["photographs"] and len(online["photographs"]["rows"]) == 3
+
+
+def test_rows_without_a_label_are_known_before_they_are_read(session):
+    online, _, _ = session
+    assert online["partly streaming"] == online["partly"]
+    assert online["partly"]["labelled"] == [True, True, False, True]
+    assert [row[3] is not None for row in online["partly"]["rows"]] == [True, True, False, True]
 
 
 def test_offline_there_is_what_was_there_before_and_else_a_sentence(session):

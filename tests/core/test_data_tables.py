@@ -1,14 +1,24 @@
 """Columns of parquet files and other tables: numbers of whole images become classes, keys that do not fit are told."""
 
+import io
+
 import datasets
 import numpy as np
 import pandas
+import pyarrow as pa
 import pytest
+import tifffile
+from kornia_rs.io import write_image_png_u16
 from lamella import IGNORE
 from lamella.data.cache import cached
+from lamella.data.classes import Classes
+from lamella.data.formats.files import read_image, read_mask
 from lamella.data.sources import SourceConfig, open_source
+from lamella.data.tables import from_dataset
+from lamella.engine.experiment import read_experiment
 from lamella.errors import ConfigError, DataError
 from PIL import Image
+from pyarrow import parquet
 
 
 def write(path, labels, kind):
@@ -17,6 +27,18 @@ def write(path, labels, kind):
     rows = [{"image": black, "label": label, "name": f"n{i}"} for i, label in enumerate(labels)]
     features = datasets.Features({"image": datasets.Image(), "label": kind, "name": datasets.Value("string")})
     datasets.Dataset.from_list(rows, features=features).to_parquet(path)
+
+
+def stored(path, columns, **features):
+    """A parquet file of image files as they are, by column; ``features`` are those that are no images."""
+    kinds = {name: features.get(name, datasets.Image()) for name in columns}
+    datasets.Dataset.from_dict(columns, features=datasets.Features(kinds)).to_parquet(path)
+
+
+def encoded(pixels, kind="PNG", **how):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **how)
+    return buffer.getvalue()
 
 
 def opened(folder, registry, **table):
@@ -161,3 +183,103 @@ def test_what_is_null_or_empty_is_no_group(tmp_path, tiny_registry):
     with pytest.raises(ConfigError, match=r"fold.column = 'die': 3 of 6 samples have no 'die', .* only = \{ die ="):
         names(fold=fold)
     assert names(fold=fold, only={"die": ["D1", "D2"]}) == "af"
+def test_colours_of_sixteen_bits_are_whole_as_in_files(tmp_path, tiny_registry):
+    pixels = np.random.default_rng(0).integers(0, 65536, (8, 12, 3)).astype(np.uint16)
+    write_image_png_u16(str(tmp_path / "a.png"), pixels, "rgb")
+    stored(tmp_path / "set.parquet", {"image": [{"bytes": (tmp_path / "a.png").read_bytes(), "path": None}]})
+    image = opened(tmp_path, tiny_registry).read(0).image
+    assert image.dtype == np.uint16 and (image == pixels).all()
+
+
+def test_the_order_of_bytes_is_no_part_of_the_type(tmp_path, tiny_registry):
+    pixels = np.arange(20, dtype=np.uint16).reshape(4, 5) * 3000
+    tifffile.imwrite(tmp_path / "a.tif", pixels, byteorder=">")
+    stored(tmp_path / "set.parquet", {"image": [{"bytes": (tmp_path / "a.tif").read_bytes(), "path": None}]})
+    for image in (read_image(tmp_path / "a.tif"), opened(tmp_path, tiny_registry).read(0).image):
+        assert image.dtype == np.uint16 and (image == pixels).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_an_image_is_not_turned_by_how_it_was_held_in_files_and_in_tables(tmp_path, tiny_registry, kind, orientation):
+    pixels = np.random.default_rng(0).integers(0, 200, (4, 6), np.uint8)
+    held = Image.Exif()
+    held[0x0112] = orientation
+    more = {"PNG": [{}], "TIFF": [{}, {"compression": "tiff_lzw"}]}[kind]
+    files = [encoded(pixels, kind, exif=held, **how) for how in more]
+    for number, file in enumerate(files):
+        (tmp_path / f"{number}.{kind.lower()}").write_bytes(file)
+        assert (read_image(tmp_path / f"{number}.{kind.lower()}") == pixels).all()
+        assert (read_mask(tmp_path / f"{number}.{kind.lower()}") == pixels).all()
+    both = [{"bytes": file, "path": None} for file in files]
+    stored(tmp_path / "set.parquet", {"image": both, "label": both})
+    table = opened(tmp_path, tiny_registry, classes=[f"c{value}" for value in range(200)])
+    for row in range(len(files)):
+        sample = table.read(row)
+        assert (sample.image == pixels).all() and (sample.label == pixels).all()
+
+
+def test_a_set_or_a_column_with_a_way_of_its_own_decodes_so(tmp_path):
+    image = encoded(np.full((4, 5), 7, np.uint8))
+    for kind, transform, expected in (
+        (datasets.Image(mode="RGB"), None, (4, 5, 3)),
+        (datasets.Image(), lambda batch: {"image": [np.asarray(one)[1:] for one in batch["image"]]}, (3, 5)),
+        (datasets.Image(decode=False), None, (4, 5)),
+    ):
+        rows = datasets.Dataset.from_dict({"image": [image]}, features=datasets.Features({"image": kind}))
+        rows = rows if transform is None else rows.with_transform(transform)
+        assert from_dataset(rows, SourceConfig(source="x"), None, "here").read(0).image.shape == expected
+
+
+@pytest.mark.parametrize("changed", ["image", "mask"])
+def test_a_file_that_a_row_names_makes_another_copy_when_it_changes(tmp_path, changed):
+    def table():
+        paths = {"image": [str(tmp_path / "image.png")], "label": [str(tmp_path / "mask.png")]}
+        rows = datasets.Dataset.from_dict(paths, features=datasets.Features(dict.fromkeys(paths, datasets.Image())))
+        return from_dataset(rows, SourceConfig(source="x"), Classes.of(["a", "b"]), "here")
+
+    for name in ("image", "mask"):
+        (tmp_path / f"{name}.png").write_bytes(encoded(np.zeros((4, 5), np.uint8)))
+    assert cached(table(), folder=tmp_path / "cache").read(0).image.max() == 0
+    (tmp_path / f"{changed}.png").write_bytes(encoded(np.ones((4, 5), np.uint8)))
+    sample = cached(table(), folder=tmp_path / "cache").read(0)
+    assert (sample.image.max(), sample.label.max()) == ((1, 0) if changed == "image" else (0, 1))
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
+def test_texts_of_any_kind_are_names_and_groups(tmp_path, tiny_registry, kind):
+    image = pa.array([{"bytes": encoded(np.zeros((4, 5), np.uint8)), "path": None}] * 2)
+    columns = {"image": image, "name": pa.array(["n", "m"], kind), "lot": pa.array(["A", "B"], kind)}
+    parquet.write_table(pa.table(columns), tmp_path / "set.parquet")
+    table = opened(tmp_path, tiny_registry, only={"lot": "B"})
+    assert [(row.name, row.groups, table.read(0).image.shape) for row in table.rows] == [("m", {"lot": "B"}, (4, 5))]
+
+
+def test_rows_in_one_order_only_are_refused():
+    rows = datasets.IterableDataset.from_generator(lambda: iter([{"image": None}]))
+    with pytest.raises(ConfigError, match=r"here: rows of an IterableDataset .* return a datasets\.Dataset, or"):
+        from_dataset(rows, SourceConfig(source="x"), None, "here")
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_rows_without_the_label_that_others_have_are_named(tmp_path, tiny_file, tiny_registry, masks):
+    image = {"bytes": encoded(np.zeros((4, 5), np.uint8)), "path": None}
+    columns = {"image": [image] * 6, "label": [image if masks else 0, *[None] * 4, image if masks else 0],
+               "name": [f"n{i}" for i in range(6)], "done": ["yes", *["no"] * 4, "yes"]}  # fmt: skip
+    kinds = {"name": datasets.Value("string"), "done": datasets.Value("string")}
+    kinds |= {} if masks else {"label": datasets.ClassLabel(names=["ground", "square", "disc"])}
+    stored(tiny_file.parent / "set.parquet", columns, **kinds)
+    source = "source = 'set.parquet', classes = ['ground', 'square', 'disc']"
+
+    def role(name, more=""):
+        settings = [f"data.{name}={{ {source}{more} }}"]
+        return read_experiment(tiny_file, settings, registry=tiny_registry).open(name)
+
+    for name in ("labelled", "test"):
+        with pytest.raises(ConfigError) as raised:
+            role(name)
+        said = "4 of 6 have no label (n1, n2, n3 …): label them, or leave them out with only, exclude or slice"
+        assert str(raised.value) == f"[data.{name}] {said}"
+    assert role("labelled", ", only = { done = 'yes' }").labelled
+    assert not role("test", ", only = { done = 'no' }").labelled
+    assert len(role("unlabelled")) == 6

@@ -57,6 +57,17 @@ def test_measurements_are_of_the_image_that_is_there_whichever_process_measured_
     assert pixels(out / "measurements.csv") == {"a": 24 * 24, "b": 40 * 30}
 
 
+def test_a_text_that_appears_or_changes_beside_an_image_is_read(tiny_run, images, tmp_path):
+    out, folder, wanted = tmp_path / "out", images(a=(24, 24), b=(24, 24)), Wanted(measurements=True, pixel_nm=1.0)
+    predict(tiny_run, [folder], out, wanted=wanted)
+    for rows in (20, 16):
+        (folder / "a.txt").write_text(f"[SemImageFile]\nDataSize=24x{rows}\nPixelSize=2.0\n")
+        outcome = predict(tiny_run, [folder], out, wanted=wanted)
+        assert (outcome["done"], outcome["skipped"]) == (["a"], ["b"])
+        assert pixels(out / "measurements.csv") == {"a": rows * 24, "b": 24 * 24}
+    assert predict(tiny_run, [folder], out, wanted=wanted)["done"] == []
+
+
 def test_measurements_of_earlier_versions_are_read_and_older_than_all_others(tmp_path):
     size = {"pixel_nm": [1.0, 1.0]}
     for rank in (0, 1):

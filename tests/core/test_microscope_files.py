@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tifffile
 from lamella.data.burnt_in.databar import find_bar
-from lamella.data.formats.files import count_frames, image_files, read_image, read_mask, read_micrograph
+from lamella.data.formats.files import count_frames, files_of, image_files, read_image, read_mask, read_micrograph
 from lamella.data.reading import Reading
+from lamella.data.samples import FileRow
 from lamella.data.sources import SourceConfig, open_source
+from lamella.engine.inputs import Input, read_sample
 from lamella.errors import DataError
 from PIL import Image, ImageDraw
 
@@ -50,7 +52,7 @@ STATED = {
     "rosettasciio/test_STEM_image.dm3": ((0.248538017, 0.248538017), (68, 68), "float32",
                                          {"magnification": "225000", "voltage_kv": "200", "instrument": "FEI Titan"}),
     "rosettasciio/test_dm_image_um_unit.dm3": ((168.674693, 168.674693), (68, 68), "float32", {"voltage_kv": "200"}),
-    "rosettasciio/test_loading_image_saved_with_DM.tif": ((168.674693, 168.674693), (68, 68), "uint16", {}),
+    "rosettasciio/test_loading_image_saved_with_DM.tif": ((168.674693, 168.674693), (68, 68), "float32", {}),
     "rosettasciio/test_loading_image_saved_with_imageJ.tif": ((168.674711, 168.674711), (68, 68), "float32", {}),
     "rosettasciio/test_loading_image_saved_with_imageJ_no_scale.tif": (None, (68, 68), "float32", {}),
     "rosettasciio/test_tiff_Zeiss_SEM_1k.tif": ((2614.514, 2614.514), (768, 1024), "uint8",
@@ -151,6 +153,21 @@ def test_a_series_and_its_index_count_once(tmp_path):
     for name in ("a_1.ser", "a.emi", "b.emi", "c.dm3", "d.txt", "e.png"):
         (tmp_path / name).touch()
     assert [path.name for path in image_files(tmp_path.iterdir())] == ["a_1.ser", "b.emi", "c.dm3", "e.png"]
+
+
+def test_a_file_depends_on_what_is_read_with_it(tmp_path):
+    for name in ("a_1.ser", "a.emi", "b_1.ser", "b_2.ser", "b.emi", "c_1.ser", "d.tif", "d.txt"):
+        (tmp_path / name).write_bytes(b"x")
+
+    def beside(name):
+        first, *others = files_of(tmp_path / name)
+        assert first == tmp_path / name
+        return [path.name for path in others]
+
+    assert beside("a_1.ser") == ["a.emi"] and beside("a.emi") == ["a_1.ser"]
+    assert beside("b_1.ser") == [] and beside("b.emi") == ["b_1.ser", "b_2.ser"]  # not read for one of two
+    assert beside("c_1.ser") == [] and beside("d.tif") == ["d.txt"]
+    assert FileRow(tmp_path / "a_1.ser", None, None).files() == files_of(tmp_path / "a_1.ser")
 
 
 # Data bars
@@ -291,6 +308,17 @@ def test_ome_sizes_become_nm(tmp_path):
     }
     tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros((4, 6), np.uint16), metadata=told)
     assert read_micrograph(tmp_path / "a.ome.tif").pixel_nm == pytest.approx((500.0, 0.25))
+
+
+@pytest.mark.parametrize("axis", ["X", "Y"])
+def test_a_size_in_one_direction_is_none_and_what_is_told_beside_the_image_counts(tmp_path, axis):
+    told = {"axes": "YX", f"PhysicalSize{axis}": 0.5, f"PhysicalSize{axis}Unit": "nm"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros((4, 6), np.uint16), metadata=told)
+    assert np.isnan(read_micrograph(tmp_path / "a.ome.tif").pixel_nm).all()
+    given = read_sample("a", Input(tmp_path / "a.ome.tif"), Reading(), 3.0)
+    assert given.pixel_nm == (3.0, 3.0)
+    (tmp_path / "a.ome.txt").write_text(HITACHI)
+    assert read_micrograph(tmp_path / "a.ome.tif").pixel_nm == (3.96875, 3.96875)
 
 
 def test_a_print_resolution_is_no_pixel_size(tmp_path):

@@ -1,7 +1,7 @@
 """Where images come from: the dataset contract and the modality that makes batches of them.
 
-A dataset is a function with typed keyword parameters that returns a ``datasets.Dataset`` or
-``IterableDataset``; item i is the same whatever the order or the number of processes. Its columns:
+A dataset is a function with typed keyword parameters that returns a ``datasets.Dataset``; item i is
+the same whatever the order or the number of processes. Its columns:
 
 =============  =====================================================================================
 ``image``      ``datasets.Image`` (8 or 16 bit, grey or RGB); several views of one object may be stacked in it

@@ -112,6 +112,8 @@ def _content(table: SampleTable) -> str:
             views = sorted((origin.views or {}).items())
             columns, how = sorted(origin.columns.items()), (views, origin.scale_bar, origin.numbers)
             digest.update(repr((origin.dataset._fingerprint, origin.index, columns, *how)).encode())
+            for path in origin.files:
+                digest.update(hashlib.blake2b(path.read_bytes()).digest())
         digest.update(repr((row.name, row.pixel_nm)).encode())
     return digest.hexdigest()
 

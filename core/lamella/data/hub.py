@@ -95,8 +95,10 @@ def _streamed(config: SourceConfig) -> Any:
             "from the beginning; say how many with slice = '0:200'"
         )
     stream = builder.as_streaming_dataset(split=config.split)
-    rows = list(stream.take(int(stop[1])))
-    return datasets.Dataset.from_list(rows, features=stream.features or builder.info.features)
+    features = stream.features or builder.info.features
+    stream = stream.decode(False) if stream.features else stream  # decoded, images would be encoded anew
+    rows = datasets.Dataset.from_list(list(stream.take(int(stop[1]))), features=features)
+    return datasets.Dataset(datasets.table.InMemoryTable(datasets.table.embed_table_storage(rows.data.table)))
 
 
 def _reason(error: BaseException, config: SourceConfig) -> str:

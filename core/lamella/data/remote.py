@@ -72,6 +72,26 @@ class RemoteTable:
         """Itself: a column is only read where it is asked for."""
         return self
 
+    def cast_column(self, name: str, feature: Any) -> RemoteTable:
+        """Itself with another feature of a column, by which its rows are decoded."""
+        self.features = type(self.features)({**self.features, name: feature})
+        return self
+
+    def there(self, column: str) -> list[bool]:
+        """Which rows have something in a column; fetched only where the file ends do not say that all have."""
+        found: list[bool] = []
+        for number, inside in self._groups:
+            group = self._file(number).metadata.row_group(inside)
+            leaves = [group.column(i) for i in range(group.num_columns)]
+            leaves = [leaf for leaf in leaves if leaf.path_in_schema.split(".")[0] == column]
+            if any(leaf.statistics is not None and leaf.statistics.null_count == 0 for leaf in leaves):
+                found += [True] * group.num_rows
+                continue
+            least = min(leaves, key=lambda leaf: leaf.total_compressed_size).path_in_schema  # of an image, the path
+            table = self._file(number).read_row_group(inside, columns=[least])
+            found += table.column(column).is_valid().to_pylist()
+        return found
+
     def _file(self, number: int) -> Any:
         if number not in self._open:
             from huggingface_hub import HfFileSystem

@@ -15,13 +15,14 @@ import numpy as np
 from lamella.contracts.batch import IGNORE
 from lamella.contracts.data import Sample
 from lamella.data.classes import Classes
-from lamella.data.formats.files import Frame, checked
+from lamella.data.formats.files import Frame, checked, files_of
 from lamella.data.formats.micrograph import UNKNOWN_NM, Micrograph
-from lamella.data.formats.raster import pixels
-from lamella.data.formats.sidecar import sidecar_of
+from lamella.data.formats.raster import pixels, read_raster
 from lamella.data.reading import AS_TOLD, Reading, with_scale_bar
 from lamella.data.views import stacked
 from lamella.errors import ConfigError, DataError, LamellaError
+
+_NAMED = 3
 
 
 class SampleTable:
@@ -35,8 +36,8 @@ class SampleTable:
 
     @property
     def labelled(self) -> bool:
-        """Whether its samples have labels."""
-        return bool(self.rows) and self.rows[0].labelled
+        """Whether its samples have labels, or some of them; `partly_labelled` tells of those."""
+        return any(row.labelled for row in self.rows)
 
     def keys(self) -> list[int]:
         """The stable identity of every row."""
@@ -49,6 +50,14 @@ class SampleTable:
     def take(self, indices: Sequence[int]) -> SampleTable:
         """The rows at ``indices``, in that order."""
         return SampleTable([self.rows[i] for i in indices], self.classes, self.origin)
+
+    def partly_labelled(self) -> str | None:
+        """How many samples lack the label that others have, and which, in a sentence; None where all are alike."""
+        lacking = [row.name for row in self.rows if not row.labelled]
+        if len(lacking) in (0, len(self)):
+            return None
+        named = ", ".join(lacking[:_NAMED]) + (" …" if len(lacking) > _NAMED else "")
+        return f"{len(lacking)} of {len(self)} have no label ({named})"
 
     def incomplete(self) -> str | None:
         """How many samples lack a view, and which, in a sentence; None where every sample has all of its views."""
@@ -147,8 +156,8 @@ class FileRow:
     def files(self) -> list[Path]:
         """Every file that the sample depends on."""
         images = [self.image] if isinstance(self.image, Path) else list(self.image.values())
-        told = [beside for image in images if (beside := sidecar_of(image)) is not None]
-        return [*images, *told, *(mask for mask in (self.label, self.instance) if isinstance(mask, Path))]
+        read = [path for image in images for path in files_of(image)]
+        return [*read, *(mask for mask in (self.label, self.instance) if isinstance(mask, Path))]
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,8 @@ class TableRow:
     """Whether the pixel size is read from a burnt-in scale bar where the row does not say it."""
     numbers: Classes | None = None
     """Which class a number in the column of the label is; without it the number itself."""
+    files: tuple[Path, ...] = ()
+    """Of images that the row names and does not hold."""
 
     decoded: ClassVar[bool] = False
 
@@ -172,25 +183,20 @@ class TableRow:
         """Image, mask, instances, pixel size, metadata and the names of views, decoded."""
         try:
             row = self.dataset[self.index]
+            image, views = self._image(row)
+            label, instance = (self._mask(row.get(self.columns[what])) for what in ("label", "instance"))
         except LamellaError:
             raise
         except Exception as error:  # the decoder's own, of many kinds
             raise DataError(f"{self.name} (row {self.index}): it cannot be decoded ({error})") from error
-        label, instance = (row.get(self.columns[what]) for what in ("label", "instance"))
         size = row.get("pixel_nm")
         taken = {*self.columns.values(), "classes", "pixel_nm"}
         meta = {n: float(value) for n, value in row.items() if isinstance(value, int | float) and n not in taken}
-        image, views = self._image(row)
         pixel_nm = _size_of(size, self.name)
         if self.scale_bar and not views:
             found = with_scale_bar(Micrograph(image, pixel_nm), self.name)
             pixel_nm, meta = found.pixel_nm, {**meta, **found.facts.numbers()}
-        return image, self._label(label), _objects(instance), pixel_nm, meta, views
-
-    def _label(self, label: Any) -> np.ndarray | int | None:
-        if isinstance(label, int):
-            return label if self.numbers is None else self.numbers.id_of(label, self.name)
-        return None if label is None else np.asarray(label)
+        return image, self._class(label), _objects(instance), pixel_nm, meta, views
 
     def _image(self, row: Mapping[str, Any]) -> tuple[np.ndarray, tuple[str, ...]]:
         if self.views is None:
@@ -199,7 +205,29 @@ class TableRow:
         return stacked({v: None if image is None else self._decoded(image) for v, image in found.items()}, self.name)
 
     def _decoded(self, image: Any) -> np.ndarray:
+        if isinstance(image, Mapping):
+            return checked(read_raster(_encoded(image), self.name), self.name)
         return checked(pixels(image) if hasattr(image, "mode") else np.asarray(image), self.name)
+
+    def _mask(self, label: Any) -> np.ndarray | int | None:
+        if label is None or isinstance(label, int):
+            return label
+        if isinstance(label, Mapping):
+            return read_raster(_encoded(label), self.name, palette_as_index=True)
+        return np.asarray(label)
+
+    def _class(self, label: np.ndarray | int | None) -> np.ndarray | int | None:
+        return self.numbers.id_of(label, self.name) if isinstance(label, int) and self.numbers is not None else label
+
+
+def _encoded(stored: Mapping[str, Any]) -> bytes:
+    """What an image file holds, of which ``datasets`` keeps the bytes or the path."""
+    import fsspec
+
+    if (held := stored.get("bytes")) is not None:
+        return bytes(held)
+    with fsspec.open(stored["path"], "rb") as file:  # a file of this machine, or an address
+        return bytes(file.read())
 
 
 def _objects(instance: Any) -> np.ndarray | None:

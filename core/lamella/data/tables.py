@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lamella.data.classes import REST, Classes
 from lamella.data.config import SourceConfig
+from lamella.data.remote import RemoteTable
 from lamella.data.samples import Row, SampleTable, TableRow, sample_key
 from lamella.errors import ConfigError, DataError
+
+_TEXT = ("string", "large_string", "string_view")
 
 
 def from_dataset(dataset: Any, config: SourceConfig, classes: Classes | None, origin: str) -> SampleTable:
     """The rows of a set by their columns; raises `ConfigError` where one it needs or that is named is missing."""
+    import datasets
+
+    if isinstance(dataset, datasets.IterableDataset):
+        raise ConfigError(
+            f"{origin}: rows of an IterableDataset cannot be had in any order; return a datasets.Dataset, or read a "
+            "set on the Hub where it lies by its name and streaming = true"
+        )
+    dataset = _as_stored(dataset)
     features = dataset.features
     columns, views = _columns(config)
     for what, asked in {"image": columns["image"], **config.columns}.items():
@@ -25,12 +36,14 @@ def from_dataset(dataset: Any, config: SourceConfig, classes: Classes | None, or
                 )
     classes = _by_name(features, config) or classes or _named_classes(features, columns)
     numbers = _numbers(features.get(columns["label"]), config, classes, origin)
-    texts = [n for n, f in features.items() if getattr(f, "dtype", None) == "string" and n != columns["name"]]
+    texts = [n for n, f in features.items() if getattr(f, "dtype", None) in _TEXT and n != columns["name"]]
     plain = dataset.select_columns([n for n in (columns["name"], *texts) if n in features])
     given = plain[columns["name"]] if columns["name"] in features else (f"{i:06d}" for i in range(len(dataset)))
     names = [str(name) for name in given]
     groups = {text: list(plain[text]) for text in texts}
-    pixel_nm, labelled = config.pixel_size(), columns["label"] in features
+    pixel_nm, label = config.pixel_size(), columns["label"]
+    labelled = _there(dataset, label) if label in features else [False] * len(dataset)
+    files = _files(dataset, {*columns.values(), *(views or {}).values()})
     present = {} if views is None else {view: _there(dataset, column) for view, column in views.items()}
     rows = [
         Row(
@@ -38,8 +51,8 @@ def from_dataset(dataset: Any, config: SourceConfig, classes: Classes | None, or
             sample_key(origin, name),
             {text: value for text in texts if (value := groups[text][i])},  # null and "" are no group
             pixel_nm,
-            TableRow(dataset, i, columns, name, views, config.pixel_nm == "scale-bar", numbers),
-            labelled,
+            TableRow(dataset, i, columns, name, views, config.pixel_nm == "scale-bar", numbers, files.get(i, ())),
+            labelled[i],
             tuple(view for view, here in present.items() if not here[i]),
         )
         for i, name in enumerate(names)
@@ -62,10 +75,53 @@ def _columns(config: SourceConfig) -> tuple[dict[str, str], dict[str, str] | Non
     return columns, views
 
 
+def _as_stored(dataset: Any) -> Any:
+    """The set with images as they are stored, so that they are read as files are.
+
+    One with a format of its own, or a column with a mode, keeps its own way of decoding.
+    """
+    import datasets
+
+    if isinstance(dataset, datasets.Dataset) and dataset.format["type"] is not None:
+        return dataset
+    for column, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image) and feature.decode and feature.mode is None:
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    return dataset
+
+
 def _there(dataset: Any, column: str) -> list[bool]:
     """Which rows have something in a column, without decoding it."""
+    if isinstance(dataset, RemoteTable):
+        return dataset.there(column)
+    return [valid for part in _parts(dataset, column) for valid in part.is_valid().to_pylist()]
+
+
+def _files(dataset: Any, columns: Iterable[str]) -> dict[int, tuple[Path, ...]]:
+    """By row, the files of this machine that it names for images in place of holding them."""
+    import datasets
+    from pyarrow import compute
+
+    named: dict[int, tuple[Path, ...]] = {}
+    if not isinstance(dataset, datasets.Dataset):
+        return named
+    for column in columns:
+        if not isinstance(dataset.features.get(column), datasets.Image):
+            continue
+        row = 0
+        for part in _parts(dataset, column):
+            held, paths = (compute.struct_field(part, name) for name in ("bytes", "path"))
+            for i, path in enumerate(compute.if_else(held.is_null(), paths, None).to_pylist(), start=row):
+                if path is not None and Path(path).is_file():
+                    named[i] = (*named.get(i, ()), Path(path))
+            row += len(part)
+    return named
+
+
+def _parts(dataset: Any, column: str) -> Iterator[Any]:
+    """A column as it is stored, a thousand rows at a time."""
     plain = dataset.select_columns([column]).with_format("arrow")
-    return [valid for part in plain.iter(batch_size=1000) for valid in part.column(column).is_valid().to_pylist()]
+    return (part.column(column) for part in plain.iter(batch_size=1000))
 
 
 def _named_classes(features: Any, columns: Mapping[str, str]) -> Classes | None:

@@ -141,13 +141,16 @@ class Experiment:
         return [role for role in self.file.data if role == "test" or role.startswith("test-")]
 
     def open(self, role: str) -> SampleTable:
-        """The samples of a role; raises `ConfigError` where the file does not name it."""
+        """The samples of a role; raises `ConfigError` where the file does not name it, or only some have a label."""
         if role not in self.file.data:
             raise ConfigError(
                 f"{self.name}: the trainer reads the role {role!r}; add a table [data.{role}] "
                 f"(there are {', '.join(self.file.data)})"
             )
-        return open_source(self.file.data[role], self.registry, f"[data.{role}]", folder=self.folder)
+        table = open_source(self.file.data[role], self.registry, f"[data.{role}]", folder=self.folder)
+        if role != "unlabelled" and (lacking := table.partly_labelled()) is not None:
+            raise ConfigError(f"[data.{role}] {lacking}: label them, or leave them out with only, exclude or slice")
+        return table
 
     def resolved(self) -> str:
         """The experiment as TOML, with every name, set and default written out: what a run folder keeps."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lamella.contracts.data import Sample
 from lamella.contracts.model import Trainer
-from lamella.data.formats.files import Frame, images_in, readable
+from lamella.data.formats.files import Frame, files_of, images_in, readable
 from lamella.data.reading import AS_TOLD, Reading, frame_name
 from lamella.data.samples import sample_key
 from lamella.engine.experiment import Experiment
@@ -24,12 +24,12 @@ class Input:
     frame: Frame = None
 
     def stamp(self) -> list[int]:
-        """Size and time of the file; another after it was changed. Empty where it cannot be asked."""
+        """Size and time of the file, then of those it is read with; another after a change. Empty where it is gone."""
         try:
-            told = self.path.stat()
+            told = [path.stat() for path in files_of(self.path)]
         except OSError:
             return []
-        return [told.st_size, told.st_mtime_ns]
+        return [number for one in told for number in (one.st_size, one.st_mtime_ns)]
 
 
 def find_images(paths: Sequence[Path]) -> dict[str, Path]:
@@ -48,13 +48,16 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
             raise DataError(f"{path}: there is no such file or folder")
     named: dict[str, Path] = {}
     for path in files:
-        stem, full = readable(path.stem), readable(path.name)
-        name = stem if stem not in named else full
-        number = 2
-        while name in named:
-            name, number = f"{full}-{number}", number + 1
-        named[name] = path
+        named[_free(readable(path.stem), readable(path.name), named)] = path
     return named
+
+
+def _free(short: str, full: str, taken: Collection[str]) -> str:
+    """A name that is not taken: the short one, the full one, or that with a number."""
+    name, number = short if short not in taken else full, 2
+    while name in taken:
+        name, number = f"{full}-{number}", number + 1
+    return name
 
 
 def check_apart(out: Path, paths: Sequence[Path]) -> None:
@@ -68,14 +71,24 @@ def check_apart(out: Path, paths: Sequence[Path]) -> None:
 
 
 def with_frames(files: dict[str, Path], reading: Reading) -> dict[str, Input]:
-    """Every file, or where stacks are taken apart every frame; a file that cannot be read stays as it is."""
+    """Every file, or where stacks are taken apart every frame; a file that cannot be read stays as it is.
+
+    A frame whose name another image has takes the full name of its file: ``scan.tif-f0000``.
+    """
     found: dict[str, Input] = {}
+    taken = set(files)
     for name, path in files.items():
         try:
             frames = reading.frames(path)
         except DataError:
             frames = [None]
-        found |= {frame_name(name, frame): Input(path, frame) for frame in frames}
+        for frame in frames:
+            if isinstance(frame, int):
+                called = _free(frame_name(name, frame), frame_name(readable(path.name), frame), taken)
+            else:
+                called = name
+            taken.add(called)
+            found[called] = Input(path, frame)
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from lamella.data.formats.micrograph import UNKNOWN_NM, Micrograph, asked, positive
 from lamella.data.formats.raster import read_raster
-from lamella.data.formats.rosetta import READERS, read_rosetta, rosetta_frames
+from lamella.data.formats.rosetta import READERS, read_beside, read_rosetta, rosetta_frames
 from lamella.data.formats.sidecar import read_sidecar, sidecar_of
 from lamella.data.formats.tiff import read_tiff, read_values, tiff_frames
 from lamella.errors import DataError, LamellaError
@@ -107,7 +107,8 @@ def read_micrograph(path: Path, frame: Frame = None) -> Micrograph:
             f"{path}: a stack of {found.frames} frames, {found.image.shape}, is neither (H, W) nor (H, W, channels); "
             "stack = 'each' or 'mean', in [data.ROLE] of the experiment or as predict --stack, says what to do with it"
         )
-    return _with_sidecar(replace(found, image=checked(found.image, str(path))), path)
+    size = found.pixel_nm if not np.isnan(found.pixel_nm).any() else UNKNOWN_NM  # of one direction alone it is no size
+    return _with_sidecar(replace(found, image=checked(found.image, str(path)), pixel_nm=size), path)
 
 
 def count_frames(path: Path) -> int:
@@ -153,6 +154,12 @@ def _own_size(path: Path) -> tuple[float, float]:
     return y, x
 
 
+def files_of(path: Path) -> list[Path]:
+    """An image file and those beside it that `read_micrograph` reads with it: an EMI or SER file, a text."""
+    told = sidecar_of(path)
+    return [path, *read_beside(path), *([] if told is None else [told])]
+
+
 def _with_sidecar(found: Micrograph, path: Path) -> Micrograph:
     """What the image itself says comes before what is said beside it."""
     beside = sidecar_of(path)
@@ -177,16 +184,16 @@ def checked(image: np.ndarray, name: str) -> np.ndarray:
         raise DataError(f"{name}: an image of shape {image.shape} is neither (H, W) nor (H, W, channels)")
     if image.dtype == bool:
         return image.astype(np.uint8) * 255
-    if image.dtype.kind == "f":
-        if not np.isfinite(image).all():
-            raise DataError(f"{name}: the image holds NaN or infinite values")
-        return image.astype(np.float32)
+    image = image.astype(image.dtype.newbyteorder("="), copy=False)
     if image.dtype in (np.uint8, np.uint16):
         return image
-    if image.dtype.kind not in "iu":
+    if image.dtype.kind not in "iuf":
         raise DataError(f"{name}: pixels of type {image.dtype} are not supported")
-    fits = image.min() >= 0 and image.max() <= 65535
-    return image.astype(np.uint16 if fits else np.float32)  # signed and long counts keep 24 bits
+    with np.errstate(over="ignore"):
+        image = image.astype(np.float32)  # by the type alone, so that all files of a camera are of one type
+    if not np.isfinite(image).all():
+        raise DataError(f"{name}: the image holds NaN, infinite values, or some that 32-bit floating point cannot hold")
+    return image
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import math
 import warnings
@@ -96,6 +97,14 @@ def _pixel_file(path: Path) -> Path:
     emi = path.with_name(f"{stem}.emi")
     alone = stem and number.isdigit() and emi.is_file() and len(list(path.parent.glob(f"{stem}_*.ser"))) == 1
     return emi if alone else path
+
+
+def read_beside(path: Path) -> list[Path]:
+    """The other files that one is read with: the EMI file of a SER file, and the SER files of an EMI file."""
+    if path.suffix.lower() == ".emi":
+        return sorted(path.parent.glob(f"{glob.escape(path.stem)}_[0-9].ser"))
+    emi = _pixel_file(path)
+    return [] if emi == path else [emi]
 
 
 @contextlib.contextmanager
