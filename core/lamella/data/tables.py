@@ -43,7 +43,7 @@ def from_dataset(dataset: Any, config: SourceConfig, classes: Classes | None, or
     groups = {text: list(plain[text]) for text in texts}
     pixel_nm, label = config.pixel_size(), columns["label"]
     labelled = _there(dataset, label) if label in features else [False] * len(dataset)
-    files = _files(dataset, {*columns.values(), *(views or {}).values()})
+    files = _files(dataset, dict.fromkeys([*columns.values(), *(views or {}).values()]))
     present = {} if views is None else {view: _there(dataset, column) for view, column in views.items()}
     rows = [
         Row(
