@@ -34,7 +34,7 @@ from lamella.engine.whole import write_json
 from lamella.errors import ConfigError, RunError
 
 _STUCK = 10
-"""Steps in a row that are not finite, after which a training is given up; all of them where it has fewer."""
+"""Steps in a row that are not finite, after which a training is given up; half of them where it has few."""
 
 
 def fit(experiment: Experiment, run: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -86,6 +86,11 @@ def _loop(session: Session, progress: Progress) -> None:
                 trouble, bad = _log(session, progress, done, meters.read(together=logging)), meters.bad_in_a_row()
             else:
                 progress.at(done)
+            if bad >= min(_STUCK, (config.steps + 1) // 2) and not interrupted.is_set():
+                raise RunError(
+                    f"the losses stay not finite from step {done - bad} on: {trouble}; "
+                    "lower the learning rate, or look at these images"
+                )
             last = done == config.steps and (config.evaluate_every or "validation" in session.tables)
             if last or (config.evaluate_every and done % config.evaluate_every == 0):
                 _look(session, progress, done)
@@ -95,11 +100,6 @@ def _loop(session: Session, progress: Progress) -> None:
                 again = f"lamella train {quote(str(session.run))} --resume"
                 progress.say(f"interrupted after step {done}; go on with: {again}")
                 raise KeyboardInterrupt
-            if bad >= min(_STUCK, config.steps):
-                raise RunError(
-                    f"the losses stay not finite from step {done - bad} on: {trouble}; "
-                    "lower the learning rate, or look at these images"
-                )
 
 
 def training_batches(session: Session) -> Iterator[tuple[int, dict[str, Any]]]:
