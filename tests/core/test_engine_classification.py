@@ -92,7 +92,7 @@ def test_charts_and_sample_rows_are_drawn():
     strip = sample_row(
         {"high": grey, "low": grey}, 1, [0.1, 0.7, 0.2], CLASSES, name="D1", pixel_nm={"high": 2.0, "low": torch.nan}
     )
-    assert strip.size == (3 * 256 + 12, 278)
+    assert strip.size == (3 * 256 + 12, 22 + 256 + 24)  # the scale bar is below
 
 
 class PairLearner(Trainer):

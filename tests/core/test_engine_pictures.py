@@ -63,11 +63,12 @@ def test_a_strip_of_ignored_pixels_alone_is_drawn():
     assert row(np.zeros((8, 8, 3), np.uint8), label, np.zeros((8, 8), int), NAMES).width > 0
 
 
-def test_a_scale_bar_is_drawn_where_the_pixel_size_is_known():
+def test_a_scale_bar_is_drawn_below_where_the_pixel_size_is_known():
     image, zeros = np.full((256, 256, 3), 100, np.uint8), np.zeros((256, 256), int)
-    with_bar, without = (row(image, None, zeros, NAMES, pixel_nm=nm) for nm in (1.0, math.nan))
-    difference = np.abs(np.asarray(with_bar).astype(int) - np.asarray(without).astype(int)).sum(2)
-    columns = difference.nonzero()[1]
-    assert columns.max() < 128
-    bar = (np.asarray(with_bar)[..., :].astype(int).sum(2) == 3 * 255)[-9, :128].sum()
+    with_bar, without = (np.asarray(row(image, None, zeros, NAMES, pixel_nm=nm)) for nm in (1.0, math.nan))
+    height = len(without)
+    assert np.array_equal(with_bar[:height], without), "it covers something of the pictures"
+    foot = with_bar[height:]
+    assert (foot != 255).any(2).nonzero()[1].max() < 128
+    bar = (foot[-5, :128] == 255).all(1)[: (foot[-5, :128] != 255).any(1).nonzero()[0].max()].sum()
     assert bar == pytest.approx(50, abs=2)  # nm: the longest of 1, 2, 5 × 10ⁿ within a quarter of 256

@@ -18,6 +18,8 @@ DEFECT = "#ff2d2d"
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 UNKNOWN = (40, 40, 40)
 _GAP, _HEAD, _SIDE = 6, 22, 256
+_FOOT = 24
+"""Room below a strip for its scale bars, so that they cover nothing of the micrographs."""
 
 
 def colours(classes: Sequence[str]) -> list[tuple[int, int, int]]:
@@ -56,7 +58,7 @@ def row(
     name: str = "",
     pixel_nm: float = math.nan,
 ) -> Image.Image:
-    """One sample as a strip: image with a scale bar, label, prediction, difference.
+    """One sample as a strip: image with a scale bar below, label, prediction, difference.
 
     Args:
         image: (H, W, 3) uint8.
@@ -78,7 +80,7 @@ def row(
 
 
 def panel_row(panels: Sequence[tuple[str, np.ndarray]], *, pixel_nm: float = math.nan) -> Image.Image:
-    """Titled pictures (H, W, 3) uint8 of one size side by side; the first is a micrograph and has the scale bar.
+    """Titled pictures (H, W, 3) uint8 of one size side by side; below the first, a micrograph, is its scale bar.
 
     Args:
         pixel_nm: nm per pixel along x; nan draws no bar.
@@ -86,15 +88,17 @@ def panel_row(panels: Sequence[tuple[str, np.ndarray]], *, pixel_nm: float = mat
     size = panels[0][1].shape[:2]
     scale = _SIDE / max(size)
     width, height = (max(1, round(n * scale)) for n in (size[1], size[0]))
-    strip = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, height + _HEAD), "white")
+    measured = 0 < pixel_nm < math.inf  # nan is neither
+    foot = _FOOT if measured else 0
+    strip = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, _HEAD + height + foot), "white")
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(12)
     for place, (title, pixels) in enumerate(panels):
         left = place * (width + _GAP)
         smooth = Image.Resampling.LANCZOS if place == 0 else Image.Resampling.NEAREST
         strip.paste(Image.fromarray(pixels).resize((width, height), smooth), (left, _HEAD))
         draw.text((left + 1, 3), _short(title, width), fill="black", font=font)
-    if 0 < pixel_nm < math.inf:  # nan is neither
-        _scale_bar(draw, font, pixel_nm / scale, width, height + _HEAD)
+    if measured:
+        _scale_bar(draw, font, pixel_nm / scale, width, (0, strip.height))
     return strip
 
 
@@ -107,24 +111,25 @@ def sample_row(
     name: str = "",
     pixel_nm: Mapping[str, float],
 ) -> Image.Image:
-    """A classified sample as a strip: its views with scale bars, its class, and the probability of every class.
+    """A classified sample as a strip: its views with scale bars below, its class, and the probability of every class.
 
     Args:
         views: (H, W, 3) uint8 by the name of the view.
         probabilities: of every class.
         pixel_nm: nm per pixel along x by view; nan draws no bar.
     """
-    strip = Image.new("RGB", ((len(views) + 1) * (_SIDE + _GAP) - _GAP, _SIDE + _HEAD), "white")
+    measured = [view for view in views if 0 < pixel_nm[view] < math.inf]
+    foot = _FOOT if measured else 0
+    strip = Image.new("RGB", ((len(views) + 1) * (_SIDE + _GAP) - _GAP, _HEAD + _SIDE + foot), "white")
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(12)
     for place, (view, pixels) in enumerate(views.items()):
         scale = _SIDE / max(pixels.shape[:2])
         width, height = (max(1, round(n * scale)) for n in (pixels.shape[1], pixels.shape[0]))
-        panel = Image.new("RGB", (_SIDE, _SIDE), "white")
-        panel.paste(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
-        if 0 < pixel_nm[view] < math.inf:
-            _scale_bar(ImageDraw.Draw(panel), font, pixel_nm[view] / scale, width, height)
-        strip.paste(panel, (place * (_SIDE + _GAP), _HEAD))
-        draw.text((place * (_SIDE + _GAP) + 1, 3), _short(f"{name} {view}".strip(), _SIDE), fill="black", font=font)
+        left = place * (_SIDE + _GAP)
+        strip.paste(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS), (left, _HEAD))
+        if view in measured:
+            _scale_bar(draw, font, pixel_nm[view] / scale, width, (left, strip.height))
+        draw.text((left + 1, 3), _short(f"{name} {view}".strip(), _SIDE), fill="black", font=font)
     left, best = len(views) * (_SIDE + _GAP), max(range(len(classes)), key=lambda k: probabilities[k])
     verdict = "" if label is None else " (right)" if label == best else f" (is {classes[label]})"
     draw.text((left + 1, 3), _short(classes[best] + verdict, _SIDE), fill="black", font=font)
@@ -146,21 +151,21 @@ def with_scale_bar(picture: np.ndarray, pixel_nm: float) -> Image.Image:
     """A picture (H, W, 3) with a scale bar; as it is where the pixel size (nm along x) is unknown or it is small."""
     image = Image.fromarray(picture)
     if 0 < pixel_nm < math.inf and image.width >= 64 and image.height >= 48:
-        _scale_bar(ImageDraw.Draw(image), ImageFont.load_default(12), pixel_nm, image.width, image.height)
+        _scale_bar(ImageDraw.Draw(image), ImageFont.load_default(12), pixel_nm, image.width, (6, image.height - 4))
     return image
 
 
-def _scale_bar(draw: ImageDraw.ImageDraw, font: Font, nm: float, width: int, bottom: int) -> None:
-    """A 1-2-5 bar of at most a quarter of the width, white on a dark ground."""
+def _scale_bar(draw: ImageDraw.ImageDraw, font: Font, nm: float, width: int, corner: tuple[int, int]) -> None:
+    """A 1-2-5 bar of at most a quarter of the width, white on a dark ground; ``corner`` is its lower left."""
     most = 0.25 * width * nm
     power = 10 ** math.floor(math.log10(most))
     length = max((m * power for m in (1, 2, 5) if m * power <= most), default=power / 2)
     pixels = round(length / nm)
     text = f"{length:g} nm" if length < 1000 else f"{length / 1000:g} um"  # the font has no µ
-    box = (6, bottom - 26, 6 + max(pixels, 7 * len(text)) + 8, bottom - 4)
-    draw.rectangle(box, fill=(0, 0, 0))
-    draw.rectangle((10, bottom - 10, 10 + pixels, bottom - 7), fill="white")
-    draw.text((10, bottom - 25), text, fill="white", font=font)
+    left, bottom = corner
+    draw.rectangle((left, bottom - 22, left + max(pixels, 7 * len(text)) + 8, bottom), fill=(0, 0, 0))
+    draw.rectangle((left + 4, bottom - 6, left + 4 + pixels, bottom - 3), fill="white")
+    draw.text((left + 4, bottom - 21), text, fill="white", font=font)
 
 
 def stack(strips: Sequence[Image.Image], classes: Sequence[str]) -> Image.Image:
