@@ -283,3 +283,41 @@ def test_rows_without_the_label_that_others_have_are_named(tmp_path, tiny_file, 
     assert role("labelled", ", only = { done = 'yes' }").labelled
     assert not role("test", ", only = { done = 'no' }").labelled
     assert len(role("unlabelled")) == 6
+
+
+TIFFS = {
+    "16-bit colour": (np.arange(60, dtype=np.uint16).reshape(4, 5, 3) * 1000, {"photometric": "rgb"}),
+    "16-bit grey": (np.arange(20, dtype=np.uint16).reshape(4, 5) * 3000, {}),
+    "signed": (np.arange(20, dtype=np.int16).reshape(4, 5) - 9, {}),
+    "double": (np.arange(20, dtype=np.float64).reshape(4, 5) / 7, {}),
+    "white is 0": (np.arange(20, dtype=np.uint8).reshape(4, 5), {"photometric": "miniswhite"}),
+    "big-endian": (np.arange(20, dtype=np.uint16).reshape(4, 5) * 3000, {"byteorder": ">"}),
+    "large": (np.arange(20, dtype=np.uint16).reshape(4, 5), {"bigtiff": True}),
+}
+
+
+@pytest.mark.parametrize("kind", TIFFS)
+def test_a_tiff_in_a_table_is_read_as_the_file_is(tmp_path, tiny_registry, kind):
+    pixels, how = TIFFS[kind]
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **how)
+    held = {"bytes": (tmp_path / "a.tif").read_bytes(), "path": None}
+    stored(tmp_path / "set.parquet", {"image": [held], "label": [held]})
+    table = opened(tmp_path, tiny_registry, classes={"low": 0, "other": "rest"})
+    seen = table.rows[0].origin.arrays()
+    for got, expected in ((seen[0], read_image(tmp_path / "a.tif")), (seen[1], read_mask(tmp_path / "a.tif"))):
+        assert got.dtype == expected.dtype
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_a_tiff_in_a_table_holds_one_image_and_an_end(tmp_path, tiny_registry):
+    tifffile.imwrite(tmp_path / "stack.tif", np.zeros((3, 4, 2), np.uint8), photometric="minisblack")
+    whole = (tmp_path / "stack.tif").read_bytes()
+    tifffile.imwrite(tmp_path / "one.tif", np.zeros((4, 5), np.uint8))
+    circle = bytearray((tmp_path / "one.tif").read_bytes())
+    first = int.from_bytes(circle[4:8], "little")
+    after = first + 2 + 12 * int.from_bytes(circle[first : first + 2], "little")
+    circle[after : after + 4] = circle[4:8]
+    for damaged, told in ((whole, "a stack of 3 frames; a row of a table holds one"), (bytes(circle), "in a circle")):
+        stored(tmp_path / "set.parquet", {"image": [{"bytes": damaged, "path": None}]})
+        with pytest.raises(DataError, match=told):
+            opened(tmp_path, tiny_registry).read(0)

@@ -1,6 +1,6 @@
 """``lamella init``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
@@ -53,19 +53,16 @@ def init(
     from lamella.engine.whole import write_text
 
     registry = current()
-    for kind, name in (("modality", modality), ("trainer", trainer), ("backbone", backbone)):
+    chosen = {"modality": modality, "trainer": trainer, "backbone": backbone}
+    for kind, name in chosen.items():
         registry.get(kind, name)
     if out.exists():
         raise ConfigError(f"{out} exists; choose another with --out, or move it away")
-    for path in (images, labels, unlabelled, out):
-        if path is not None and readable(str(path.absolute())) != str(path.absolute()):
-            told = readable(str(path.absolute()))
-            raise ConfigError(f"{told}: no experiment file can hold a name that is no UTF-8; rename it")
+    _check_names([path for path in (images, labels, unlabelled, out) if path is not None])
     if labels is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     reading = Reading(data_bar.value)
-    given = None if classes is None else parse_names(classes)
-    naming = _Told(given, "--classes") if given is not None or labels is None else _told_beside(labels)
+    naming = _told_beside(labels) if classes is None and labels is not None else _Told.by_person(classes)
     found = survey(images, labels, reading=reading, rest=naming.has_rest)
     table, named = _named(found, naming)
     extra = None if unlabelled is None else survey(unlabelled, reading=reading)
@@ -78,7 +75,6 @@ def init(
         raise DataError(f"{labels}: {few}; it takes 2, one to test on")
     keys = [f"data_bar = {quoted(data_bar.value)}"] if data_bar is not Bar.METADATA else []
     keys += [] if pixel_nm is None else [f"pixel_nm = {float(pixel_nm)!r}"]
-    chosen = {"modality": modality, "trainer": trainer, "backbone": backbone}
     shows = classes_in(found, table)
     held = hold_out(found, shows)
     for doubt in _unseen(shows, held.test):
@@ -86,14 +82,28 @@ def init(
     files = drafts(found, held, extra, table, chosen, out=out, keys=keys, registry=registry)
     for path, text in files.items():
         write_text(path, text)
+    print(_next_steps(list(files), unlabelled))
+
+
+def _check_names(paths: Iterable[Path]) -> None:
+    for path in paths:
+        told = readable(str(path.absolute()))
+        if told != str(path.absolute()):
+            raise ConfigError(f"{told}: no experiment file can hold a name that is no UTF-8; rename it")
+
+
+def _next_steps(files: Sequence[Path], unlabelled: Path | None) -> str:
+    """What was written, and the commands that train by it."""
+    first = files[0]
     if len(files) == 1:
-        print(f"\nwrote {out}; look it over, then: lamella train {quote(str(out))}")
-        return
-    second = [*files][1]
-    print(f"\nwrote {out}, which learns from the masks, and {second}, which goes on from there with the images of")
-    print(f"{unlabelled}; look them over, then:")
-    print(f"    lamella train {quote(str(out))} --out {quote(str(Path('runs') / out.stem))}")
-    print(f"    lamella train {quote(str(second))}")
+        return f"\nwrote {first}; look it over, then: lamella train {quote(str(first))}"
+    second = files[1]
+    return (
+        f"\nwrote {first}, which learns from the masks, and {second}, which goes on from there with the images of\n"
+        f"{unlabelled}; look them over, then:\n"
+        f"    lamella train {quote(str(first))} --out {quote(str(Path('runs') / first.stem))}\n"
+        f"    lamella train {quote(str(second))}"
+    )
 
 
 class _Told(NamedTuple):
@@ -101,8 +111,15 @@ class _Told(NamedTuple):
 
     names: Names | None
     where: str = ""
+    must_fit: bool = False
+    """Whether names that do not fit the masks are a mistake, as those that a person gave; else they are left."""
     problem: str | None = None
     """What is wrong with a file that bears such a name."""
+
+    @classmethod
+    def by_person(cls, classes: str | None) -> "_Told":
+        """The names of ``--classes``; none where it is not given."""
+        return cls(None) if classes is None else cls(parse_names(classes), "--classes", must_fit=True)
 
     @property
     def has_rest(self) -> bool:
@@ -127,7 +144,7 @@ def _named(found: Survey, told: _Told) -> tuple[dict[str, int | str], str | None
         try:
             return name_classes(found, told.names, told.where), told.where
         except LamellaError as error:
-            if told.where == "--classes":
+            if told.must_fit:
                 raise
             problem = str(error)
     if problem is not None:

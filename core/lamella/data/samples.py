@@ -15,9 +15,9 @@ import numpy as np
 from lamella.contracts.batch import IGNORE
 from lamella.contracts.data import Sample
 from lamella.data.classes import Classes
-from lamella.data.formats.files import Frame, checked, files_of
+from lamella.data.formats.files import Frame, checked, files_of, read_encoded
 from lamella.data.formats.micrograph import UNKNOWN_NM, Micrograph
-from lamella.data.formats.raster import pixels, read_raster
+from lamella.data.formats.raster import pixels
 from lamella.data.reading import AS_TOLD, Reading, with_scale_bar
 from lamella.data.views import stacked
 from lamella.errors import ConfigError, DataError, LamellaError
@@ -206,14 +206,14 @@ class TableRow:
 
     def _decoded(self, image: Any) -> np.ndarray:
         if isinstance(image, Mapping):
-            return checked(read_raster(_encoded(image), self.name), self.name)
+            return read_encoded(_encoded(image), self.name)
         return checked(pixels(image) if hasattr(image, "mode") else np.asarray(image), self.name)
 
     def _mask(self, label: Any) -> np.ndarray | int | None:
         if label is None or isinstance(label, int):
             return label
         if isinstance(label, Mapping):
-            return read_raster(_encoded(label), self.name, palette_as_index=True)
+            return read_encoded(_encoded(label), self.name, as_mask=True)
         return np.asarray(label)
 
     def _class(self, label: np.ndarray | int | None) -> np.ndarray | int | None:

@@ -14,7 +14,7 @@ from lamella.data.formats.micrograph import UNKNOWN_NM, Micrograph, asked, posit
 from lamella.data.formats.raster import read_raster
 from lamella.data.formats.rosetta import READERS, read_beside, read_rosetta, rosetta_frames
 from lamella.data.formats.sidecar import read_sidecar, sidecar_of
-from lamella.data.formats.tiff import read_tiff, read_values, tiff_frames
+from lamella.data.formats.tiff import read_tiff, read_tiff_bytes, read_values, tiff_frames
 from lamella.errors import DataError, LamellaError
 
 MASKS = (".png", ".bmp", ".tif", ".tiff")
@@ -23,6 +23,8 @@ LOSSY = (".jpg", ".jpeg")
 """What images may be in and masks may not: it changes values along every edge."""
 SUFFIXES = (".png", *LOSSY, *MASKS[1:], *READERS)
 """What images are in."""
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""What TIFF begins with, of both byte orders and in its large kind."""
 Frame = int | Literal["mean"] | None
 """Which frame of a stack: its number, the mean of all, or None where a file holds one image."""
 _T = TypeVar("_T")
@@ -213,6 +215,20 @@ def _mask(path: Path) -> np.ndarray:
     if path.suffix.lower() in (".tif", ".tiff"):
         return read_values(path)
     return read_raster(path, palette_as_index=True)
+
+
+def read_encoded(encoded: bytes, name: str, *, as_mask: bool = False) -> np.ndarray:
+    """The pixels of an image file that lies in a table, as `read_image` or `read_mask` gives those of a file.
+
+    Raises:
+        DataError: a header that promises too much, or a stack of frames.
+        Exception: what tifffile or Pillow raises.
+    """
+    if encoded[:4] in _TIFF:
+        image = read_tiff_bytes(encoded, name, as_values=as_mask)
+    else:
+        image = read_raster(encoded, name, palette_as_index=as_mask)
+    return image if as_mask else checked(image, name)
 
 
 def _guarded(path: Path, read: Callable[[], _T]) -> _T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lamella.errors import DataError
 
@@ -78,28 +78,32 @@ def _img(path: Path, size: int) -> None:
 
 
 def _tif(path: Path, size: int) -> None:
-    """The chain of pages has an end: tifffile follows a circle for ever."""
     with path.open("rb") as file:
-        head = file.read(16)
-        order = {b"II": "<", b"MM": ">"}.get(head[:2])
-        if order is None or len(head) < 16:
+        ends(file, str(path), size)
+
+
+def ends(file: BinaryIO, name: str, size: int) -> None:
+    """Raise `DataError` where the chain of a TIFF's pages has no end: tifffile follows a circle for ever."""
+    head = file.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    if order is None or len(head) < 16:
+        return
+    large = struct.unpack_from(f"{order}H", head, 2)[0] == 43
+    count, offset, entry = ("Q", "Q", 20) if large else ("H", "I", 12)
+    at, seen = struct.unpack_from(f"{order}{offset}", head, 8 if large else 4)[0], set[int]()
+    while 0 < at < size and at not in seen:
+        seen.add(at)
+        file.seek(at)
+        raw = file.read(struct.calcsize(count))
+        if len(raw) < struct.calcsize(count):
             return
-        large = struct.unpack_from(f"{order}H", head, 2)[0] == 43
-        count, offset, entry = ("Q", "Q", 20) if large else ("H", "I", 12)
-        at, seen = struct.unpack_from(f"{order}{offset}", head, 8 if large else 4)[0], set[int]()
-        while 0 < at < size and at not in seen:
-            seen.add(at)
-            file.seek(at)
-            raw = file.read(struct.calcsize(count))
-            if len(raw) < struct.calcsize(count):
-                return
-            file.seek(at + len(raw) + entry * struct.unpack(order + count, raw)[0])
-            raw = file.read(struct.calcsize(offset))
-            if len(raw) < struct.calcsize(offset):
-                return
-            at = struct.unpack(order + offset, raw)[0]
-        if at in seen:
-            raise DataError(f"{path}: its pages follow each other in a circle; it is damaged")
+        file.seek(at + len(raw) + entry * struct.unpack(order + count, raw)[0])
+        raw = file.read(struct.calcsize(offset))
+        if len(raw) < struct.calcsize(offset):
+            return
+        at = struct.unpack(order + offset, raw)[0]
+    if at in seen:
+        raise DataError(f"{name}: its pages follow each other in a circle; it is damaged")
 
 
 def _head(path: Path, count: int) -> bytes:

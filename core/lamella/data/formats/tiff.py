@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lamella.data.formats.micrograph import UNKNOWN_NM, Facts, Micrograph, asked, nm_per, positive, quantity
-from lamella.data.formats.plausible import MOST_PER_BYTE, plausible
+from lamella.data.formats.plausible import MOST_PER_BYTE, ends, plausible
 from lamella.data.formats.raster import read_raster
 from lamella.errors import DataError
 
@@ -26,8 +27,8 @@ def read_tiff(path: Path, frame: int | None = None) -> Micrograph:
     plausible(path)
     with tifffile.TiffFile(path) as file:
         page, series = _picture(file)
-        _fits(file, series, path)
-        image, frames = _pixels(file, series, path, frame)
+        _fits(file, series, str(path))
+        image, frames = _pixels(series, path, str(path), frame)
         size, facts, rows = _told(file, page)
     return Micrograph(image, size, facts, rows if rows is not None and 0 < rows < image.shape[0] else None, frames)
 
@@ -38,8 +39,36 @@ def read_values(path: Path) -> np.ndarray:
 
     plausible(path)
     with tifffile.TiffFile(path) as file:
-        _fits(file, file.series[0], path)
-        return _decoded(file.series[0], path, palette_as_index=True)[0]
+        return _values(file, path, str(path))
+
+
+def read_tiff_bytes(encoded: bytes, name: str, *, as_values: bool = False) -> np.ndarray:
+    """The pixels of a TIFF that lies in a table: as `read_tiff` gives a file's, or as `read_values`.
+
+    Args:
+        name: what to call it in an error message.
+
+    Raises:
+        DataError: as those two, and for a stack of frames.
+        Exception: what tifffile raises.
+    """
+    import tifffile
+
+    ends(BytesIO(encoded), name, len(encoded))
+    with tifffile.TiffFile(BytesIO(encoded)) as file:
+        if as_values:
+            return _values(file, encoded, name)
+        _, series = _picture(file)
+        _fits(file, series, name)
+        image, frames = _pixels(series, encoded, name, None)
+    if frames > 1:
+        raise DataError(f"{name}: a stack of {frames} frames; a row of a table holds one")
+    return image
+
+
+def _values(file: Any, source: Path | bytes, name: str) -> np.ndarray:
+    _fits(file, file.series[0], name)
+    return _decoded(file.series[0], source, name, palette_as_index=True)[0]
 
 
 def tiff_frames(path: Path) -> int:
@@ -75,21 +104,21 @@ def _planar(series: Any) -> bool:
     return series.axes.endswith("SYX") and series.pages[0].planarconfig == 2
 
 
-def _fits(file: Any, series: Any, path: Path) -> None:
+def _fits(file: Any, series: Any, name: str) -> None:
     """Raise `DataError` where the header promises more pixels than the file can hold."""
     page = series.pages[0]
     promised = math.prod(series.shape) * min(page.bitspersample, 8 * series.dtype.itemsize) // 8
     per_byte = 1 if page.compression == 1 else MOST_PER_BYTE
     if promised > per_byte * file.filehandle.size + 65536:
         raise DataError(
-            f"{path}: its header promises {promised} bytes of pixels, the file has {file.filehandle.size}; "
+            f"{name}: its header promises {promised} bytes of pixels, the file has {file.filehandle.size}; "
             "it is damaged or cut short"
         )
 
 
-def _pixels(file: Any, series: Any, path: Path, frame: int | None) -> tuple[np.ndarray, int]:
+def _pixels(series: Any, source: Path | bytes, name: str, frame: int | None) -> tuple[np.ndarray, int]:
     """The pixels as they are seen, and how many frames they are."""
-    image, by_pillow = _decoded(series, path)
+    image, by_pillow = _decoded(series, source, name)
     if by_pillow:
         return image, 1
     shape, plane = _shape(series)
@@ -99,7 +128,9 @@ def _pixels(file: Any, series: Any, path: Path, frame: int | None) -> tuple[np.n
     return (image[0], 1) if len(image) == 1 else (image, len(image))
 
 
-def _decoded(series: Any, path: Path, *, palette_as_index: bool = False) -> tuple[np.ndarray, bool]:
+def _decoded(
+    series: Any, source: Path | bytes, name: str, *, palette_as_index: bool = False
+) -> tuple[np.ndarray, bool]:
     """The values of a series; and whether Pillow decoded them, which knows what white and a palette are."""
     try:
         pixels = np.asarray(series.asarray())
@@ -107,7 +138,7 @@ def _decoded(series: Any, path: Path, *, palette_as_index: bool = False) -> tupl
     except ValueError as error:
         if "imagecodecs" not in str(error) or len(series.pages) > 1:
             raise
-        return _by_pillow(path, str(error), palette_as_index), True
+        return _by_pillow(source, name, str(error), palette_as_index), True
 
 
 def _seen(image: np.ndarray, page: Any) -> np.ndarray:
@@ -125,12 +156,12 @@ def _seen(image: np.ndarray, page: Any) -> np.ndarray:
     return image
 
 
-def _by_pillow(path: Path, reason: str, palette_as_index: bool) -> np.ndarray:
+def _by_pillow(source: Path | bytes, name: str, reason: str, palette_as_index: bool) -> np.ndarray:
     """Pillow decodes the common compressions of single grey or colour pages without further packages."""
     try:
-        return read_raster(path, palette_as_index=palette_as_index)
+        return read_raster(source, name, palette_as_index=palette_as_index)
     except OSError as error:
-        raise DataError(f"{path}: {reason}; install imagecodecs, or save the file without compression") from error
+        raise DataError(f"{name}: {reason}; install imagecodecs, or save the file without compression") from error
 
 
 def _told(file: Any, page: Any) -> _Told:
