@@ -20,27 +20,41 @@ def check_data(study: Study, tell: Callable[[str], None] = print) -> None:
     file = study.file
     experiments = {cell: study.experiment(cell, {}) for cell in study.cells()}
     for test in dict.fromkeys([*file.sets, *([] if file.pictures is None else [file.pictures])]):
-        texts = {cell: str(one.file.data[test]) for cell, one in experiments.items() if test in one.file.data}
-        first = {text: experiments[cell] for cell, text in reversed(texts.items())}
-        there = [text for text in first if not any("{" + name + "}" in text for name in file.before)]
-        tables = _opened({text: first[text] for text in reversed(there)}, test)
-        for table in tables.values() if test in file.sets else ():
-            _check_figures(study, test, table)
-        if test in file.sets and len(tables) == len(first):
-            _check_groups(study, test, tables.values())
-        if test in file.sets and file.groups is not None and _counted(study):
-            units = {text: _units(table, file.groups) for text, table in tables.items()}
-            _tell_apart(study, test, {cell: units[text] for cell, text in texts.items() if text in units}, tell)
+        ways = _ways(experiments, test)
+        known = {way: experiments[cells[0]] for way, cells in ways.items() if not _made_before(way, study)}
+        tables = _opened(known, test)
+        if test in file.sets:
+            for table in tables.values():
+                _check_figures(study, test, table)
+            if len(tables) == len(ways):
+                _check_groups(study, test, tables.values())
+            if file.groups is not None and _counted(study):
+                units = {way: _units(table, file.groups) for way, table in tables.items()}
+                _tell_apart(study, test, {cell: own for way, own in units.items() for cell in ways[way]}, tell)
         if test == file.pictures and tables:
             mapped(next(iter(tables.values())).read(0), study)
 
 
+def _ways(experiments: Mapping[Cell, Experiment], test: str) -> dict[str, list[Cell]]:
+    """The ways in which a study's trainings have a test set, as texts of its source, each with the trainings."""
+    found: dict[str, list[Cell]] = {}
+    for cell, experiment in experiments.items():
+        if test in experiment.file.data:
+            found.setdefault(str(experiment.file.data[test]), []).append(cell)
+    return found
+
+
+def _made_before(way: str, study: Study) -> bool:
+    """Whether a test set is of what a training before the rows makes."""
+    return any("{" + name + "}" in way for name in study.file.before)
+
+
 def _opened(experiments: Mapping[str, Experiment], test: str) -> dict[str, SampleTable]:
-    """A test set as each of them has it; one that cannot be opened, after the first, is left to its run to tell."""
+    """A test set by the way it is had; one that cannot be opened, after the first, is left to its run to tell."""
     found: dict[str, SampleTable] = {}
-    for text, experiment in experiments.items():
+    for way, experiment in experiments.items():
         try:
-            found[text] = experiment.open(test)
+            found[way] = experiment.open(test)
         except LamellaError:
             if not found:
                 raise
