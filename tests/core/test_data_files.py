@@ -274,3 +274,8 @@ def test_what_macos_keeps_beside_a_file_is_no_image(tmp_path):
     found = survey(tmp_path)
     assert (sorted(found.pairs), found.problems) == ([".z", "_y", "x"], [])
     assert sorted(find_images([tmp_path])) == [".z", "_y", "x"]
+
+
+def test_a_folder_in_place_of_a_file_is_called_one(tmp_path):
+    with pytest.raises(DataError, match="it is a folder; one image file is asked for"):
+        read_image(tmp_path)

@@ -219,6 +219,13 @@ def test_roughness_is_three_sigma_without_the_rounding_to_pixels():
     assert one.lwr_nm == pytest.approx(3 * sigma(edges[1] - edges[0]), rel=0.08)
 
 
+def test_a_straight_edge_has_no_roughness_and_no_sign():
+    label = np.zeros((40, 60), np.uint8)
+    label[:, 20:40] = 1
+    one = of(columns(label, ["space", "line"], (1.0, 1.0)), "line")[0]
+    assert [str(value) for value in (one.ler_nm, one.lwr_nm)] == ["0.0", "0.0"]
+
+
 def test_short_structures_are_as_rough_as_long_ones():
     random, label = np.random.default_rng(0), np.zeros((20 * 16, 40 * 20), bool)
     for top in range(4, len(label), 16):  # 10 of 12 rows are measured

@@ -732,7 +732,7 @@ seeds = [3, 4]
 groups = "lot"
 reference = "a"
 set.fit.steps = 1
-figures = { mIoU = "miou", By = "mean of miou by lot" }
+figures = { mIoU = "miou", By = "mean of miou by lot", "of the results" = "results:miou_pooled" }
 [rows.a]
 [rows.b]
 set.data.test.source.count = 1
@@ -755,7 +755,7 @@ def test_a_row_on_other_groups_with_each_seed_is_told_and_has_no_interval(read, 
     said = "is tested on other groups in 'test' with each seed: its figures have no interval"
     assert [line for line in told if "groups" in line] == [f"row 'a' {said}", f"row 'b' {said}"]
     entries = study_table(study, done, tmp_path)["entries"]
-    assert [len(entry["each"]) for entry in entries] == [2] * 4
+    assert [len(entry["each"]) for entry in entries] == [2] * 6
     assert all(math.isfinite(entry["mean"]) and math.isnan(entry["low"]) for entry in entries)
     by_row = [[entry["mean"] for entry in entries if entry["row"] == row] for row in "ab"]
     apart = [entry["difference"] for entry in entries if entry["row"] == "b"]

@@ -194,7 +194,7 @@ def _cd(width: np.ndarray, at: float) -> float:
 
 
 def _three_sigma(variance: float) -> float:
-    return 3 * math.sqrt(variance) if variance > 0 else variance * 0  # nan stays nan
+    return 3 * math.sqrt(variance) if variance > 0 else abs(variance * 0)  # nan stays nan
 
 
 def _variance(values: np.ndarray) -> float:

@@ -165,25 +165,34 @@ def _figure(
     ours = [cell for cell, there in zip(cells, paired) if there]
     theirs = [other for other, there in zip(others, paired) if there]
     if text.startswith("results:"):
-        values = [_value(results[cell], test, text.removeprefix("results:")) for cell in cells]
-        apart = [
-            _value(results[a], test, text.removeprefix("results:"))
-            - _value(results[b], test, text.removeprefix("results:"))
-            for a, b in zip(theirs, ours)
-        ]
-        return of_values(values), of_values(apart) if apart else None
+        path, units = text.removeprefix("results:"), {c: _units(study, out, c, test) for c in {*cells, *theirs}}
+        pairs = [(a, b) for a, b in zip(theirs, ours) if units[a] == units[b]]
+        apart = [_value(results[a], test, path) - _value(results[b], test, path) for a, b in pairs]
+        value = _over_seeds([_value(results[cell], test, path) for cell in cells], [units[cell] for cell in cells])
+        return value, _over_seeds(apart, [units[a] for a, _ in pairs]) if apart else None
     counted = {cell: read_counts(_counts_file(out, cell, test), study.file.groups) for cell in {*cells, *theirs}}
     of, counts = figure(text, counted[cells[0]][0]), [counted[cell][1] for cell in cells]
     value = estimate(counts, of) if same_groups(counts) else interval(each_of(counts, of), ())
-    pairs = [pair for a, b in zip(theirs, ours) if same_groups(pair := (counted[a][1], counted[b][1]))]
-    if not pairs:
+    alike = [pair for a, b in zip(theirs, ours) if same_groups(pair := (counted[a][1], counted[b][1]))]
+    if not alike:
         return value, None
     of_reference = figure(text, counted[theirs[0]][0])
-    one, other = ([pair[place] for pair in pairs] for place in (0, 1))
+    one, other = ([pair[place] for pair in alike] for place in (0, 1))
     if same_groups(one):
         return value, difference(one, other, of_reference, of_theirs=of)
     each = zip(each_of(one, of_reference), each_of(other, of))
     return value, interval(tuple(a - b for a, b in each), ())
+
+
+def _units(study: Study, out: Path, cell: Cell, test: str) -> frozenset[str]:
+    """The groups that a run was tested on; none where it counted nothing."""
+    path = _counts_file(out, cell, test)
+    return frozenset(read_counts(path, study.file.groups)[1]) if path.is_file() else frozenset()
+
+
+def _over_seeds(values: Sequence[float], units: Sequence[frozenset[str]]) -> Estimate:
+    """The mean of a figure of the results; its interval, over seeds alone, only where all were tested on the same."""
+    return of_values(values) if len(set(units)) == 1 else interval(tuple(values), ())
 
 
 def _counts_file(out: Path, cell: Cell, test: str) -> Path:

@@ -233,6 +233,8 @@ def read_encoded(encoded: bytes, name: str, *, as_mask: bool = False) -> np.ndar
 
 def _guarded(path: Path, read: Callable[[], _T]) -> _T:
     """What ``read`` gives of a file that is there, not empty and of a known type; `DataError` otherwise."""
+    if path.is_dir():
+        raise DataError(f"{path}: it is a folder; one image file is asked for")
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     if path.stat().st_size == 0:
