@@ -7,7 +7,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from lamella import IGNORE
-from lamella.engine.pictures import DEFECT, colours, difference_picture, label_picture, overlay_picture, row, stack
+from lamella.engine.pictures import (
+    DEFECT,
+    _short,
+    colours,
+    difference_picture,
+    label_picture,
+    overlay_picture,
+    row,
+    stack,
+)
+from PIL import ImageFont
 
 NAMES = ["ground", "layer", "defect"]
 GREY = np.full((4, 6, 3), 200, np.uint8)
@@ -72,3 +82,12 @@ def test_a_scale_bar_is_drawn_below_where_the_pixel_size_is_known():
     assert (foot != 255).any(2).nonzero()[1].max() < 128
     bar = (foot[-5, :128] == 255).all(1)[: (foot[-5, :128] != 255).any(1).nonzero()[0].max()].sum()
     assert bar == pytest.approx(50, abs=2)  # nm: the longest of 1, 2, 5 × 10ⁿ within a quarter of 256
+
+
+@pytest.mark.parametrize("title", ["image", "weak-to-strong with a very long name indeed, anchored: 5.6% wrong"])
+def test_a_title_keeps_both_ends_and_its_place(title):
+    font = ImageFont.load_default(12)
+    short = _short(title, 256, font)
+    assert font.getlength(short) <= 256
+    assert short == title or (short[:15], short[-11:]) == (title[:15], title[-11:])
+    assert (short == title) == (font.getlength(title) <= 256)

@@ -96,7 +96,7 @@ def panel_row(panels: Sequence[tuple[str, np.ndarray]], *, pixel_nm: float = mat
         left = place * (width + _GAP)
         smooth = Image.Resampling.LANCZOS if place == 0 else Image.Resampling.NEAREST
         strip.paste(Image.fromarray(pixels).resize((width, height), smooth), (left, _HEAD))
-        draw.text((left + 1, 3), _short(title, width), fill="black", font=font)
+        draw.text((left + 1, 3), _short(title, width, font), fill="black", font=font)
     if measured:
         _scale_bar(draw, font, pixel_nm / scale, width, (0, strip.height))
     return strip
@@ -129,22 +129,26 @@ def sample_row(
         strip.paste(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS), (left, _HEAD))
         if view in measured:
             _scale_bar(draw, font, pixel_nm[view] / scale, width, (left, strip.height))
-        draw.text((left + 1, 3), _short(f"{name} {view}".strip(), _SIDE), fill="black", font=font)
+        draw.text((left + 1, 3), _short(f"{name} {view}".strip(), _SIDE, font), fill="black", font=font)
     left, best = len(views) * (_SIDE + _GAP), max(range(len(classes)), key=lambda k: probabilities[k])
     verdict = "" if label is None else " (right)" if label == best else f" (is {classes[label]})"
-    draw.text((left + 1, 3), _short(classes[best] + verdict, _SIDE), fill="black", font=font)
+    draw.text((left + 1, 3), _short(classes[best] + verdict, _SIDE, font), fill="black", font=font)
     step = _SIDE // max(len(classes), 1)
     for k, (title, share, colour) in enumerate(zip(classes, probabilities, colours(classes))):
         top = _HEAD + k * step
         draw.rectangle((left + 92, top + 2, left + 92 + round(share * (_SIDE - 130)), top + step - 4), fill=colour)
-        draw.text((left + 1, top), _short(title, 84), fill="black", font=font)
+        draw.text((left + 1, top), _short(title, 84, font), fill="black", font=font)
         draw.text((left + _SIDE - 34, top), f"{share:.2f}", fill="black", font=font)
     return strip
 
 
-def _short(title: str, width: int) -> str:
-    room = max(width // 7, 8)
-    return title if len(title) <= room else f"…{title[1 - room :]}"
+def _short(title: str, width: int, font: Font) -> str:
+    """The title with as much of its middle left out as ``width`` pixels ask for: both ends tell things apart."""
+    short, kept = title, len(title)
+    while kept > 8 and font.getlength(short) > width:
+        kept -= 1
+        short = f"{title[: (kept + 1) // 2]}…{title[len(title) - kept // 2 :]}"
+    return short
 
 
 def with_scale_bar(picture: np.ndarray, pixel_nm: float) -> Image.Image:
