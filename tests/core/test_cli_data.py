@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -333,6 +334,28 @@ def test_an_experiment_of_one_role_becomes_a_set_of_that_split(lamella, tmp_path
     assert lamella("data", "push", "one.toml", "lab/mine", "--out", "mine")[0] == 0
     assert [path.name for path in (tmp_path / "mine" / "data").iterdir()] == ["labelled-00000-of-00001.parquet"]
     assert 'split = "labelled"' in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_card_of_an_experiment_counts_all_of_its_splits(lamella, tmp_path, tiny_text):
+    (tmp_path / "tiny.toml").write_text(tiny_text)
+    assert lamella("data", "push", "tiny.toml", "lab/mine", "--out", "mine")[0] == 0
+    card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"- samples: (\d+) \(labelled \d+, .*test \d+\); what follows is of labelled\n", card)
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "said"),
+    [
+        ("{ name = 'tiny-squares', count = 3, seed = 2 }", "test-a", "letters, digits, _ and single dots inside alone"),
+        ("tiny.toml", "test", "--split goes with one source; the splits of an experiment file are its roles"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused_before_anything_is_written(
+    lamella, tmp_path, tiny_text, source, split, said
+):
+    (tmp_path / "tiny.toml").write_text(tiny_text)
+    code, _, err = lamella("data", "push", source, "lab/mine", "--out", "mine", "--split", split)
+    assert code == 2 and said in err and not (tmp_path / "mine").exists()
 
 
 def test_a_pushed_set_is_on_the_hub_with_a_card_and_loads(tiny_registry_file, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import tomllib
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -479,3 +480,24 @@ def test_what_lies_elsewhere_is_found_from_everywhere(folders, capsys, tmp_path)
     with pytest.raises(SystemExit):
         main(["init", "images", "--labels", "masks", "--out", "mine/exp.toml", *TINY])
     assert read_experiment(Path("mine/exp.toml")).file.data["labelled"].source == str(tmp_path)
+
+
+def test_smoothed_masks_are_doubted(folders, capsys):
+    folders(list(range(0, 256, 80)))
+    for path in Path("masks").iterdir():
+        levels = np.linspace(0, 254, 64).astype(np.uint8)
+        Image.fromarray(np.resize(levels, (24, 24))).save(path)
+    _, said = classes_of(capsys)
+    assert "masks: 64 grey values with gaps between them: they look smoothed, or compressed as JPEG; write" in said
+
+
+def test_names_pair_however_their_letters_are_encoded(folders, capsys, tiny_registry):
+    folders([0, 7, 9])
+    for number, path in enumerate(sorted(Path("images").iterdir())):
+        path.rename(path.with_stem(normalize("NFC", f"Gerät {number}")))
+    for number, path in enumerate(sorted(Path("masks").iterdir())):
+        path.rename(path.with_stem(normalize("NFD", f"Gerät {number}_mask")))
+    _, said = classes_of(capsys)
+    assert "4 images, 4 of them with a mask" in said
+    experiment = read_experiment(Path("experiment.toml"), registry=tiny_registry)
+    assert experiment.open("labelled").read(0).label.max() == 2

@@ -334,7 +334,7 @@ def test_white_is_zero_is_turned_round_in_images_and_left_alone_in_masks(tmp_pat
 
 def test_compressed_tiffs_are_read_without_further_packages(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 9, (40, 30), np.uint8)
-    for compression in ("tiff_lzw", "tiff_deflate", "packbits"):
+    for compression in ("tiff_lzw", "tiff_deflate", "packbits", "zstd"):
         Image.fromarray(pixels).save(tmp_path / f"{compression}.tif", compression=compression)
         assert (read_image(tmp_path / f"{compression}.tif") == pixels).all()
 

@@ -798,9 +798,11 @@ def test_groups_that_a_figure_names_may_each_be_in_another_column(read, tmp_path
         silently(read(text.replace("A, B", "A, D")), tmp_path / "other")
 
 
-def test_a_figure_that_no_result_has_is_told(read, tmp_path):
+def test_a_figure_that_no_result_has_is_told(read, tmp_path, told):
     study = read(STUDY.replace('"results:miou_pooled"', '"results:miou_poooled"'))
-    done = silently(study, tmp_path, limit=1)
+    done = run_study(study, tmp_path, limit=1, tell=told.append)
+    doubt = "figure 'results:miou_poooled' is not in this run's results; if no run has it, there is no table"
+    assert doubt in told  # after the first run, not after the last
     with pytest.raises(ConfigError, match=r"figure 'results:miou_poooled' is in no results; they have .*miou_p"):
         study_table(study, done, tmp_path)
     next(iter(done.values()))["sets"]["test"]["miou_poooled"] = None  # it is there, and there was nothing to take it of

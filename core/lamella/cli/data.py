@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import tomllib
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ data = typer.Typer(
     help="Look into a data set, or push one to the Hub.",
 )  # fmt: skip
 _MOST = 20
+_SPLIT = re.compile(r"\w+(\.\w+)*", re.ASCII)
 _ONE = "data"
 """What a set is called that is no role of an experiment."""
 
@@ -72,7 +74,9 @@ def push(
     source: Source,
     repository: Annotated[str, typer.Argument(help="the set on the Hub, as org/name")],
     settings: Settings = None,
-    split: Annotated[str, typer.Option(help="what the samples become a split of")] = "train",
+    split: Annotated[
+        str | None, typer.Option(help="what the samples of one source become a split of, train unless given")
+    ] = None,
     private: Annotated[bool, typer.Option("--private", help="a repository of your own eyes")] = False,
     licence: Annotated[str, typer.Option("--license", help="as the Hub names it, cc-by-4.0 say")] = "",
     note: Annotated[str, typer.Option(help="what the card says first")] = "",
@@ -90,13 +94,18 @@ def push(
         raise ConfigError(f"{repository!r} must read org/name")
     if out is not None:
         check_card(out)
+    if split is not None and not _SPLIT.fullmatch(split):
+        raise ConfigError(f"--split {split!r}: the Hub takes letters, digits, _ and single dots inside alone")
     tables = _tables(source, settings or [])
-    splits = {split if role == _ONE else role.replace("-", "_"): table for role, table in tables.items()}
+    if split is not None and _ONE not in tables:
+        raise ConfigError("--split goes with one source; the splits of an experiment file are its roles")
+    splits = {(split or "train") if role == _ONE else role.replace("-", "_"): table for role, table in tables.items()}
     with tempfile.TemporaryDirectory() as room:
         folder = Path(room) if out is None else out
         written = [path for name, table in splits.items() for path in write_set(table, folder, name)]
         first = look(next(iter(splits.values())), alike=0.96)
-        write_card(folder, card(first, repository, list(splits), licence=licence, note=note))
+        sizes = {name: len(table) for name, table in splits.items()}
+        write_card(folder, card(first, repository, sizes, licence=licence, note=note))
         samples = counted(sum(map(len, splits.values())), "sample")
         print(f"{samples} in {counted(len(written), 'parquet file')}")
         if out is not None:

@@ -152,6 +152,9 @@ def _named(found: Survey, told: _Told) -> tuple[dict[str, int | str], str | None
     if found.numbered is not None:
         look = f"values run up to {found.numbered}, in other masks less far: they look like numbers of objects"
         found.problems.insert(0, f"{found.masks}: {look}; {AS_TWO}")
+    if found.smoothed is not None:
+        look = f"{found.smoothed} grey values with gaps between them: they look smoothed, or compressed as JPEG"
+        found.problems.insert(0, f"{found.masks}: {look}; write them anew from where they were drawn")
     return class_table(found), None
 
 

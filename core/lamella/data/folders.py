@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lamella.data.classes import Classes
 from lamella.data.config import Patterns, SourceConfig
-from lamella.data.formats.files import image_stem, read_micrograph, readable
+from lamella.data.formats.files import image_stem, read_micrograph, readable, spelled_as
 from lamella.data.formats.micrograph import Facts
 from lamella.data.reading import frame_name
 from lamella.data.samples import FileRow, Row, SampleTable, sample_key
@@ -138,6 +138,7 @@ def _mask_files(folder: Path, config: SourceConfig) -> dict[str, dict[str, Path]
 def _paired(files: Mapping[str, Path], images: Collection[str], what: str) -> dict[str, Path]:
     """Mask files by their own stem; by that without ``_mask`` or the like too, unless it is an image's own."""
     shortened: dict[str, Path] = {}
+    files = spelled_as(files, images)
     for stem, path in files.items():
         image = stem if stem in images else image_stem(stem)
         if image in shortened and image in images and image not in files:

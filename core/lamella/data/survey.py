@@ -14,7 +14,7 @@ import numpy as np
 from lamella.contracts.batch import IGNORE
 from lamella.data.burnt_in.databar import find_bar
 from lamella.data.duplicates import clusters, near_duplicates, thumbnail
-from lamella.data.formats.files import image_stem, images_in, readable
+from lamella.data.formats.files import image_stem, images_in, readable, spelled_as
 from lamella.data.formats.micrograph import Micrograph
 from lamella.data.reading import AS_TOLD, Reading
 from lamella.errors import DataError, LamellaError
@@ -63,6 +63,12 @@ class Survey:
         ends = {_end({value for value in mask if isinstance(value, int)}) for mask in greys}
         highest = max((end for end in ends if end is not None), default=0)
         return highest if None not in ends and len(ends) > 1 and highest > _MANY else None
+
+    @property
+    def smoothed(self) -> int | None:
+        """How many values masks have where these look smoothed or compressed: many, and not one after the other."""
+        values = {mark for mark in self.marks if isinstance(mark, int)}
+        return len(values) if len(values) > _MOST_COLOURS and _end(values) is None else None
 
     def alike(self) -> list[set[str]]:
         """The stems of images that show the same thing, set by set."""
@@ -123,6 +129,7 @@ def survey(images: Path, masks: Path | None = None, *, reading: Reading = AS_TOL
 def _paired(masks: Mapping[str, Path], images: Mapping[str, Path], found: Survey) -> dict[str, Path]:
     """The masks by the stem of their image: one of the same stem before one of that stem and an ending like _mask."""
     paired: dict[str, Path] = {}
+    masks = spelled_as(masks, images)
     for stem, path in masks.items():
         image = stem if stem in images else image_stem(stem)
         if image not in images:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -107,14 +107,21 @@ def _picture(pixels: np.ndarray) -> dict[str, Any]:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def card(found: Inspection, repository: str, splits: list[str], *, licence: str, note: str) -> str:
-    """The README of a data set: what is in it, what was noticed, how to use it."""
+def card(found: Inspection, repository: str, splits: Mapping[str, int], *, licence: str, note: str) -> str:
+    """The README of a data set: what is in it, what was noticed, how to use it.
+
+    Args:
+        found: of the first split.
+        splits: the samples of each.
+    """
+    first, each = next(iter(splits)), ", ".join(f"{split} {count}" for split, count in splits.items())
+    several = f" ({each}); what follows is of {first}" if len(splits) > 1 else ""
     files = "".join(f"  - split: {split}\n    path: data/{split}-*\n" for split in splits)
     lines = [
         "---", *([f"license: {licence}"] if licence else []), "tags:", "- electron-microscopy", "- lamella", "configs:",
         "- config_name: default", "  data_files:", files.rstrip("\n"), "---", f"# {repository.partition('/')[2]}", "",
         note or f"Made by `lamella data push` from {Path(found.origin).name}.", "",
-        f"- samples: {found.samples}",
+        f"- samples: {sum(splits.values())}{several}",
         f"- sizes: {_listed(found.sizes)}",
         f"- pixels: {_listed(found.pixels)}",
         f"- pixel size: {_listed(found.pixel_nm)}",
@@ -124,7 +131,7 @@ def card(found: Inspection, repository: str, splits: list[str], *, licence: str,
         lines += ["", "| class | share | samples |", "|---|---:|---:|"]
         lines += [f"| {name} | {c['share']:.3%} | {c['samples']:.0f} |" for name, c in found.classes.items()]
     lines += ["", f"Near-duplicates found: {len(found.duplicates)} pairs.", ""]
-    use = ["[data.labelled]", f'source = "{repository}"', f'split = "{splits[0]}"']
+    use = ["[data.labelled]", f'source = "{repository}"', f'split = "{first}"']
     return "\n".join([*lines, "```toml", *use, "```", ""])
 
 

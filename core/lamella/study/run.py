@@ -67,8 +67,11 @@ def run_study(
                 checked = True
                 tell(what)
                 try:
-                    result_of(study, cell, out, tell=tell)
+                    found = result_of(study, cell, out, tell=tell)
                     new += 1
+                    if new == 1:
+                        for text in study.lacking([found]):
+                            tell(f"figure {text!r} is not in this run's results; if no run has it, there is no table")
                 except (LamellaError, torch.OutOfMemoryError) as error:
                     reason = str(error).partition("\n")[0]
                     if together():

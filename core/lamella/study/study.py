@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,6 +95,16 @@ class Study:
     def needs(self, cell: Cell) -> list[str]:
         """The names of the trainings that a cell builds on, each after those that it builds on itself."""
         return self._named_in(str([*self._own_set(None), *self._row_changes(cell.row)]), ())
+
+    def tests(self, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What a run measured on the study's test sets, of those that it has."""
+        return [result["sets"][test] for test in self.file.sets if test in result["sets"]]
+
+    def lacking(self, results: Iterable[Mapping[str, Any]]) -> list[str]:
+        """The figures ``results:NAME`` that none of these results has; none while nothing was measured."""
+        found = [test for result in results for test in self.tests(result)]
+        asked = [text for text in self.file.figures.values() if text.startswith("results:")]
+        return [text for text in asked if found and not any(has(one, text.removeprefix("results:")) for one in found)]
 
     def _named_in(self, text: str, trail: tuple[str, ...]) -> list[str]:
         found: dict[str, None] = {}

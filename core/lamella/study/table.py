@@ -29,7 +29,7 @@ from lamella.study.groups import (
     read_groups,
 )
 from lamella.study.kept import read_kept
-from lamella.study.study import Cell, Study, at, has
+from lamella.study.study import Cell, Study, at
 
 Results = Mapping[Cell, Mapping[str, Any]]
 
@@ -201,12 +201,9 @@ def _counts_file(out: Path, cell: Cell, test: str) -> Path:
 
 def _check_named(study: Study, results: Results) -> None:
     """Raise `ConfigError` where no result has what a figure asks of the results; some may lack it."""
-    tests = [result["sets"][test] for result in results.values() for test in study.file.sets if test in result["sets"]]
-    for text in study.file.figures.values():
-        kind, _, path = text.partition(":")
-        if kind == "results" and tests and not any(has(found, path) for found in tests):
-            known = ", ".join(sorted({name for found in tests for name in found}))
-            raise ConfigError(f"figure {text!r} is in no results; they have {known}")
+    for text in study.lacking(results.values()):
+        known = {name for result in results.values() for test in study.tests(result) for name in test}
+        raise ConfigError(f"figure {text!r} is in no results; they have {', '.join(sorted(known))}")
 
 
 def _value(result: Mapping[str, Any], test: str, path: str) -> float:

@@ -2,11 +2,12 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar
+from unicodedata import normalize
 
 import numpy as np
 
@@ -40,6 +41,21 @@ def image_stem(mask_stem: str) -> str:
     ('spot3_0d_3', 'spot3_0d_3')
     """
     return _MASK_ENDING.sub("", mask_stem)
+
+
+def spelled_as(stems: Mapping[str, Path], images: Collection[str]) -> dict[str, Path]:
+    """Masks by the stems that their images spell: an ä is one character or two, by the system that named the file.
+
+    >>> spelled_as({"Gera\u0308t_mask": Path("m.png")}, {"Ger\u00e4t"}) == {"Ger\u00e4t_mask": Path("m.png")}
+    True
+    """
+    known = {normalize("NFC", stem): stem for stem in images}
+    spelled = {}
+    for stem, path in stems.items():
+        bare = image_stem(stem)
+        own, of = known.get(normalize("NFC", stem)), known.get(normalize("NFC", bare))
+        spelled[own or (of + stem[len(bare) :] if of else stem)] = path
+    return spelled
 
 
 def readable(name: str) -> str:

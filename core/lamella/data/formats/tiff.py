@@ -135,10 +135,11 @@ def _decoded(
     try:
         pixels = np.asarray(series.asarray())
         return np.moveaxis(pixels, -3, -1) if _planar(series) else pixels, False
-    except ValueError as error:
-        if "imagecodecs" not in str(error) or len(series.pages) > 1:
+    except (ValueError, ImportError) as error:
+        if (isinstance(error, ValueError) and "imagecodecs" not in str(error)) or len(series.pages) > 1:
             raise
-        return _by_pillow(source, name, str(error), palette_as_index), True
+        reason = str(error) if isinstance(error, ValueError) else "its compression is not known here"
+        return _by_pillow(source, name, reason, palette_as_index), True
 
 
 def _seen(image: np.ndarray, page: Any) -> np.ndarray:

@@ -153,14 +153,18 @@ def retrain(
 def export(folder: Folder, coco: Coco = None, label_studio: LabelStudio = None) -> None:
     """Write the masks for another tool.
 
-    COCO run lengths, or Label Studio brush masks.
+    COCO run lengths of what is accepted or locked, or Label Studio brush masks of suggestions too.
     """
     from lamella_sam.annotate.coco import write_coco
     from lamella_sam.annotate.label_studio import write_label_studio
 
     write = {"COCO": write_coco, "Label Studio": write_label_studio}
     kind, file = _one_of(coco, label_studio)
-    print(f"{write[kind](_opened(folder), file)} images in {file}")
+    opened = _opened(folder)
+    count = write[kind](opened, file)
+    suggested = len(opened.of("suggested")) if kind == "COCO" else 0
+    left = f"; {suggested} that are only suggested are left out" if suggested else ""
+    print(f"{count} images in {file}{left}")
 
 
 @annotate.command(name="import")
