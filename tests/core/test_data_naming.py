@@ -11,6 +11,7 @@ import tifffile
 from lamella.cli.drafts import _rare
 from lamella.cli.main import main
 from lamella.data.duplicates import thumbnail
+from lamella.data.formats.files import spelled_as
 from lamella.data.holdout import hold_out
 from lamella.data.naming import find_names, name_classes, parse_names
 from lamella.data.survey import Survey, survey
@@ -501,3 +502,9 @@ def test_names_pair_however_their_letters_are_encoded(folders, capsys, tiny_regi
     assert "4 images, 4 of them with a mask" in said
     experiment = read_experiment(Path("experiment.toml"), registry=tiny_registry)
     assert experiment.open("labelled").read(0).label.max() == 2
+
+
+def test_masks_that_differ_in_their_letters_encoding_alone_stay_two():
+    one, other = (normalize(form, "Gerät") for form in ("NFC", "NFD"))
+    masks = {one: Path("one.png"), other: Path("other.png")}
+    assert spelled_as(masks, [one]) == masks

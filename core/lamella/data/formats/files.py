@@ -46,6 +46,10 @@ def image_stem(mask_stem: str) -> str:
 def spelled_as(stems: Mapping[str, Path], images: Collection[str]) -> dict[str, Path]:
     """Masks by the stems that their images spell: an ä is one character or two, by the system that named the file.
 
+    Args:
+        stems: masks by their own stems.
+        images: the stems of the images.
+
     >>> spelled_as({"Gera\u0308t_mask": Path("m.png")}, {"Ger\u00e4t"}) == {"Ger\u00e4t_mask": Path("m.png")}
     True
     """
@@ -54,7 +58,8 @@ def spelled_as(stems: Mapping[str, Path], images: Collection[str]) -> dict[str, 
     for stem, path in stems.items():
         bare = image_stem(stem)
         own, of = known.get(normalize("NFC", stem)), known.get(normalize("NFC", bare))
-        spelled[own or (of + stem[len(bare) :] if of else stem)] = path
+        name = own or (of + stem[len(bare) :] if of else stem)
+        spelled[stem if name in stems else name] = path  # two that differ in that alone stay two
     return spelled
 
 
