@@ -763,6 +763,13 @@ def test_a_row_on_other_groups_with_each_seed_is_told_and_has_no_interval(read, 
     assert all(math.isnan(entry["low"]) for entry in apart)
 
 
+def test_figures_of_the_results_alone_need_no_group_column(read, tmp_path):
+    only = APART.replace('mIoU = "miou", By = "mean of miou by lot", ', "").replace('"lot"', '"wafer"')
+    study = read(only)
+    entries = study_table(study, silently(study, tmp_path), tmp_path)["entries"]
+    assert [len(entry["each"]) for entry in entries] == [2, 2] and all(math.isfinite(e["low"]) for e in entries)
+
+
 def test_every_row_s_test_set_is_looked_at_before_anything_is_trained(read, tmp_path):
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()

@@ -173,6 +173,14 @@ def group_names(path: Path, column: str) -> set[str]:
     return set(_column(_kept(path), column, f"figure by {column!r}"))
 
 
+def units_in(path: Path, unit: str | None) -> frozenset[str]:
+    """The units that a run was tested on; none where it counted nothing, or where its test set has no such column."""
+    if unit is None or not path.is_file():
+        return frozenset()
+    kept = _kept(path)
+    return frozenset(kept["names"] if unit == "name" else kept["groups"].get(unit, ()))
+
+
 def _unit(kept: Mapping[str, Any], unit: str) -> Sequence[str]:
     names: Sequence[str] = kept["names"]
     return names if unit == "name" else _column(kept, unit, f"groups = {unit!r}")

@@ -27,6 +27,7 @@ from lamella.study.groups import (
     joined_groups,
     read_counts,
     read_groups,
+    units_in,
 )
 from lamella.study.kept import read_kept
 from lamella.study.study import Cell, Study, at
@@ -165,7 +166,8 @@ def _figure(
     ours = [cell for cell, there in zip(cells, paired) if there]
     theirs = [other for other, there in zip(others, paired) if there]
     if text.startswith("results:"):
-        path, units = text.removeprefix("results:"), {c: _units(study, out, c, test) for c in {*cells, *theirs}}
+        path = text.removeprefix("results:")
+        units = {cell: units_in(_counts_file(out, cell, test), study.file.groups) for cell in {*cells, *theirs}}
         pairs = [(a, b) for a, b in zip(theirs, ours) if units[a] == units[b]]
         apart = [_value(results[a], test, path) - _value(results[b], test, path) for a, b in pairs]
         value = _over_seeds([_value(results[cell], test, path) for cell in cells], [units[cell] for cell in cells])
@@ -182,12 +184,6 @@ def _figure(
         return value, difference(one, other, of_reference, of_theirs=of)
     each = zip(each_of(one, of_reference), each_of(other, of))
     return value, interval(tuple(a - b for a, b in each), ())
-
-
-def _units(study: Study, out: Path, cell: Cell, test: str) -> frozenset[str]:
-    """The groups that a run was tested on; none where it counted nothing."""
-    path = _counts_file(out, cell, test)
-    return frozenset(read_counts(path, study.file.groups)[1]) if path.is_file() else frozenset()
 
 
 def _over_seeds(values: Sequence[float], units: Sequence[frozenset[str]]) -> Estimate:
